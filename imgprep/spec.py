@@ -1,0 +1,106 @@
+"""What a build is asked to make: the frozen values that decide every byte of its output."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from imgprep.errors import UsageError
+
+FilterName = Literal["area", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Encoding = Literal["jpeg", "png", "raw"]
+Subsampling = Literal["420", "422", "444"]
+ExifPolicy = Literal["ignore", "apply"]
+SplitChoice = Literal["all", "train", "val"]
+OnError = Literal["fail", "skip"]
+
+FILTERS: tuple[str, ...] = get_args(FilterName)
+ENCODINGS: tuple[str, ...] = get_args(Encoding)
+SUBSAMPLINGS: tuple[str, ...] = get_args(Subsampling)
+
+SHARD_IMAGES_MAX_AUTO = 1000
+SHARD_IMAGES_MIN_AUTO = 32
+SHARDS_MIN_AUTO = 16
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageSpec:
+    """How one image becomes one record."""
+
+    size_px: int = 256
+    """Side of the square record, and the length that the short side is resized to."""
+    filter: FilterName = "area"
+    """``area`` is the author's: area averaging when shrinking, bicubic when enlarging."""
+    encoding: Encoding = "jpeg"
+    quality: int = 95
+    """JPEG quality, 1-100; without effect on ``png`` and ``raw``."""
+    subsampling: Subsampling = "420"
+    """JPEG chroma subsampling; without effect on ``png`` and ``raw``."""
+    exif: ExifPolicy = "ignore"
+    """Whether the EXIF orientation turns the image; the literature ignores it."""
+    max_megapixels: int = 100
+    """An image that declares more is refused before it is decoded (decompression bomb)."""
+
+    def __post_init__(self) -> None:
+        _require(8 <= self.size_px <= 4096, f"size must be 8 to 4096 pixels, not {self.size_px}")
+        _require(
+            self.filter in FILTERS, f"filter {self.filter!r} is none of {', '.join(FILTERS)}"
+        )
+        _require(
+            self.encoding in ENCODINGS,
+            f"encoding {self.encoding!r} is none of {', '.join(ENCODINGS)}",
+        )
+        _require(1 <= self.quality <= 100, f"quality must be 1 to 100, not {self.quality}")
+        _require(
+            self.subsampling in SUBSAMPLINGS,
+            f"subsampling {self.subsampling!r} is none of {', '.join(SUBSAMPLINGS)}",
+        )
+        _require(self.exif in get_args(ExifPolicy), f"exif is ignore or apply, not {self.exif!r}")
+        _require(
+            1 <= self.max_megapixels <= 4000,
+            f"max-megapixels must be 1 to 4000, not {self.max_megapixels}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildSpec:
+    """All that decides the bytes of a dataset, beside its source and the codec versions."""
+
+    image: ImageSpec = ImageSpec()
+    split: SplitChoice = "all"
+    shard_images: int | None = None
+    """Images in a shard, at most; None leaves it to the size of the split."""
+    seed: int = 0
+    """Seed of the one global shuffle."""
+    limit: int | None = None
+    """Images taken of each split (a seeded sample), None for all."""
+
+    def __post_init__(self) -> None:
+        _require(self.split in get_args(SplitChoice), f"split {self.split!r} is unknown")
+        _require(
+            self.shard_images is None or self.shard_images >= 1,
+            f"shard-images must be at least 1, not {self.shard_images}",
+        )
+        _require(0 <= self.seed < 2**63, f"seed must be 0 to 2^63-1, not {self.seed}")
+        _require(
+            self.limit is None or self.limit >= 1, f"limit must be at least 1, not {self.limit}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as flat JSON values, image fields prefixed with ``image.``."""
+        fields = asdict(self)
+        image = fields.pop("image")
+        return {**{f"image.{name}": value for name, value in image.items()}, **fields}
+
+
+def digest_of(value: object) -> str:
+    """SHA-256 (hex) of a JSON value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
