@@ -1,0 +1,109 @@
+"""Files that are whole or absent: temporary name, flush to disk, rename."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from imgprep.errors import FormatError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class PartialFile:
+    """A file being written under a temporary name beside its final one.
+
+    ``commit`` flushes it to disk and renames it; ``abandon`` removes it. The folder entry is
+    flushed by the caller (``sync_folder``), once for several files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+        self.file: IO[bytes] = self._temporary.open("wb")
+
+    def commit(self) -> None:
+        """Flush to disk, then rename."""
+        try:
+            with self.file:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+            self._temporary.replace(self.path)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Remove what was written; the final name stays as it was."""
+        self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # closing flushes, which a full disk refuses
+            self.file.close()
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open ``path`` for writing; it appears, whole and on disk, only if the block succeeds."""
+    partial = PartialFile(path)
+    try:
+        yield partial.file
+    except BaseException:
+        partial.abandon()
+        raise
+    partial.commit()
+    sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file, whole or not at all."""
+    with partial_file(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON, keys in the order given, whole or not at all."""
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """JSON as we write it: two spaces, one final newline, UTF-8 with escapes for lone surrogates."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return (json.dumps(value, indent=2, ensure_ascii=True) + "\n").encode("ascii")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FormatError: the file is missing, unreadable, not JSON or not an object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise FormatError(f"{path}: cannot read {what}: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise FormatError(f"{path}: {what} is not valid JSON: {exc}") from exc
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: {what} must be a JSON object")
+    return value
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what a killed process left half-written in ``folder``."""
+    for leftover in folder.glob(f".*{PARTIAL_SUFFIX}"):
+        leftover.unlink(missing_ok=True)

@@ -1,0 +1,223 @@
+"""Worker processes that cannot be lost in silence.
+
+Each worker is tied to the parent by one pipe. The parent hears at once when a worker dies, and a
+worker ends at once when the parent does (its pipe closes), even after SIGKILL. A task has two
+parts: the work itself, and a publication that waits for the disk; a worker publishes one task
+while it works on the next.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, Protocol, TypeVar
+
+from imgprep.errors import BuildError, ImgprepError, WorkerDiedError
+from imgprep.worker import Stopped, Tick
+
+T = TypeVar("T")
+S = TypeVar("S")
+R = TypeVar("R")
+
+TICK_SECONDS = 0.1
+STOP_SECONDS = 10.0
+
+
+class Work(Protocol[T, S, R]):
+    """A task function: does the work, returns the function that publishes it."""
+
+    def __call__(self, task: T, setup: S, tick: Tick) -> Callable[[], R]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Images done and failed since the last message."""
+
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Free:
+    """The worker can take another task."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Result(Generic[R]):
+    value: R
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: ImgprepError
+
+
+def _serve(conn: Connection, work: Work[Any, Any, Any], setup: object) -> None:
+    """Main loop of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group: the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with ThreadPoolExecutor(1) as publisher, suppress(EOFError, OSError, Stopped):
+        _Server(conn, work, setup, publisher).run()
+
+
+@dataclass(slots=True)
+class _Server:
+    conn: Connection
+    work: Work[Any, Any, Any]
+    setup: object
+    publisher: ThreadPoolExecutor
+    send_lock: threading.Lock = field(default_factory=threading.Lock)
+    done: int = 0
+    failed: int = 0
+    told_at: float = 0.0
+
+    def run(self) -> None:
+        publication: Future[None] | None = None
+        while (task := self.conn.recv()) is not None:
+            try:
+                publish = self.work(task, self.setup, self.tick)
+            except Stopped:
+                raise
+            except Exception as exc:
+                self.send(_Failure(_portable(exc)))
+                continue
+            self.flush()
+            if publication is not None:
+                publication.result()  # at most one shard waits for the disk
+            publication = self.publisher.submit(self.publish, publish)
+            self.send(_Free())
+        if publication is not None:
+            publication.result()
+
+    def publish(self, publish: Callable[[], object]) -> None:
+        try:
+            message: object = _Result(publish())
+        except Exception as exc:
+            message = _Failure(_portable(exc))
+        self.send(message)
+
+    def tick(self, failed: bool) -> None:
+        if failed:
+            self.failed += 1
+        else:
+            self.done += 1
+        if time.monotonic() - self.told_at >= TICK_SECONDS:
+            self.flush()
+            if self.conn.poll():  # while it works, only the order to stop, or the parent's end
+                raise Stopped
+
+    def flush(self) -> None:
+        self.send(Progress(self.done, self.failed))
+        self.done = self.failed = 0
+        self.told_at = time.monotonic()
+
+    def send(self, message: object) -> None:
+        with self.send_lock:
+            self.conn.send(message)
+
+
+def _portable(exc: Exception) -> ImgprepError:
+    """The error as one that can be pickled and shown; a defect keeps its traceback."""
+    if isinstance(exc, ImgprepError):
+        return type(exc)(*exc.args)
+    return BuildError("a worker failed unexpectedly:\n" + traceback.format_exc())
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    conn: Connection
+    tasks: deque[object] = field(default_factory=deque)
+    """Tasks given to it whose result is still to come."""
+
+
+class Pool(Generic[T, S, R]):
+    """Runs tasks over ``jobs`` processes; leaves none behind, however its block is left."""
+
+    def __init__(self, jobs: int, work: Work[T, S, R], setup: S) -> None:
+        self._jobs = jobs
+        self._work = work
+        self._setup = setup
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Pool[T, S, R]:
+        # forkserver: workers share the pages of one clean process that has imported everything.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([self._work.__module__])  # type: ignore[attr-defined]
+        for _ in range(self._jobs):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(theirs, self._work, self._setup), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._workers.append(_Worker(process, ours))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.conn.close()  # a worker at work sees it within a tick and cleans up
+        deadline = time.monotonic() + STOP_SECONDS
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+    def run(self, tasks: Iterable[T]) -> Iterator[Progress | R | None]:
+        """Yield results and progress as they come, and None when nothing came for a while.
+
+        Raises:
+            WorkerDiedError: a worker process ended by itself.
+            ImgprepError: what a task raised.
+        """
+        waiting = deque(tasks)
+        for worker in self._workers:
+            self._give(worker, waiting)
+        while any(worker.tasks for worker in self._workers):
+            by_handle = {worker.conn: worker for worker in self._workers}
+            ready = wait(list(by_handle), timeout=0.5)
+            if not ready:
+                yield None
+            for conn in ready:
+                worker = by_handle[conn]  # type: ignore[index]
+                message = self._receive(worker)
+                if isinstance(message, _Free):
+                    self._give(worker, waiting)
+                elif isinstance(message, _Failure):
+                    raise message.error
+                elif isinstance(message, _Result):
+                    worker.tasks.popleft()
+                    yield message.value
+                else:
+                    yield message
+
+    def _give(self, worker: _Worker, waiting: deque[T]) -> None:
+        if waiting:
+            task = waiting.popleft()
+            worker.tasks.append(task)
+            with suppress(OSError):  # a dead worker is reported by _receive
+                worker.conn.send(task)
+
+    def _receive(self, worker: _Worker) -> Any:
+        try:
+            return worker.conn.recv()
+        except (EOFError, OSError) as exc:
+            worker.process.join(1.0)
+            code = worker.process.exitcode
+            how = f"was killed by signal {-code}" if code and code < 0 else f"ended with {code}"
+            at = ", ".join(str(task) for task in worker.tasks) or "no task"
+            raise WorkerDiedError(
+                f"worker process {worker.process.pid} {how} at {at}; signal 9 is often the "
+                "system running out of memory: run the same command again, with fewer --jobs"
+            ) from exc

@@ -1,0 +1,230 @@
+"""One unit of work: build one shard from the source, alone, from what the state folder says."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from functools import partial as partial_call
+from pathlib import Path
+
+import numpy as np
+
+from imgprep.atomic import PartialFile, write_bytes
+from imgprep.errors import BuildError, DestinationError, ImageError
+from imgprep.format import IMAGE_EXTENSIONS, label_bytes, record_key, shard_stem
+from imgprep.manifest import SplitManifest
+from imgprep.markers import Marker, Skip
+from imgprep.moments import MomentsAccumulator
+from imgprep.plan import SplitPlan
+from imgprep.prepare import Prepared, encode, prepare
+from imgprep.reader import SourceReader
+from imgprep.shards import ShardFacts, ShardWriter
+from imgprep.spec import ImageSpec
+from imgprep.state import StatePaths, save_pixel_sum
+
+READ_AHEAD_IMAGES = 16
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_UPRIGHT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSetup:
+    """What every shard of a build has in common."""
+
+    source: Path
+    dest: Path
+    image: ImageSpec
+    build_sha256: str
+    label_digits: int
+    shards: tuple[tuple[str, int], ...]
+    """Split names with their number of shards."""
+    skip_bad: bool
+
+    def shard_count(self, split: str) -> int:
+        """Shards of a split."""
+        return dict(self.shards)[split]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """Which shard to build."""
+
+    split: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What became of a task: a marker if the shard is done, else the images that failed."""
+
+    task: ShardTask
+    marker: Marker | None
+    failed: tuple[Skip, ...] = ()
+
+
+class Stopped(Exception):
+    """The build asked its workers to stop."""
+
+
+Tick = Callable[[bool], None]
+"""Called after each image with whether it failed; raises Stopped when the build is to end."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A shard whose bytes are written but not yet flushed and named."""
+
+    task: ShardTask
+    setup: WorkerSetup
+    partial: PartialFile
+    writer: ShardWriter
+    accumulator: MomentsAccumulator | None
+    skipped: list[Skip] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[], ShardResult]:
+    """Read, prepare and write one shard under a temporary name.
+
+    Returns the rest of the work: a function that flushes and names the shard, its marker last.
+    That part waits for the disk, so that a worker may run it beside the next shard.
+    In ``fail`` mode a shard with a bad image is not published, but all its images are tried, so
+    that every bad one is named at once.
+
+    Raises:
+        DestinationError: the disk is full or cannot be written.
+        BuildError: no image of the shard can be used.
+        Stopped: raised by ``tick``; nothing half-written stays.
+    """
+    split = _open_split(setup, task.split)
+    path = setup.dest / f"{shard_stem(task.split, task.number)}.tar"
+    with _disk_errors(path):
+        partial = PartialFile(path)
+        try:
+            draft = _Draft(
+                task,
+                setup,
+                partial,
+                ShardWriter(partial.file, IMAGE_EXTENSIONS[setup.image.encoding]),
+                MomentsAccumulator(setup.image.size_px) if task.split == "train" else None,
+            )
+            _fill(draft, split, tick)
+            facts = draft.writer.finish()
+            if draft.skipped and not setup.skip_bad:
+                partial.abandon()
+                failed = ShardResult(task, None, tuple(draft.skipped))
+                return lambda: failed
+            if not facts.records:
+                first = draft.skipped[0]
+                raise BuildError(
+                    f"{path.name}: none of its images can be used; the first is {first.where}: "
+                    f"{first.cause}: mend the source or make shards larger with --shard-images"
+                )
+        except BaseException:
+            partial.abandon()
+            raise
+    return partial_call(_publish, draft, facts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    plan: SplitPlan
+    manifest: SplitManifest
+    reader: SourceReader
+
+
+@cache
+def _open_split(setup: WorkerSetup, split: str) -> _Split:
+    paths = StatePaths(setup.dest)
+    manifest = SplitManifest.load(paths.manifest(split))
+    order = np.load(paths.order(split), mmap_mode="r", allow_pickle=False)
+    plan = SplitPlan(split, order, setup.shard_count(split))
+    return _Split(plan, manifest, SourceReader(setup.source, manifest))
+
+
+def _fill(draft: _Draft, split: _Split, tick: Tick) -> None:
+    image_spec, skip_bad = draft.setup.image, draft.setup.skip_bad
+    rows = split.plan.rows(draft.task.number)
+    indices = rows.tolist()
+    labels = split.manifest.rows["label"][rows].tolist()
+    for position, (index, label) in enumerate(zip(indices, labels, strict=True)):
+        if position % READ_AHEAD_IMAGES == 0:
+            first = position + READ_AHEAD_IMAGES if position else 0
+            split.reader.will_need(indices[first : position + 2 * READ_AHEAD_IMAGES])
+        try:
+            prepared = prepare(split.reader.read(index), image_spec)
+        except ImageError as exc:
+            draft.skipped.append(Skip(where=split.manifest.where(index), cause=str(exc)))
+            tick(True)
+            continue
+        _count(draft.counts, prepared)
+        if draft.accumulator is not None:
+            draft.accumulator.add(prepared.image_hwc)
+        if skip_bad or not draft.skipped:
+            image = encode(prepared.image_hwc, image_spec)
+            label_ascii = label_bytes(label, draft.setup.label_digits)
+            draft.writer.add(record_key(draft.task.split, index), image, label_ascii)
+        tick(False)
+
+
+def _count(counts: Counter[str], prepared: Prepared) -> None:
+    notes = prepared.notes
+    counts[f"format {notes.format}"] += 1
+    counts[f"mode {notes.mode}"] += 1
+    if notes.exif_orientation != _UPRIGHT:
+        counts["exif rotated"] += 1
+    if prepared.enlarged:
+        counts["enlarged"] += 1
+    if notes.warnings:
+        counts["decoder warnings"] += 1
+
+
+def _publish(draft: _Draft, facts: ShardFacts) -> ShardResult:
+    """Flush and name the tar and what goes beside it, then write the marker."""
+    task, setup = draft.task, draft.setup
+    stem = shard_stem(task.split, task.number)
+    with _disk_errors(draft.partial.path):
+        draft.partial.commit()
+        write_bytes(setup.dest / f"{stem}.idx", facts.idx_bytes)  # flushes the folder entries too
+        second, pixel_sum_sha256 = _publish_moments(draft)
+        marker = Marker(
+            split=task.split,
+            number=task.number,
+            build_sha256=setup.build_sha256,
+            records=facts.records,
+            bytes=facts.tar_bytes,
+            sha256=facts.tar_sha256,
+            idx_sha256=hashlib.sha256(facts.idx_bytes).hexdigest(),
+            counts=dict(sorted(draft.counts.items())),
+            skipped=tuple(draft.skipped),
+            rgb_second=second,
+            pixel_sum_sha256=pixel_sum_sha256,
+        )
+        marker.write(setup.dest)
+    return ShardResult(task, marker)
+
+
+def _publish_moments(draft: _Draft) -> tuple[tuple[int, ...] | None, str | None]:
+    if draft.accumulator is None:
+        return None, None
+    moments = draft.accumulator.moments()
+    path = StatePaths(draft.setup.dest).pixel_sum(draft.task.split, draft.task.number)
+    return moments.second, save_pixel_sum(path, moments.pixel_sum_hwc)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _DISK_FULL:
+            raise DestinationError(
+                f"{path.parent}: no space left while writing {path.name} ({exc.strerror}): "
+                "free some and run the same command again"
+            ) from exc
+        raise DestinationError(f"{path}: cannot write: {exc.strerror or exc}") from exc
