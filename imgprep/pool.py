@@ -23,28 +23,38 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Protocol, TypeVar
 
 from imgprep.errors import BuildError, ImgprepError, WorkerDiedError
-from imgprep.worker import Stopped, Tick
 
 T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
+T_contra = TypeVar("T_contra", contravariant=True)
+S_contra = TypeVar("S_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 TICK_SECONDS = 0.1
 STOP_SECONDS = 10.0
 
 
-class Work(Protocol[T, S, R]):
+class Stopped(Exception):
+    """The parent asked this worker to stop, or is gone."""
+
+
+Tick = Callable[[object], None]
+"""A task calls it after each image with what was wrong, or None; raises Stopped to end the task."""
+
+
+class Work(Protocol[T_contra, S_contra, R_co]):
     """A task function: does the work, returns the function that publishes it."""
 
-    def __call__(self, task: T, setup: S, tick: Tick) -> Callable[[], R]: ...
+    def __call__(self, task: T_contra, setup: S_contra, tick: Tick) -> Callable[[], R_co]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Images done and failed since the last message."""
+    """Images that went well since the last message, and what was wrong with the others."""
 
     done: int
-    failed: int
+    bad: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,7 @@ class _Server:
     publisher: ThreadPoolExecutor
     send_lock: threading.Lock = field(default_factory=threading.Lock)
     done: int = 0
-    failed: int = 0
+    bad: list[object] = field(default_factory=list)
     told_at: float = 0.0
 
     def run(self) -> None:
@@ -106,19 +116,20 @@ class _Server:
             message = _Failure(_portable(exc))
         self.send(message)
 
-    def tick(self, failed: bool) -> None:
-        if failed:
-            self.failed += 1
-        else:
+    def tick(self, wrong: object) -> None:
+        if wrong is None:
             self.done += 1
+        else:
+            self.bad.append(wrong)
         if time.monotonic() - self.told_at >= TICK_SECONDS:
             self.flush()
             if self.conn.poll():  # while it works, only the order to stop, or the parent's end
                 raise Stopped
 
     def flush(self) -> None:
-        self.send(Progress(self.done, self.failed))
-        self.done = self.failed = 0
+        self.send(Progress(self.done, tuple(self.bad)))
+        self.done = 0
+        self.bad.clear()
         self.told_at = time.monotonic()
 
     def send(self, message: object) -> None:
@@ -153,7 +164,7 @@ class Pool(Generic[T, S, R]):
     def __enter__(self) -> Pool[T, S, R]:
         # forkserver: workers share the pages of one clean process that has imported everything.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([self._work.__module__])  # type: ignore[attr-defined]
+        context.set_forkserver_preload([self._work.__module__])
         for _ in range(self._jobs):
             ours, theirs = context.Pipe()
             process = context.Process(

@@ -50,9 +50,7 @@ class ImageSpec:
 
     def __post_init__(self) -> None:
         _require(8 <= self.size_px <= 4096, f"size must be 8 to 4096 pixels, not {self.size_px}")
-        _require(
-            self.filter in FILTERS, f"filter {self.filter!r} is none of {', '.join(FILTERS)}"
-        )
+        _require(self.filter in FILTERS, f"filter {self.filter!r} is none of {', '.join(FILTERS)}")
         _require(
             self.encoding in ENCODINGS,
             f"encoding {self.encoding!r} is none of {', '.join(ENCODINGS)}",

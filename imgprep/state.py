@@ -164,8 +164,8 @@ def _refuse_changes(paths: StatePaths, begun: dict[str, Any], identity: BuildIde
 
 def _differences(old: object, new: dict[str, Any]) -> list[tuple[str, object, object]]:
     then = old if isinstance(old, dict) else {}
-    names = sorted(set(then) | set(new))
-    return [(name, then.get(name), new.get(name)) for name in names if then.get(name) != new.get(name)]
+    changed = (name for name in sorted(set(then) | set(new)) if then.get(name) != new.get(name))
+    return [(name, then.get(name), new.get(name)) for name in changed]
 
 
 def _short(value: object) -> str:
@@ -202,7 +202,7 @@ def save_pixel_sum(path: Path, pixel_sum_hwc: NDArray[np.int64]) -> str:
     narrow = pixel_sum_hwc.astype("<u4")
     with partial_file(path) as file:
         np.save(file, narrow, allow_pickle=False)
-    return hashlib.sha256(narrow).hexdigest()
+    return hashlib.sha256(narrow.tobytes()).hexdigest()
 
 
 def load_pixel_sum(path: Path, sha256: str | None) -> NDArray[np.int64] | None:
@@ -211,8 +211,7 @@ def load_pixel_sum(path: Path, sha256: str | None) -> NDArray[np.int64] | None:
         narrow = np.load(path, allow_pickle=False)
     except (OSError, ValueError):
         return None
-    narrow = np.ascontiguousarray(narrow)
-    if narrow.dtype != np.dtype("<u4") or hashlib.sha256(narrow).hexdigest() != sha256:
+    if narrow.dtype != np.dtype("<u4") or hashlib.sha256(narrow.tobytes()).hexdigest() != sha256:
         return None
     return narrow.astype(np.int64)
 

@@ -21,6 +21,7 @@ from imgprep.manifest import SplitManifest
 from imgprep.markers import Marker, Skip
 from imgprep.moments import MomentsAccumulator
 from imgprep.plan import SplitPlan
+from imgprep.pool import Tick
 from imgprep.prepare import Prepared, encode, prepare
 from imgprep.reader import SourceReader
 from imgprep.shards import ShardFacts, ShardWriter
@@ -57,22 +58,16 @@ class ShardTask:
     split: str
     number: int
 
+    def __str__(self) -> str:
+        return shard_stem(self.split, self.number)
+
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """What became of a task: a marker if the shard is done, else the images that failed."""
+    """What became of a task: the marker if the shard is done, None if it has bad images."""
 
     task: ShardTask
     marker: Marker | None
-    failed: tuple[Skip, ...] = ()
-
-
-class Stopped(Exception):
-    """The build asked its workers to stop."""
-
-
-Tick = Callable[[bool], None]
-"""Called after each image with whether it failed; raises Stopped when the build is to end."""
 
 
 @dataclass(slots=True)
@@ -117,8 +112,7 @@ def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[],
             facts = draft.writer.finish()
             if draft.skipped and not setup.skip_bad:
                 partial.abandon()
-                failed = ShardResult(task, None, tuple(draft.skipped))
-                return lambda: failed
+                return partial_call(ShardResult, task, None)
             if not facts.records:
                 first = draft.skipped[0]
                 raise BuildError(
@@ -160,7 +154,7 @@ def _fill(draft: _Draft, split: _Split, tick: Tick) -> None:
             prepared = prepare(split.reader.read(index), image_spec)
         except ImageError as exc:
             draft.skipped.append(Skip(where=split.manifest.where(index), cause=str(exc)))
-            tick(True)
+            tick(draft.skipped[-1])
             continue
         _count(draft.counts, prepared)
         if draft.accumulator is not None:
@@ -169,7 +163,7 @@ def _fill(draft: _Draft, split: _Split, tick: Tick) -> None:
             image = encode(prepared.image_hwc, image_spec)
             label_ascii = label_bytes(label, draft.setup.label_digits)
             draft.writer.add(record_key(draft.task.split, index), image, label_ascii)
-        tick(False)
+        tick(None)
 
 
 def _count(counts: Counter[str], prepared: Prepared) -> None:

@@ -1,0 +1,358 @@
+"""The job: scan, plan, build every shard that is not done, merge, publish."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from imgprep.errors import BadImagesError, BuildError, FormatError, InterruptedBuild, UsageError
+from imgprep.estimate import Estimate, check_space, estimate_build
+from imgprep.format import REPORT, SPLITS, brace_pattern, label_digits
+from imgprep.index import DatasetIndex, load_index
+from imgprep.markers import Marker, Skip, done_marker
+from imgprep.plan import SplitPlan, plan_split
+from imgprep.pool import Pool, Progress
+from imgprep.publish import Finished, publish
+from imgprep.report import BuildReport
+from imgprep.sources import SourceScan, scan_source
+from imgprep.spec import BuildSpec, OnError
+from imgprep.state import (
+    BuildIdentity,
+    StatePaths,
+    begin,
+    check_ours,
+    check_places,
+    drop_work_files,
+    load_pixel_sum,
+    locked,
+    save_split,
+)
+
+MAX_ERRORS_DEFAULT = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildOptions:
+    """How to run a build; none of it changes a byte of a finished dataset."""
+
+    jobs: int
+    on_error: OnError = "fail"
+    max_errors: int | None = None
+    """Bad images after which the build stops; None is 100 under ``fail``, no limit under ``skip``."""
+    force: bool = False
+    layout: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise UsageError(f"jobs must be at least 1, not {self.jobs}")
+        if self.max_errors is not None and self.max_errors < 1:
+            raise UsageError(f"max-errors must be at least 1, not {self.max_errors}")
+
+    @property
+    def bad_images_max(self) -> float:
+        """Bad images after which the build stops."""
+        if self.max_errors is not None:
+            return self.max_errors
+        return MAX_ERRORS_DEFAULT if self.on_error == "fail" else float("inf")
+
+
+class Listener(Protocol):
+    """Hears how a build goes on; the command line prints from it."""
+
+    def scanning(self, images: int) -> None: ...
+    def scanned(self, scan: SourceScan) -> None: ...
+    def started(self, images: int, shards: int, shards_done: int) -> None: ...
+    def advanced(self, done: int, bad: Sequence[Skip]) -> None: ...
+    def publishing(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOutcome:
+    """A finished build."""
+
+    index: DatasetIndex
+    report: BuildReport
+    built_images: int
+    """Images of this run; 0 if everything was there already."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts: what was built, how fast, what was left out."""
+        return {
+            "fingerprint": self.index.fingerprint,
+            "built_images": self.built_images,
+            "splits": {
+                name: {
+                    "records": split.records,
+                    "shards": len(split.shards),
+                    "pattern": brace_pattern(name, len(split.shards)),
+                }
+                for name, split in self.index.splits.items()
+            },
+            "skipped": self.report.skipped_images,
+            "timings": self.report.timings,
+            "exit_code": self.report.exit_code,
+        }
+
+    def render(self, dest: Path) -> str:
+        """For people: where the shards are, what was left out, what to do next."""
+        lines = []
+        for name, split in self.index.splits.items():
+            pattern = brace_pattern(name, len(split.shards))
+            size = sum(shard.bytes for shard in split.shards) / 2**20
+            lines.append(f"{name:5} {split.records:,} records, {size:,.1f} MiB: {dest / pattern}")
+        if self.built_images:
+            rate = self.report.timings["images_per_second"]
+            lines.append(f"built {self.built_images:,} images at {rate:,.0f} img/s")
+        else:
+            lines.append("nothing to build: all shards were done")
+        if self.report.skipped_images:
+            lines.append(f"skipped {self.report.skipped_images} images: see {dest / REPORT}")
+        lines.append(f"next: imgprep verify {dest} --decode; imgprep stats {dest}")
+        return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class _Job:
+    """A build under way."""
+
+    paths: StatePaths
+    spec: BuildSpec
+    options: BuildOptions
+    listener: Listener
+    scan: SourceScan
+    plans: list[SplitPlan]
+    identity: BuildIdentity
+    markers: dict[tuple[str, int], Marker] = field(default_factory=dict)
+    bad: list[Skip] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def shards(self) -> list[tuple[str, int]]:
+        return [(plan.split, number) for plan in self.plans for number in range(plan.shards)]
+
+
+def build(
+    source: Path, dest: Path, spec: BuildSpec, options: BuildOptions, listener: Listener
+) -> BuildOutcome:
+    """Build the dataset ``dest`` from ``source``, or go on with it; returns when it is whole.
+
+    Raises:
+        UsageError, SourceError: the source is not understood.
+        DestinationError: DEST is not ours, busy, changed, full or not writable.
+        BadImagesError: images are bad and the policy is to fail.
+        BuildError: a worker died, the build was interrupted, or a shard could not be made.
+    """
+    check_places(source, dest)
+    check_ours(dest)
+    started = time.monotonic()
+    scan = scan_source(source, options.layout, progress=listener.scanning)
+    listener.scanned(scan)
+    scan_seconds = time.monotonic() - started
+    _check_problems(scan, options)
+    plans = plan_all(scan, spec)
+    with locked(dest) as paths:
+        identity = BuildIdentity(scan.identity(), spec.to_json(), _engine())
+        begin(paths, identity, force=options.force)
+        job = _Job(paths, spec, options, listener, scan, plans, identity)
+        job.timings["scan_seconds"] = scan_seconds
+        return _run(job)
+
+
+def dry_run(
+    source: Path, dest: Path, spec: BuildSpec, options: BuildOptions, listener: Listener
+) -> Estimate:
+    """Scan and encode a seeded sample; writes nothing. Raises as ``build`` does."""
+    check_places(source, dest)
+    check_ours(dest)
+    scan = scan_source(source, options.layout, progress=listener.scanning)
+    listener.scanned(scan)
+    _check_problems(scan, options)
+    return estimate_build(scan, plan_all(scan, spec), spec, dest=dest, jobs=options.jobs)
+
+
+def plan_all(scan: SourceScan, spec: BuildSpec) -> list[SplitPlan]:
+    """Plans of the chosen splits.
+
+    Raises:
+        UsageError: the source lacks the chosen split.
+    """
+    wanted = SPLITS if spec.split == "all" else (spec.split,)
+    plans = [
+        plan_split(split, len(scan.splits[split]), spec)
+        for split in wanted
+        if split in scan.splits and len(scan.splits[split])
+    ]
+    if not plans or (spec.split != "all" and len(plans) != 1):
+        raise UsageError(
+            f"{scan.root}: no usable images in split {spec.split!r}; it has "
+            f"{', '.join(f'{name} ({len(rows)})' for name, rows in scan.splits.items()) or 'none'}"
+        )
+    return plans
+
+
+def _engine() -> dict[str, str]:
+    from imgprep.prepare import engine
+
+    return engine()
+
+
+def _check_problems(scan: SourceScan, options: BuildOptions) -> None:
+    """Under ``fail``, what the scan found wrong ends the build before any work is lost."""
+    if options.on_error == "skip" or not scan.problems:
+        return
+    skips = [Skip(where=p.where, cause=p.cause) for p in scan.problems]
+    raise BadImagesError(bad_images_message(skips, sum(scan.problem_counts.values()), options))
+
+
+def bad_images_message(bad: Sequence[Skip], count: int, options: BuildOptions) -> str:
+    """The list of what is wrong, and the way on."""
+    shown = list(bad[: options.max_errors or MAX_ERRORS_DEFAULT])
+    lines = [f"{count} bad {'entry' if count == 1 else 'entries'} in the source:"]
+    lines += [f"  {skip.where}: {skip.cause}" for skip in shown]
+    if count > len(shown):
+        lines.append(f"  … and {count - len(shown)} more")
+    lines.append("Mend them, or leave them out with --on-error skip (shards that are done stay).")
+    return "\n".join(lines)
+
+
+def _run(job: _Job) -> BuildOutcome:
+    complete = _finished_index(job.paths.dest)
+    pending = _pending(job, published=complete is not None)
+    images = sum(_images(job, shard) for shard in pending)
+    job.listener.started(images, len(job.shards), len(job.shards) - len(pending))
+    if pending:
+        _build_pending(job, pending, images)
+        if complete is not None:
+            _check_repaired(job, complete, pending)
+    if complete is None:
+        job.listener.publishing()
+        started = time.monotonic()
+        finished = Finished(job.spec, job.identity, job.scan, _by_split(job))
+        publish(job.paths, finished, _report(job, started))
+        complete = load_index(job.paths.dest)
+    drop_work_files(job.paths)
+    return BuildOutcome(complete, _report(job), images)
+
+
+def _finished_index(dest: Path) -> DatasetIndex | None:
+    """The index if the dataset was published and what lies beside the shards is whole."""
+    try:
+        index = load_index(dest)
+        for name, sha256 in index.files.items():
+            if hashlib.sha256((dest / name).read_bytes()).hexdigest() != sha256:
+                return None
+    except (FormatError, OSError):
+        return None
+    return index
+
+
+def _pending(job: _Job, *, published: bool) -> list[tuple[str, int]]:
+    """Shards still to build; fills ``job.markers`` with the others.
+
+    Until the statistics are published, a training shard also needs its pixel sum.
+    """
+    pending = []
+    for split, number in job.shards:
+        marker = done_marker(job.paths.dest, split, number, job.identity.sha256)
+        if marker is not None and split == "train" and not published:
+            path = job.paths.pixel_sum(split, number)
+            if load_pixel_sum(path, marker.pixel_sum_sha256) is None:
+                marker = None
+        if marker is None:
+            pending.append((split, number))
+        else:
+            job.markers[split, number] = marker
+    return pending
+
+
+def _images(job: _Job, shard: tuple[str, int]) -> int:
+    plan = next(plan for plan in job.plans if plan.split == shard[0])
+    start, stop = plan.bounds(shard[1])
+    return stop - start
+
+
+def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> None:
+    check_space(job.paths.dest, job.spec.image, images, len(pending))
+    for plan in job.plans:
+        save_split(job.paths, job.scan.splits[plan.split], plan)
+    started = time.monotonic()
+    try:
+        _run_pool(job, pending)
+    except KeyboardInterrupt as exc:
+        raise InterruptedBuild(
+            f"interrupted: {len(job.markers)} of {len(job.shards)} shards are done; run the same "
+            "command again to go on"
+        ) from exc
+    seconds = time.monotonic() - started
+    job.timings["build_seconds"] = seconds
+    job.timings["images"] = images
+    job.timings["images_per_second"] = images / max(seconds, 1e-9)
+    job.timings["jobs"] = job.options.jobs
+    if job.bad and job.options.on_error == "fail":
+        raise BadImagesError(bad_images_message(job.bad, len(job.bad), job.options))
+
+
+def _run_pool(job: _Job, pending: list[tuple[str, int]]) -> None:
+    from imgprep.worker import ShardTask, WorkerSetup, build_shard
+
+    setup = WorkerSetup(
+        source=job.scan.root.resolve(),
+        dest=job.paths.dest.resolve(),
+        image=job.spec.image,
+        build_sha256=job.identity.sha256,
+        label_digits=label_digits(len(job.scan.labels.classes)),
+        shards=tuple((plan.split, plan.shards) for plan in job.plans),
+        skip_bad=job.options.on_error == "skip",
+    )
+    tasks = [ShardTask(split, number) for split, number in pending]
+    with Pool(min(job.options.jobs, len(tasks)), build_shard, setup) as pool:
+        for event in pool.run(tasks):
+            if isinstance(event, Progress):
+                job.bad.extend(event.bad)
+                job.listener.advanced(event.done, event.bad)
+                if len(job.bad) >= job.options.bad_images_max:
+                    raise BadImagesError(bad_images_message(job.bad, len(job.bad), job.options))
+            elif event is None:
+                job.listener.advanced(0, ())
+            elif event.marker is not None:
+                job.markers[event.task.split, event.task.number] = event.marker
+
+
+def _check_repaired(job: _Job, index: DatasetIndex, pending: list[tuple[str, int]]) -> None:
+    """A shard made again must be the shard that the index names, to the bit."""
+    for split, number in pending:
+        marker, stated = job.markers[split, number], index.splits[split].shards[number]
+        if marker.sha256 != stated.sha256:
+            (job.paths.dest / f"{marker.stem}.json").unlink()
+            raise BuildError(
+                f"{marker.stem}: made again, but not with the bytes that the index states: a file "
+                "of the source was changed in place; build anew with --force"
+            )
+
+
+def _by_split(job: _Job) -> dict[str, Sequence[Marker]]:
+    return {
+        plan.split: [job.markers[plan.split, number] for number in range(plan.shards)]
+        for plan in job.plans
+    }
+
+
+def _report(job: _Job, publish_started: float | None = None) -> BuildReport:
+    report = BuildReport(
+        problems=[{"kind": p.kind, "where": p.where, "cause": p.cause} for p in job.scan.problems],
+        problem_counts=dict(job.scan.problem_counts),
+        timings=dict(job.timings),
+        engine=dict(job.identity.engine),
+    )
+    if publish_started is not None:
+        report.timings["publish_seconds"] = time.monotonic() - publish_started
+    for shard in sorted(job.markers):
+        report.add(job.markers[shard])
+    return report
+
+
+__all__ = ["BuildOptions", "BuildOutcome", "Listener", "build", "dry_run", "plan_all"]

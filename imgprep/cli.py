@@ -1,0 +1,305 @@
+"""The command line: parse, call, print. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imgprep import __version__
+from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
+
+if TYPE_CHECKING:
+    from imgprep.markers import Skip
+    from imgprep.pca import Solver
+    from imgprep.sources import SourceScan
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+LAYOUTS = ("archives", "class-folders", "kaggle")
+EPILOG = "Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + "."
+
+
+class ErrorGroup(click.Group):
+    """Shows our errors as one message on stderr, with the exit code that the tree gives them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn errors into messages and exit codes."""
+        try:
+            return super().invoke(ctx)
+        except ImgprepError as exc:
+            click.echo(f"imgprep: {exc}", err=True)
+            ctx.exit(exc.exit_code)
+        except KeyboardInterrupt:
+            click.echo("imgprep: interrupted", err=True)
+            ctx.exit(EXIT_FAILED)
+
+
+@click.group(cls=ErrorGroup, context_settings=CONTEXT, epilog=EPILOG)
+@click.version_option(__version__, prog_name="imgprep")
+def cli() -> None:
+    """Prepare ImageNet once: shards, the mean image and the RGB PCA of the training set.
+
+    \b
+      imgprep scan SOURCE               what is there
+      imgprep build-shards SOURCE DEST  the job
+      imgprep stats DEST                eigenvalues of the colours
+      imgprep verify DEST --decode      prove that it is whole
+    """
+
+
+def jobs_default() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _common(*decorators: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+source_argument = click.argument("source", type=click.Path(path_type=Path))
+dest_argument = click.argument("dest", type=click.Path(path_type=Path))
+layout_option = click.option(
+    "--layout", type=click.Choice(LAYOUTS), help="Take SOURCE as this instead of recognising it."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+jobs_option = click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=jobs_default,
+    show_default="processors",
+    help="Worker processes.",
+)
+
+
+@cli.command()
+@source_argument
+@layout_option
+@click.option("--checksum", is_flag=True, help="Hash the archives against the published MD5s.")
+@json_option
+@quiet_option
+def scan(source: Path, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
+    """Say what SOURCE holds: classes, counts, bytes, layout, oddities."""
+    from imgprep.scan import checksum_archives, scan_report
+    from imgprep.sources import scan_source
+
+    say = _Say(quiet)
+    found = scan_source(source, layout, progress=say.scanning)
+    say.end_line()
+    report = scan_report(found)
+    checks = checksum_archives(source, progress=say.hashing) if checksum else []
+    say.end_line()
+    if as_json:
+        _print_json({**report.to_json(), "checksums": [check.to_json() for check in checks]})
+    else:
+        click.echo(report.render())
+        for check in checks:
+            click.echo(check.render())
+    if any(not check.ok for check in checks):
+        raise SystemExit(EXIT_FAILED)
+
+
+_SPEC_OPTIONS = _common(
+    click.option("--size", "size_px", type=int, default=256, show_default=True, metavar="PX",
+                 help="Side of a record; the short side is resized to it."),
+    click.option("--filter", "filter_name", default="area", show_default=True,
+                 type=click.Choice(["area", "box", "bilinear", "hamming", "bicubic", "lanczos"]),
+                 help="area: averages when shrinking, bicubic when enlarging, as the author did."),
+    click.option("--encoding", type=click.Choice(["jpeg", "png", "raw"]), default="jpeg",
+                 show_default=True, help="Form of a record; raw is uint8 in .npy."),
+    click.option("--quality", type=int, default=95, show_default=True, help="JPEG quality."),
+    click.option("--subsampling", type=click.Choice(["420", "422", "444"]), default="420",
+                 show_default=True, help="JPEG chroma subsampling."),
+    click.option("--exif", type=click.Choice(["ignore", "apply"]), default="ignore",
+                 show_default=True, help="Turn images as their EXIF orientation says."),
+    click.option("--max-megapixels", type=int, default=100, show_default=True,
+                 help="Refuse images that declare more (decompression bombs)."),
+    click.option("--split", type=click.Choice(["all", "train", "val"]), default="all",
+                 show_default=True, help="Build only this split."),
+    click.option("--shard-images", type=int, metavar="N",
+                 help="Images a shard, at most [default: 1000; less for small sets]."),
+    click.option("--seed", type=int, default=0, show_default=True,
+                 help="Seed of the global shuffle."),
+    click.option("--limit", type=int, metavar="N",
+                 help="Take only N images of each split (a seeded sample)."),
+)  # fmt: skip
+_RUN_OPTIONS = _common(
+    jobs_option,
+    click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail",
+                 show_default=True, help="Fail on bad images, or leave them out (exit code 3)."),
+    click.option("--max-errors", type=int, metavar="N",
+                 help="Stop after N bad images [default: 100 for fail, no limit for skip]."),
+    click.option("--dry-run", is_flag=True,
+                 help="Encode a seeded sample and print disk and time to expect; write nothing."),
+    click.option("--force", is_flag=True, help="Start over in a DEST that imgprep made."),
+    layout_option,
+    json_option,
+    quiet_option,
+)  # fmt: skip
+
+
+@cli.command("build-shards")
+@source_argument
+@dest_argument
+@_SPEC_OPTIONS
+@_RUN_OPTIONS
+def build_shards(source: Path, dest: Path, **options: Any) -> None:
+    """Build verified shards, the mean image and the RGB PCA from SOURCE into DEST.
+
+    Run it again after an interruption: it goes on where it was.
+
+    \b
+    Examples:
+      imgprep build-shards /data/ilsvrc2012 /data/imagenet-256 --dry-run
+      imgprep build-shards /data/ilsvrc2012 /data/imagenet-256
+      imgprep build-shards photos out --encoding png --on-error skip
+    """
+    from imgprep.build import BuildOptions, build, dry_run
+    from imgprep.spec import BuildSpec, ImageSpec
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers are the parallelism
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does
+    image = ImageSpec(
+        filter=options["filter_name"],
+        **{name: options[name] for name in ("size_px", "encoding", "quality", "subsampling",
+                                            "exif", "max_megapixels")},
+    )  # fmt: skip
+    names = ("split", "shard_images", "seed", "limit")
+    spec = BuildSpec(image=image, **{name: options[name] for name in names})
+    run_names = ("jobs", "on_error", "max_errors", "force", "layout")
+    run = BuildOptions(**{name: options[name] for name in run_names})
+    say = _Say(options["quiet"])
+    if options["dry_run"]:
+        estimate = dry_run(source, dest, spec, run, say)
+        _print_json(estimate.to_json()) if options["as_json"] else click.echo(estimate.render())
+        return
+    try:
+        outcome = build(source, dest, spec, run, say)
+    finally:
+        say.end_meter()
+    if options["as_json"]:
+        _print_json({"dest": str(dest), **outcome.to_json()})
+    else:
+        click.echo(outcome.render(dest))
+    raise SystemExit(outcome.report.exit_code)
+
+
+@cli.command()
+@dest_argument
+@click.option("--solver", type=click.Choice(["scikit-learn", "gradient-ascent"]),
+              default="scikit-learn", show_default=True, help="How the PCA is solved.")  # fmt: skip
+@json_option
+def stats(dest: Path, solver: Solver, as_json: bool) -> None:
+    """Print the PCA of the training set's colours, beside the figures known from elsewhere."""
+    from imgprep.stats import load_moments, stats_report
+
+    report = stats_report(load_moments(dest), solver)
+    _print_json(report.to_json()) if as_json else click.echo(report.render())
+
+
+@cli.command()
+@dest_argument
+@click.option("--decode", is_flag=True, help="Also decode every record.")
+@jobs_option
+@json_option
+@quiet_option
+def verify(dest: Path, decode: bool, jobs: int, as_json: bool, quiet: bool) -> None:
+    """Check DEST: hashes, counts, index against tar, labels, statistics; with --decode, pixels."""
+    from imgprep.index import load_index
+    from imgprep.progress import Meter
+    from imgprep.verify import verify as verify_dataset
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        total = sum(split.records for split in load_index(dest).splits.values())
+    except ImgprepError:
+        total = 0  # verify says what is wrong
+    meter = Meter(sys.stderr, "verify", total, quiet=quiet)
+    report = verify_dataset(dest, decode=decode, jobs=jobs, advanced=meter.advance)
+    meter.finish()
+    _print_json(report.to_json()) if as_json else click.echo(report.render())
+    raise SystemExit(report.exit_code)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+class _Say:
+    """Prints how a job goes on, on stderr."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._line_open = False
+        self._meter: Any = None
+
+    def scanning(self, images: int) -> None:
+        self._rewrite(f"scan: {images:,} images")
+
+    def hashing(self, done_bytes: int, total_bytes: int) -> None:
+        self._rewrite(f"checksum: {done_bytes / 2**30:,.1f} of {total_bytes / 2**30:,.1f} GiB")
+
+    def scanned(self, scan: SourceScan) -> None:
+        self.end_line()
+        self._line(f"source: {scan.layout}: " + "; ".join(scan.evidence))
+        for name, rows in scan.splits.items():
+            self._line(f"  {name}: {len(rows):,} images, {rows.total_bytes / 2**20:,.1f} MiB")
+
+    def started(self, images: int, shards: int, shards_done: int) -> None:
+        from imgprep.progress import Meter
+
+        if shards_done:
+            self._line(f"{shards_done} of {shards} shards are done already")
+        if images:
+            self._meter = Meter(sys.stderr, "build", images, quiet=self._quiet)
+
+    def advanced(self, done: int, bad: Sequence[Skip]) -> None:
+        self._meter.advance(done, len(bad))
+
+    def publishing(self) -> None:
+        self.end_meter()
+        self._line("merging the moments, writing statistics and index")
+
+    def end_meter(self) -> None:
+        if self._meter is not None:
+            self._meter.finish()
+            self._meter = None
+
+    def end_line(self) -> None:
+        if self._line_open:
+            click.echo(err=True)
+            self._line_open = False
+
+    def _line(self, text: str) -> None:
+        if not self._quiet:
+            click.echo(text, err=True)
+
+    def _rewrite(self, text: str) -> None:
+        if self._terminal and not self._quiet:
+            click.echo(f"\r{text}\x1b[K", nl=False, err=True)
+            self._line_open = True
+
+
+def main() -> None:
+    """Entry point of the ``imgprep`` command."""
+    try:
+        cli(prog_name="imgprep")
+    except BrokenPipeError:  # the reader of our output went away, e.g. ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+
+
+__all__ = ["cli", "main"]

@@ -1,0 +1,148 @@
+"""Read ``dataset_info.json``: the published entry to a dataset, for trainers and for verify."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgprep.atomic import read_json
+from imgprep.errors import FormatError
+from imgprep.format import DATASET_INFO, FORMAT_NAME, SCHEMA_VERSION, SPLITS
+from imgprep.spec import digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One shard: its file name, and what must be in it."""
+
+    name: str
+    records: int
+    bytes: int
+    sha256: str
+
+    @property
+    def idx_name(self) -> str:
+        """Name of the DALI index beside the shard."""
+        return self.name.removesuffix(".tar") + ".idx"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInfo:
+    """One split: its shards in order."""
+
+    name: str
+    records: int
+    skipped: int
+    shards: tuple[ShardInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetIndex:
+    """A finished dataset."""
+
+    folder: Path
+    size_px: int
+    encoding: str
+    classes: int
+    label_digits: int
+    label_order_sha256: str
+    fingerprint: str
+    """Digest of spec, labels, every shard and the statistics: equal means equal data."""
+    splits: Mapping[str, SplitInfo]
+    files: Mapping[str, str]
+    """SHA-256 of the files beside the shards (labels, statistics)."""
+    spec: Mapping[str, Any]
+
+    def shard_paths(self, split: str) -> list[Path]:
+        """Paths of the shards of a split, in order.
+
+        Raises:
+            FormatError: the dataset has no such split.
+        """
+        if split not in self.splits:
+            raise FormatError(
+                f"{self.folder}: no split {split!r}; it has {', '.join(self.splits) or 'none'}"
+            )
+        return [self.folder / shard.name for shard in self.splits[split].shards]
+
+
+def fingerprint_of(info: Mapping[str, Any]) -> str:
+    """Digest of a dataset: everything in its index but the index's own fingerprint and versions."""
+    parts = ("spec", "classes", "label_digits", "label_order_sha256", "splits", "files")
+    return digest_of({name: info[name] for name in parts})
+
+
+def load_index(folder: Path) -> DatasetIndex:
+    """Read and check the index of a dataset.
+
+    Raises:
+        FormatError: the dataset is unfinished, malformed, tampered with or of another version.
+    """
+    path = folder / DATASET_INFO
+    if folder.is_dir() and not path.exists():
+        raise FormatError(
+            f"{folder}: no {DATASET_INFO}: not a finished dataset; run imgprep build-shards again"
+        )
+    info = read_json(path, "dataset index")
+    if info.get("format") != FORMAT_NAME or info.get("schema_version") != SCHEMA_VERSION:
+        raise FormatError(
+            f"{path}: format {info.get('format')!r} version {info.get('schema_version')!r}; this "
+            f"imgprep reads {FORMAT_NAME!r} version {SCHEMA_VERSION}"
+        )
+    try:
+        index = _from_json(folder, info)
+        stated = fingerprint_of(info)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise FormatError(f"{path}: malformed dataset index: {exc!r}") from exc
+    if stated != index.fingerprint:
+        raise FormatError(f"{path}: its content does not match its fingerprint: it was edited")
+    return index
+
+
+def _from_json(folder: Path, info: dict[str, Any]) -> DatasetIndex:
+    splits = {name: _split(name, value) for name, value in info["splits"].items()}
+    return DatasetIndex(
+        folder=folder,
+        size_px=_natural(info["spec"]["image.size_px"]),
+        encoding=str(info["spec"]["image.encoding"]),
+        classes=_natural(info["classes"]),
+        label_digits=_natural(info["label_digits"]),
+        label_order_sha256=str(info["label_order_sha256"]),
+        fingerprint=str(info["fingerprint"]),
+        splits=splits,
+        files={_plain_name(name): str(digest) for name, digest in info["files"].items()},
+        spec=dict(info["spec"]),
+    )
+
+
+def _split(name: str, value: dict[str, Any]) -> SplitInfo:
+    if name not in SPLITS:
+        raise ValueError(f"split {name!r}")
+    shards = tuple(
+        ShardInfo(
+            _plain_name(shard["name"]),
+            _natural(shard["records"]),
+            _natural(shard["bytes"]),
+            str(shard["sha256"]),
+        )
+        for shard in value["shards"]
+    )
+    records = _natural(value["records"])
+    if records != sum(shard.records for shard in shards):
+        raise ValueError(f"{name}: {records} records, but its shards hold another number")
+    return SplitInfo(name, records, _natural(value["skipped"]), shards)
+
+
+def _natural(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is not a count")
+    return value
+
+
+def _plain_name(value: object) -> str:
+    """A file name that stays in the dataset's folder."""
+    if not isinstance(value, str) or not value or value in {".", ".."} or "/" in value:
+        raise ValueError(f"{value!r} is not a plain file name")
+    return value

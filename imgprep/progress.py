@@ -1,0 +1,79 @@
+"""Progress on stderr: a bar on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+PLAIN_SECONDS = 10.0
+BAR_SECONDS = 0.2
+BAR_COLUMNS = 30
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+@dataclass(slots=True)
+class Meter:
+    """Prints how far a job is; ``advance`` is cheap enough to be called for every message."""
+
+    stream: TextIO
+    verb: str
+    """What is being done, e.g. ``build``."""
+    total: int
+    quiet: bool = False
+    done: int = 0
+    errors: int = 0
+    started_at: float = field(default_factory=time.monotonic)
+    _printed_at: float = 0.0
+    _bar_open: bool = False
+
+    def advance(self, done: int, errors: int = 0) -> None:
+        """Count images and print when it is time to."""
+        self.done += done
+        self.errors += errors
+        interval = BAR_SECONDS if self._is_terminal() else PLAIN_SECONDS
+        now = time.monotonic()
+        if now - max(self._printed_at, self.started_at) >= interval:
+            self._printed_at = now
+            self._print(end=False)
+
+    def finish(self) -> None:
+        """Print the last state and end the line."""
+        self._print(end=True)
+
+    def _is_terminal(self) -> bool:
+        return self.stream.isatty()
+
+    def _print(self, *, end: bool) -> None:
+        if self.quiet:
+            return
+        if not self._is_terminal():
+            self.stream.write(self.line() + "\n")
+        else:
+            columns = max(20, shutil.get_terminal_size().columns - 1)
+            share = self.done / self.total if self.total else 1.0
+            filled = min(BAR_COLUMNS, int(BAR_COLUMNS * share))
+            bar = "█" * filled + "░" * (BAR_COLUMNS - filled)
+            text = f"{bar} {self.line()}"[:columns]
+            self.stream.write(f"\r{text}\x1b[K" + ("\n" if end else ""))
+        self.stream.flush()
+
+    def line(self) -> str:
+        """``build: 1,200 of 3,000 images (40.0 %), 980 img/s, 0:02 left, 0 errors``."""
+        seconds = max(time.monotonic() - self.started_at, 1e-9)
+        rate = (self.done + self.errors) / seconds
+        left = self.total - self.done - self.errors
+        eta = f"{duration(left / rate)} left" if rate > 0 and left > 0 else duration(seconds)
+        share = 100 * (self.done + self.errors) / self.total if self.total else 100.0
+        return (
+            f"{self.verb}: {self.done:,} of {self.total:,} images ({share:.1f} %), "
+            f"{rate:,.0f} img/s, {eta}, {self.errors} errors"
+        )

@@ -1,0 +1,189 @@
+"""The last stage of a build: merge the moments, write what goes beside the shards, index last."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from imgprep.atomic import json_bytes, partial_file, write_bytes, write_json
+from imgprep.errors import BuildError
+from imgprep.format import (
+    DATASET_INFO,
+    FORMAT_NAME,
+    LABELS,
+    MEAN_IMAGE_NPY,
+    MEAN_IMAGE_PNG,
+    PIXEL_SUM,
+    REPORT,
+    RGB_PCA,
+    SCHEMA_VERSION,
+    SPLITS,
+    brace_pattern,
+    label_digits,
+    sources_name,
+)
+from imgprep.index import fingerprint_of
+from imgprep.manifest import SplitManifest
+from imgprep.markers import Marker
+from imgprep.moments import Moments
+from imgprep.report import BuildReport
+from imgprep.sources import SourceScan
+from imgprep.spec import BuildSpec
+from imgprep.state import BuildIdentity, StatePaths, load_pixel_sum
+
+
+def published_names() -> tuple[str, ...]:
+    """Files beside the shards; ``dataset_info.json`` is the last to be written."""
+    sources = tuple(sources_name(split) for split in SPLITS)
+    return (
+        MEAN_IMAGE_NPY,
+        MEAN_IMAGE_PNG,
+        PIXEL_SUM,
+        RGB_PCA,
+        LABELS,
+        *sources,
+        REPORT,
+        DATASET_INFO,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All that the last stage needs from a build whose shards are done."""
+
+    spec: BuildSpec
+    identity: BuildIdentity
+    scan: SourceScan
+    markers: dict[str, Sequence[Marker]]
+
+
+def merge_moments(paths: StatePaths, markers: Sequence[Marker], size_px: int) -> Moments:
+    """Add up the moments of all training shards, exactly.
+
+    Raises:
+        BuildError: the pixel sum of a shard is not there as it was written; its marker is
+            removed, so that the next run makes the shard again.
+    """
+    total = Moments.empty(size_px)
+    for marker in markers:
+        pixel_sum = load_pixel_sum(
+            paths.pixel_sum(marker.split, marker.number), marker.pixel_sum_sha256
+        )
+        if pixel_sum is None or marker.rgb_second is None:
+            (paths.dest / f"{marker.stem}.json").unlink(missing_ok=True)
+            raise BuildError(
+                f"{marker.stem}: its moments are damaged or missing in {paths.folder}: run the "
+                "same command again to make this shard anew"
+            )
+        rr, gg, bb, rg, rb, gb = marker.rgb_second
+        total = total + Moments(marker.records, pixel_sum, (rr, gg, bb, rg, rb, gb))
+    return total
+
+
+def publish(paths: StatePaths, finished: Finished, report: BuildReport) -> dict[str, Any]:
+    """Write statistics, labels, sources and report, then the index; returns the index."""
+    files: dict[str, str] = {}
+
+    def keep(name: str, data: bytes) -> None:
+        write_bytes(paths.dest / name, data)
+        files[name] = hashlib.sha256(data).hexdigest()
+
+    if finished.markers.get("train"):
+        _publish_stats(paths, finished, keep)
+    keep(LABELS, json_bytes(finished.scan.labels.to_json()))
+    for split in finished.markers:
+        _write_sources(paths, split, finished.scan.splits[split])
+    write_json(paths.dest / REPORT, report.to_json())
+    info = _index(finished, files)
+    write_json(paths.dest / DATASET_INFO, info)
+    return info
+
+
+def _publish_stats(paths: StatePaths, finished: Finished, keep: Any) -> None:
+    from imgprep.pca import fit_pca
+    from imgprep.stats import rgb_pca_json
+
+    moments = merge_moments(paths, finished.markers["train"], finished.spec.image.size_px)
+    mean_image = moments.mean_image_hwc()
+    keep(PIXEL_SUM, _npy(moments.pixel_sum_hwc))
+    keep(MEAN_IMAGE_NPY, _npy(mean_image))
+    write_bytes(paths.dest / MEAN_IMAGE_PNG, _png(mean_image))
+    keep(RGB_PCA, json_bytes(rgb_pca_json(moments, fit_pca(moments))))
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _png(mean_image: np.ndarray[Any, Any]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.floor(mean_image + 0.5).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write_sources(paths: StatePaths, split: str, manifest: SplitManifest) -> None:
+    """One line a manifest row: number in the key, label, source file (tabs and newlines escaped)."""
+    labels = manifest.rows["label"]
+    with (
+        partial_file(paths.dest / sources_name(split)) as file,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+    ):
+        for start in range(0, len(manifest), 4096):
+            lines = [
+                f"{row}\t{labels[row]}\t{_one_line(manifest.where(row))}\n"
+                for row in range(start, min(start + 4096, len(manifest)))
+            ]
+            packed.write("".join(lines).encode("utf-8", "surrogateescape"))
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _index(finished: Finished, files: dict[str, str]) -> dict[str, Any]:
+    labels = finished.scan.labels
+    info: dict[str, Any] = {
+        "format": FORMAT_NAME,
+        "schema_version": SCHEMA_VERSION,
+        "spec": finished.identity.spec,
+        "engine": finished.identity.engine,
+        "source": {
+            name: value
+            for name, value in finished.identity.source.items()
+            if "modified" not in name  # the same images copied elsewhere are the same dataset
+        },
+        "classes": len(labels.classes),
+        "label_digits": label_digits(len(labels.classes)),
+        "label_order_sha256": labels.order_sha256,
+        "splits": {split: _split(split, list(m)) for split, m in finished.markers.items()},
+        "files": dict(sorted(files.items())),
+    }
+    info["fingerprint"] = fingerprint_of(info)
+    return info
+
+
+def _split(split: str, markers: Sequence[Marker]) -> dict[str, Any]:
+    return {
+        "records": sum(marker.records for marker in markers),
+        "skipped": sum(len(marker.skipped) for marker in markers),
+        "pattern": brace_pattern(split, len(markers)),
+        "shards": [
+            {
+                "name": f"{marker.stem}.tar",
+                "records": marker.records,
+                "bytes": marker.bytes,
+                "sha256": marker.sha256,
+            }
+            for marker in markers
+        ],
+    }

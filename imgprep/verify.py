@@ -1,0 +1,227 @@
+"""Prove that a dataset is what its index states: shards, labels, statistics. Reads only."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.atomic import read_json
+from imgprep.errors import EXIT_DAMAGED, EXIT_DONE, DamageError, FormatError
+from imgprep.format import (
+    DATASET_INFO,
+    LABELS,
+    MEAN_IMAGE_NPY,
+    PIXEL_SUM,
+    RGB_PCA,
+    SPLITS,
+    sources_name,
+)
+from imgprep.index import DatasetIndex, SplitInfo, load_index
+from imgprep.labels import LabelMap
+from imgprep.moments import Moments
+from imgprep.pool import Pool, Progress
+from imgprep.stats import load_moments
+from imgprep.verify_shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
+
+LOSSLESS = ("png", "raw")
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What verify found."""
+
+    folder: Path
+    shards: int = 0
+    records: dict[str, int] = field(default_factory=dict)
+    decoded: bool = False
+    damages: list[Damage] = field(default_factory=list)
+    mean_difference_levels: float | None = None
+    """Largest difference of the mean of the decoded records from mean_image.npy, 0-255."""
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 4 if anything is damaged."""
+        return EXIT_DAMAGED if self.damages else EXIT_DONE
+
+    def render(self) -> str:
+        """For people: what was checked and what is damaged."""
+        counts = ", ".join(f"{name} {records:,}" for name, records in self.records.items())
+        how = "hashed and decoded" if self.decoded else "hashed"
+        lines = [f"{self.shards} shards ({counts} records) {how} in {self.seconds:.1f} s"]
+        if self.mean_difference_levels is not None:
+            lines.append(
+                "mean of the decoded training records against mean_image.npy: at most "
+                f"{self.mean_difference_levels:.3f} levels apart"
+            )
+        lines += [f"DAMAGED {damage.where}: {damage.what}" for damage in self.damages]
+        if self.damages:
+            lines.append(
+                "To mend a shard, remove its .tar, .idx and .json and run build-shards again."
+            )
+        else:
+            lines.append("OK: everything is as the index states")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**asdict(self), "folder": str(self.folder), "ok": not self.damages}
+
+
+def verify(
+    folder: Path, *, decode: bool, jobs: int, advanced: Callable[[int], None]
+) -> VerifyReport:
+    """Check a whole dataset; ``advanced`` hears of records done.
+
+    Raises:
+        FormatError: there is no finished dataset in ``folder``.
+        DamageError: the index itself is damaged.
+    """
+    started = time.monotonic()
+    try:
+        index = load_index(folder)
+    except FormatError as exc:
+        if (folder / DATASET_INFO).exists():
+            raise DamageError(str(exc)) from exc
+        raise
+    report = VerifyReport(folder, decoded=decode)
+    setup = VerifySetup(
+        folder=folder.resolve(),
+        size_px=index.size_px,
+        encoding=index.encoding,
+        classes=index.classes,
+        label_digits=index.label_digits,
+        decode=decode,
+    )
+    tasks = [VerifyTask(name, shard) for name, s in index.splits.items() for shard in s.shards]
+    checks: dict[str, ShardCheck] = {}
+    totals: list[Moments] = []
+    with Pool(max(1, min(jobs, len(tasks))), verify_shard, setup) as pool:
+        for event in pool.run(tasks):
+            if isinstance(event, Progress):
+                advanced(event.done)
+            elif event is not None:
+                checks[event.task.shard.name] = event
+                _take_moments(totals, event)
+    for task in tasks:
+        report.damages += checks[task.shard.name].damages
+    report.shards = len(tasks)
+    for name, split in index.splits.items():
+        found = [checks[shard.name] for shard in split.shards]
+        report.records[name] = sum(check.records for check in found)
+        _check_labels(report, index, split, found)
+    _check_files(report, index)
+    _check_strays(report, index)
+    _check_stats(report, index, totals[0] if totals else None)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _take_moments(totals: list[Moments], check: ShardCheck) -> None:
+    """Add up moments as they come, so that memory does not grow with the number of shards."""
+    if check.moments is not None:
+        totals[:] = [totals[0] + check.moments if totals else check.moments]
+        check.moments = None
+
+
+def _check_labels(
+    report: VerifyReport, index: DatasetIndex, split: SplitInfo, checks: list[ShardCheck]
+) -> None:
+    """Every key once, and the label that its source has."""
+    rows = np.array([row for check in checks for row in check.rows], dtype=np.int64)
+    labels = np.array([label for check in checks for label in check.labels], dtype=np.int64)
+    unique, counts = np.unique(rows, return_counts=True)
+    for row in unique[counts > 1][:20]:
+        report.damages.append(Damage(f"{split.name}-{row:08d}", "the key appears more than once"))
+    name = sources_name(split.name)
+    try:
+        truth = read_source_labels(index.folder / name)
+    except FormatError as exc:
+        report.damages.append(Damage(name, str(exc)))
+        return
+    if len(unique) and unique[-1] >= len(truth):
+        report.damages.append(Damage(name, f"has no line for row {unique[-1]}"))
+        return
+    wrong = np.flatnonzero(truth[rows] != labels) if len(rows) else rows
+    for at in wrong[:20]:
+        key = f"{split.name}-{rows[at]:08d}"
+        what = f"label {labels[at]}, its source has {truth[rows[at]]}"
+        report.damages.append(Damage(key, what))
+
+
+def read_source_labels(path: Path) -> NDArray[np.int64]:
+    """Label of each manifest row of a split, from ``<split>-sources.tsv.gz``.
+
+    Raises:
+        FormatError: missing or malformed.
+    """
+    labels: list[int] = []
+    try:
+        with gzip.open(path, "rb") as file:
+            for number, line in enumerate(file):
+                row, label, _ = line.split(b"\t", 2)
+                if int(row) != number:
+                    raise ValueError(f"line {number + 1} is of row {int(row)}")
+                labels.append(int(label))
+    except (OSError, EOFError, ValueError, zlib.error) as exc:
+        raise FormatError(f"{path}: malformed list of sources: {exc}") from exc
+    return np.array(labels, dtype=np.int64)
+
+
+def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
+    for name, sha256 in index.files.items():
+        try:
+            found = hashlib.sha256((index.folder / name).read_bytes()).hexdigest()
+        except OSError as exc:
+            report.damages.append(Damage(name, f"cannot be read: {exc.strerror}"))
+            continue
+        if found != sha256:
+            report.damages.append(Damage(name, "its bytes are not those that were written"))
+    try:
+        labels = LabelMap.from_json(read_json(index.folder / LABELS, "labels"))
+    except FormatError as exc:
+        report.damages.append(Damage(LABELS, str(exc)))
+        return
+    if (len(labels.classes), labels.order_sha256) != (index.classes, index.label_order_sha256):
+        report.damages.append(Damage(LABELS, "its classes or their order are not the index's"))
+
+
+def _check_strays(report: VerifyReport, index: DatasetIndex) -> None:
+    """Shards that a glob would take in though the index does not name them."""
+    known = {shard.name for split in index.splits.values() for shard in split.shards}
+    for split in SPLITS:
+        for path in sorted(index.folder.glob(f"{split}-*.tar")):
+            if path.name not in known:
+                report.damages.append(Damage(path.name, "the index does not name this shard"))
+
+
+def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | None) -> None:
+    """The statistics agree with each other, and with the pixels where these were decoded."""
+    if RGB_PCA not in index.files:
+        return
+    try:
+        moments = load_moments(index.folder)
+        mean_image = np.load(index.folder / MEAN_IMAGE_NPY, allow_pickle=False)
+    except (FormatError, OSError, ValueError) as exc:
+        report.damages.append(Damage(RGB_PCA, str(exc)))
+        return
+    if not np.array_equal(mean_image, moments.mean_image_hwc()):
+        report.damages.append(Damage(MEAN_IMAGE_NPY, f"is not {PIXEL_SUM} over the image count"))
+    if moments.images != index.splits["train"].records:
+        what = f"of {moments.images} images; train has {index.splits['train'].records} records"
+        report.damages.append(Damage(RGB_PCA, what))
+    if decoded is None or decoded.images != moments.images:
+        return
+    difference = np.abs(decoded.mean_image_hwc() - mean_image)
+    report.mean_difference_levels = float(difference.max())
+    if index.encoding in LOSSLESS and decoded != moments:
+        report.damages.append(Damage(RGB_PCA, "is not the statistics of the decoded records"))

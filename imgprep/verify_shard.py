@@ -1,0 +1,195 @@
+"""Check one shard against the index: hash, tar structure, DALI index, labels, pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from imgprep.decode import decode_image
+from imgprep.errors import FormatError, ImageError
+from imgprep.format import DALI_INDEX_VERSION, IMAGE_EXTENSIONS, NPY_HEADER_BYTES
+from imgprep.index import ShardInfo
+from imgprep.markers import read_marker
+from imgprep.moments import Moments, MomentsAccumulator
+from imgprep.pool import Tick
+from imgprep.shard_walk import BadTarError, Member, index_line, records
+
+HASH_BYTES = 1 << 20
+DAMAGES_MAX = 20
+"""Damages listed of one shard; one lie in a tar makes many."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifySetup:
+    """What all shards of a dataset have in common."""
+
+    folder: Path
+    size_px: int
+    encoding: str
+    classes: int
+    label_digits: int
+    decode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyTask:
+    """Which shard to check."""
+
+    split: str
+    shard: ShardInfo
+
+    def __str__(self) -> str:
+        return self.shard.name
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something that is not as it was written."""
+
+    where: str
+    what: str
+
+
+@dataclass(slots=True)
+class ShardCheck:
+    """What was found in a shard."""
+
+    task: VerifyTask
+    damages: list[Damage] = field(default_factory=list)
+    records: int = 0
+    rows: list[int] = field(default_factory=list)
+    """Row number in each key, in order."""
+    labels: list[int] = field(default_factory=list)
+    moments: Moments | None = None
+    """Moments of the decoded training records, if they were decoded."""
+
+
+def verify_shard(task: VerifyTask, setup: VerifySetup, tick: Tick) -> Callable[[], ShardCheck]:
+    """Check a shard; never raises for damage, only lists it."""
+    check = ShardCheck(task)
+    path = setup.folder / task.shard.name
+    try:
+        tar_bytes = path.stat().st_size
+        if tar_bytes != task.shard.bytes:
+            _damage(check, f"{tar_bytes:,} bytes, the index states {task.shard.bytes:,}")
+        if tar_bytes:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as tar:
+                _check_tar(check, setup, tar, tick)
+        idx_sha256 = hashlib.sha256((setup.folder / task.shard.idx_name).read_bytes()).hexdigest()
+        _check_marker(check, path.with_suffix(".json"), idx_sha256)
+    except OSError as exc:
+        _damage(check, f"cannot be read: {exc.strerror}: {exc.filename or path}")
+    except FormatError as exc:
+        _damage(check, str(exc))
+    return partial(_give, check)
+
+
+def _give(check: ShardCheck) -> ShardCheck:
+    return check
+
+
+def _damage(check: ShardCheck, what: str, where: str | None = None) -> None:
+    if len(check.damages) < DAMAGES_MAX:
+        check.damages.append(Damage(where or check.task.shard.name, what))
+
+
+def _check_marker(check: ShardCheck, path: Path, idx_sha256: str) -> None:
+    marker = read_marker(path)
+    shard = check.task.shard
+    if (marker.records, marker.bytes, marker.sha256) != (shard.records, shard.bytes, shard.sha256):
+        _damage(check, "its done marker states another shard than the index", path.name)
+    if marker.idx_sha256 != idx_sha256:
+        _damage(check, "its bytes are not those that were written", shard.idx_name)
+
+
+def _check_tar(check: ShardCheck, setup: VerifySetup, tar: mmap.mmap, tick: Tick) -> None:
+    digest = hashlib.sha256()
+    with memoryview(tar) as view:
+        for start in range(0, len(view), HASH_BYTES):
+            with view[start : start + HASH_BYTES] as block:
+                digest.update(block)
+    if digest.hexdigest() != check.task.shard.sha256:
+        _damage(check, "its bytes are not those that were written (SHA-256 differs)")
+    lines: list[str] = []
+    accumulator = None
+    if setup.decode and check.task.split == "train":
+        accumulator = MomentsAccumulator(setup.size_px)
+    try:
+        for image, label in records(tar, IMAGE_EXTENSIONS[setup.encoding]):
+            lines.append(index_line(image, label))
+            _check_record(check, setup, tar, (image, label), accumulator)
+            tick(None)
+    except BadTarError as exc:
+        _damage(check, str(exc))
+    check.records = len(lines)
+    if len(lines) != check.task.shard.records:
+        _damage(check, f"{len(lines)} records, the index states {check.task.shard.records}")
+    if accumulator is not None:
+        check.moments = accumulator.moments()
+    _check_idx(check, setup.folder / check.task.shard.idx_name, lines)
+
+
+def _check_idx(check: ShardCheck, path: Path, lines: list[str]) -> None:
+    text = path.read_text("ascii", errors="replace").splitlines()
+    if not text or text[0] != f"{DALI_INDEX_VERSION} {len(lines)}":
+        _damage(check, f"first line is not '{DALI_INDEX_VERSION} {len(lines)}'", path.name)
+    for number, (stated, found) in enumerate(zip(text[1:], lines, strict=False), 2):
+        if stated != found:
+            _damage(check, f"line {number} does not match the tar: {stated[:80]!r}", path.name)
+            return
+    if len(text) != len(lines) + 1:
+        _damage(check, f"{len(text) - 1} lines for {len(lines)} records", path.name)
+
+
+def _check_record(
+    check: ShardCheck,
+    setup: VerifySetup,
+    tar: mmap.mmap,
+    record: tuple[Member, Member],
+    accumulator: MomentsAccumulator | None,
+) -> None:
+    image, label = record
+    where = f"{check.task.shard.name}:{image.name}"
+    split, _, row = image.name.partition(".")[0].rpartition("-")
+    ascii_label = tar[label.offset : label.offset + label.size_bytes]
+    if split != check.task.split or not row.isdigit():
+        _damage(check, "its key is not of this split", where)
+        return
+    if len(ascii_label) != setup.label_digits or not ascii_label.isdigit():
+        _damage(check, f"its label {ascii_label[:16]!r} is not {setup.label_digits} digits", where)
+        return
+    check.rows.append(int(row))
+    check.labels.append(int(ascii_label))
+    if check.labels[-1] >= setup.classes:
+        _damage(check, f"label {check.labels[-1]} of {setup.classes} classes", where)
+    if setup.decode:
+        data = tar[image.offset : image.offset + image.size_bytes]
+        _decode(check, setup, data, where, accumulator)
+
+
+def _decode(
+    check: ShardCheck,
+    setup: VerifySetup,
+    data: bytes,
+    where: str,
+    accumulator: MomentsAccumulator | None,
+) -> None:
+    shape = (setup.size_px, setup.size_px, 3)
+    try:
+        if setup.encoding == "raw":
+            image_hwc = np.frombuffer(data, np.uint8, offset=NPY_HEADER_BYTES).reshape(shape)
+        else:
+            image_hwc = decode_image(data, max_megapixels=4000, exif="ignore").image_hwc
+    except (ImageError, ValueError) as exc:
+        _damage(check, f"does not decode: {exc}", where)
+        return
+    if image_hwc.shape != shape:
+        _damage(check, f"decodes to {image_hwc.shape}, not {shape}", where)
+    elif accumulator is not None:
+        accumulator.add(image_hwc)
