@@ -192,9 +192,7 @@ def merge(a: Moments, b: Moments) -> Moments:
         f"moments of {a.size_px} px and {b.size_px} px images cannot be merged",
     )
     rr, gg, bb, rg, rb, gb = (x + y for x, y in zip(a.second, b.second, strict=True))
-    return Moments(
-        a.images + b.images, a.pixel_sum_hwc + b.pixel_sum_hwc, (rr, gg, bb, rg, rb, gb)
-    )
+    return Moments(a.images + b.images, a.pixel_sum_hwc + b.pixel_sum_hwc, (rr, gg, bb, rg, rb, gb))
 
 
 class MomentsAccumulator:

@@ -124,12 +124,12 @@ def fit_pca(moments: Moments | RgbMoments, solver: Solver = "scikit-learn") -> R
 
 
 def orient(eigenvectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same axes, in columns (3, 3), with signs by ``SIGN_CONVENTION``."""
+    """The same axes, in columns (3, n), with signs by ``SIGN_CONVENTION``."""
     coordinates = _OPPONENT_COLUMNS.T @ eigenvectors
     # A tie must not be decided by the last bit.
-    nearest = np.argmax(np.round(np.abs(coordinates), 9), axis=0)
-    along = coordinates[nearest, np.arange(3)]
-    return eigenvectors * np.where(along < 0, -1.0, 1.0) + 0.0
+    nearest = np.argmax(np.round(np.abs(coordinates), 9), axis=0, keepdims=True)
+    along = np.take_along_axis(coordinates, nearest, axis=0)
+    return eigenvectors * np.where(along < 0, -1.0, 1.0)
 
 
 def angle_degrees(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -141,7 +141,8 @@ def angle_degrees(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.
     """
     cross = np.linalg.norm(np.cross(a, b, axis=0), axis=0)
     dot = np.abs((a * b).sum(axis=0))
-    return np.degrees(np.arctan2(cross, dot))
+    degrees: NDArray[np.float64] = np.degrees(np.arctan2(cross, dot))
+    return degrees
 
 
 def cholesky_columns(rgb: RgbMoments) -> list[_Vector]:
@@ -175,7 +176,8 @@ def sigma_points(rgb: RgbMoments) -> NDArray[np.float64]:
         raise FormatError("PCA of no images: the training split of this dataset is empty")
     columns = np.array(cholesky_columns(rgb), dtype=np.float64).reshape(-1, 3)
     offsets = math.sqrt(len(columns)) * columns
-    return rgb.mean() + np.concatenate([np.zeros((1, 3)), offsets, -offsets])
+    points: NDArray[np.float64] = np.concatenate([np.zeros((1, 3)), offsets, -offsets])
+    return points + rgb.mean()
 
 
 def _by_scikit_learn(
