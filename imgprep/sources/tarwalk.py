@@ -1,0 +1,253 @@
+"""List the members of a tar, or of a tar inside a tar, by absolute offset, with ``os.pread``.
+
+``tarfile`` builds an object of a dozen fields for each member and seeks through a file object;
+for the 1.28 million members of ImageNet that is minutes. This walk reads headers only, keeps
+nothing, and says what is wrong with an entry in place of raising. It understands USTAR, the
+old V7 form, GNU long names and base-256 numbers, and PAX ``path`` and ``size``.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+BLOCK_BYTES = 512
+READ_AHEAD_BYTES = 64 * 1024
+MAX_EXTENSION_BYTES = 1024 * 1024
+TAIL_CHECK_BYTES = 16 * 1024
+MAX_MEMBER_BYTES = 1 << 62
+# sum() over a header costs 3 us and Adler-32, whose low half is the same sum, 0.3 us.
+ADLER_MODULUS = 65521
+ZERO_BLOCK = bytes(BLOCK_BYTES)
+
+REGULAR_TYPES = frozenset(b"0\x007")
+EXTENSION_TYPES = frozenset(b"LKxXg")
+UNUSABLE_TYPES = {
+    ord("1"): "a hard link",
+    ord("2"): "a symbolic link",
+    ord("3"): "a character device",
+    ord("4"): "a block device",
+    ord("6"): "a named pipe",
+    ord("S"): "a sparse file",
+}
+# Members of these types have no data, whatever their size field says (as in tarfile).
+DATALESS_TYPES = frozenset(b"123456")
+
+
+class Entry(NamedTuple):
+    """One finding of the walk: a regular file if ``problem`` is empty."""
+
+    name: bytes
+    offset: int
+    """Where the data starts in the outermost file."""
+    size_bytes: int
+    problem: str = ""
+    """A short slug: cut-short, bad-header, unsafe-name, not-a-file, directory, data-after-end."""
+    cause: str = ""
+
+
+class _HeaderError(Exception):
+    """A header that cannot be believed."""
+
+
+class _Reader:
+    """``pread`` through one buffer, so that small members do not cost a system call each."""
+
+    def __init__(self, fd: int, end: int) -> None:
+        self.fd = fd
+        self.end = end
+        self._buffer = b""
+        self._start = 0
+        self._last = -READ_AHEAD_BYTES
+
+    def block(self, position: int) -> bytes:
+        """The 512 bytes at ``position``, fewer at the end."""
+        at = position - self._start
+        if at < 0 or at + BLOCK_BYTES > len(self._buffer):
+            near = position - self._last < READ_AHEAD_BYTES // 4
+            wanted = READ_AHEAD_BYTES if near else BLOCK_BYTES
+            self._buffer = self.span(position, wanted)
+            self._start = position
+            at = 0
+        self._last = position
+        return self._buffer[at : at + BLOCK_BYTES]
+
+    def span(self, position: int, size_bytes: int) -> bytes:
+        """Up to ``size_bytes`` at ``position``, fewer at the end."""
+        return os.pread(self.fd, max(0, min(size_bytes, self.end - position)), position)
+
+
+def walk(fd: int, start: int, end: int) -> Iterator[Entry]:
+    """Yield each member of the tar that lies in bytes ``start`` to ``end`` of an open file.
+
+    The walk ends at the end-of-archive marker, or with an entry that says where and why it had
+    to stop (``cut-short``, ``bad-header``). Leading ``./`` is taken off names.
+
+    Args:
+        fd: an open file; its position is neither used nor moved.
+        start: offset of the first header.
+        end: offset after the last byte that belongs to the tar.
+    """
+    reader = _Reader(fd, end)
+    position = start
+    pending: dict[bytes, bytes] = {}
+    defaults: dict[bytes, bytes] = {}
+    while True:
+        header = reader.block(position)
+        if len(header) < BLOCK_BYTES:
+            yield _cut(b"", position, f"it ends at byte {end - start} without an end marker")
+            return
+        if header[0] == 0 and header == ZERO_BLOCK:
+            if any(reader.span(position, TAIL_CHECK_BYTES)):
+                cause = f"more data follows the end marker at byte {position - start}"
+                yield Entry(b"", position, 0, "data-after-end", cause)
+            return
+        try:
+            kind, size_bytes = _check_header(header)
+            data = position + BLOCK_BYTES
+            if kind in EXTENSION_TYPES:
+                if size_bytes > MAX_EXTENSION_BYTES:
+                    raise _HeaderError(f"an extension header of {size_bytes} bytes")
+                content = reader.span(data, size_bytes)
+                if len(content) < size_bytes:
+                    yield _cut(b"", position, "it ends inside an extension header")
+                    return
+                _extend(kind, content, pending, defaults)
+                position = data + _padded(size_bytes)
+                continue
+            name = _name(header)
+            if pending or defaults:
+                name, size_bytes = _apply(name, size_bytes, {**defaults, **pending})
+                sparse = any(key.startswith(b"GNU.sparse.") for key in pending)
+                pending = {}
+                kind = ord("S") if sparse else kind
+        except _HeaderError as exc:
+            cause = f"the header at byte {position - start} is damaged: {exc}"
+            yield Entry(b"", position, 0, "bad-header", cause)
+            return
+        if kind == 0 and name.endswith(b"/"):
+            kind = ord("5")
+        if kind == ord("S"):
+            data = _skip_sparse_headers(reader, header, data)
+        stored = 0 if kind in DATALESS_TYPES else size_bytes
+        while name.startswith(b"./"):
+            name = name[2:].lstrip(b"/")
+        if data + stored > end:
+            missing = data + stored - end
+            cause = f"it ends at byte {end - start}, {missing} bytes before the end of this member"
+            yield Entry(name, data, size_bytes, "cut-short", cause)
+            return
+        if kind in REGULAR_TYPES and name and name[0] != 47 and b".." not in name:
+            yield Entry(name, data, size_bytes)
+        else:
+            yield _judge(kind, name, data, size_bytes)
+        position = data + _padded(stored)
+
+
+def _judge(kind: int, name: bytes, offset: int, size_bytes: int) -> Entry:
+    """The rarer members: directories, links, devices, odd names."""
+    if kind == ord("5"):
+        return Entry(name, offset, 0, "directory", "a directory entry")
+    if kind not in REGULAR_TYPES:
+        what = UNUSABLE_TYPES.get(kind, f"a member of unknown type {chr(kind)!r}")
+        return Entry(name, offset, size_bytes, "not-a-file", f"{what}, not a file")
+    if not name or name.startswith(b"/") or b".." in name.split(b"/"):
+        cause = "its name is empty, absolute or leads out of the archive with '..'"
+        return Entry(name, offset, size_bytes, "unsafe-name", cause)
+    return Entry(name, offset, size_bytes)
+
+
+def _cut(name: bytes, position: int, cause: str) -> Entry:
+    return Entry(name, position, 0, "cut-short", cause)
+
+
+def _padded(size_bytes: int) -> int:
+    return (size_bytes + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
+
+
+def _check_header(header: bytes) -> tuple[int, int]:
+    """(type, size) of a header whose checksum fits."""
+    stored = _number(header[148:156])
+    total = zlib.adler32(header[156:], zlib.adler32(header[:148])) & 0xFFFF
+    if (total + 255 - stored) % ADLER_MODULUS:
+        # Some old writers summed signed bytes, which differs for names beyond ASCII.
+        counted = header[:148] + header[156:]
+        signed = sum(counted) - 256 * sum(byte > 127 for byte in counted) + 256
+        if signed != stored:
+            raise _HeaderError("its checksum does not fit")
+    return header[156], _number(header[124:136])
+
+
+def _number(field: bytes) -> int:
+    """A number field: octal digits, or base 256 with the top bit set."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big") & ~(0x80 << (8 * (len(field) - 1)))
+        if field[0] & 0x40 or value > MAX_MEMBER_BYTES:
+            raise _HeaderError(f"the number {field.hex()} is negative or too large")
+        return value
+    digits = field.split(b"\0", 1)[0].strip(b" ")
+    if not digits:
+        return 0
+    try:
+        if digits.isdigit():
+            return int(digits, 8)
+    except ValueError:
+        pass
+    raise _HeaderError(f"{field!r} is not an octal number")
+
+
+def _name(header: bytes) -> bytes:
+    name = header[:100].split(b"\0", 1)[0]
+    # GNU tar keeps times where POSIX keeps the prefix.
+    if header[345] and header[257:263] == b"ustar\0":
+        return header[345:500].split(b"\0", 1)[0] + b"/" + name
+    return name
+
+
+def _extend(
+    kind: int, content: bytes, pending: dict[bytes, bytes], defaults: dict[bytes, bytes]
+) -> None:
+    """Take in an extension header: for the next member, or (``g``) for all that follow."""
+    if kind == ord("L"):
+        pending[b"path"] = content.split(b"\0", 1)[0]
+    elif kind != ord("K"):
+        (defaults if kind == ord("g") else pending).update(_pax_records(content))
+
+
+def _pax_records(content: bytes) -> dict[bytes, bytes]:
+    """``b"<length> <key>=<value>\\n"`` again and again."""
+    records: dict[bytes, bytes] = {}
+    at = 0
+    while at < len(content) and content[at] != 0:
+        digits, space, _ = content[at : at + 20].partition(b" ")
+        length = int(digits) if digits.isdigit() else 0
+        record = content[at + len(digits) + 1 : at + length]
+        key, equals, value = record.partition(b"=")
+        if not (space and equals and record.endswith(b"\n")):
+            raise _HeaderError("a PAX record is malformed")
+        records[key] = value[:-1]
+        at += length
+    return records
+
+
+def _apply(name: bytes, size_bytes: int, extended: dict[bytes, bytes]) -> tuple[bytes, int]:
+    """Put the extension's name and size in place of the header's."""
+    name = extended.get(b"path", name).split(b"\0", 1)[0]
+    text = extended.get(b"size")
+    if text is not None:
+        if not text.isdigit() or len(text) > 19 or int(text) > MAX_MEMBER_BYTES:
+            raise _HeaderError(f"the PAX size {text!r} is not a size")
+        size_bytes = int(text)
+    return name, size_bytes
+
+
+def _skip_sparse_headers(reader: _Reader, header: bytes, data: int) -> int:
+    """Offset of the data of a GNU sparse member, after its further maps."""
+    more = header[156] == ord("S") and header[482] == 1
+    while more:
+        block = reader.block(data)
+        data += BLOCK_BYTES
+        more = len(block) == BLOCK_BYTES and block[504] == 1
+    return data

@@ -1,0 +1,207 @@
+"""Find the devkit, Kaggle's tables and word lists near a source, and label a flat val with them."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.errors import SourceError
+from imgprep.labels import LabelMap
+from imgprep.sources.collect import Block
+from imgprep.sources.truth_files import (
+    parse_devkit_meta,
+    parse_ground_truth,
+    parse_kaggle_solution,
+    parse_synset_words,
+    val_number,
+)
+
+DEVKIT_NAME = "ILSVRC2012_devkit_t12"
+DEVKIT_ARCHIVES = (f"{DEVKIT_NAME}.tar.gz", f"{DEVKIT_NAME}.tgz", f"{DEVKIT_NAME}.tar")
+DEVKIT_FOLDERS = (DEVKIT_NAME, f"{DEVKIT_NAME}/{DEVKIT_NAME}", "devkit", ".")
+META_NAME = "meta.mat"
+GROUND_TRUTH_NAME = "ILSVRC2012_validation_ground_truth.txt"
+KAGGLE_SOLUTION_NAME = "LOC_val_solution.csv"
+WORDS_NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
+MAX_FILE_BYTES = 64 * 1024 * 1024
+MAX_DEVKIT_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Truth:
+    """What the tables near a source say."""
+
+    evidence: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    """The official classes; empty where no devkit or Kaggle mapping was found."""
+    classes_from: str = ""
+    devkit_ids: dict[str, int] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
+    val_classes: dict[int, str] = field(default_factory=dict)
+    """Class of each validation image by the number in its name; empty where unknown."""
+    val_from: str = ""
+
+
+def read_truth(places: Sequence[Path]) -> Truth:
+    """Read what lies in ``places``: the first devkit, and the first of each table.
+
+    Devkit and Kaggle's table must agree where both are there.
+
+    Raises:
+        SourceError: a file is malformed, or two contradict each other.
+    """
+    evidence: list[str] = []
+    classes: tuple[str, ...] = ()
+    classes_from = val_from = ""
+    ids: dict[str, int] = {}
+    words: dict[str, str] = {}
+    val_classes: dict[int, str] = {}
+    words_path = _first(places, WORDS_NAMES)
+    if words_path:
+        words = parse_synset_words(_read(words_path), str(words_path))
+        evidence.append(f"found {words_path.name} ({len(words)} classes)")
+        if words_path.name == WORDS_NAMES[0]:
+            classes, classes_from = tuple(words), words_path.name
+    devkit = _find_devkit(places)
+    if devkit:
+        where, meta, ground_truth = devkit
+        synsets = parse_devkit_meta(meta, f"{where}: {META_NAME}")
+        leaves = [entry for entry in synsets if entry.num_children == 0]
+        ids = {entry.name: entry.devkit_id for entry in leaves}
+        words |= {entry.name: entry.words for entry in leaves if entry.words}
+        classes, classes_from = tuple(ids), where
+        val_classes = _devkit_val(ids, ground_truth, f"{where}: {GROUND_TRUTH_NAME}")
+        val_from = where if val_classes else ""
+        evidence.append(f"found {where} ({len(ids)} classes, {len(val_classes)} val labels)")
+    solution_path = _first(places, (KAGGLE_SOLUTION_NAME,))
+    if solution_path:
+        solution = parse_kaggle_solution(_read(solution_path), str(solution_path))
+        evidence.append(f"found {solution_path.name} ({len(solution)} val labels)")
+        if val_classes and val_classes != solution:
+            raise SourceError(
+                f"{val_from} and {solution_path} label the validation images differently; "
+                "take away the one that is wrong"
+            )
+        val_classes, val_from = solution, val_from or solution_path.name
+    return Truth(
+        evidence=tuple(evidence),
+        classes=classes,
+        classes_from=classes_from,
+        devkit_ids=ids,
+        words=words,
+        val_classes=val_classes,
+        val_from=val_from,
+    )
+
+
+def label_flat_val(block: Block, truth: Truth, labels: LabelMap) -> NDArray[np.int32]:
+    """The label of each row of a flat val folder or tar, by the number in its name.
+
+    Raises:
+        SourceError: the images do not match the truth one to one.
+    """
+    index = labels.index_by_name()
+    numbers = [val_number(name) for name in block.each_name()]
+    spoilt = [val_number(name) for name in block.rejected]
+    present = Counter(number for number in [*numbers, *spoilt] if number is not None)
+    repeated = [number for number, count in sorted(present.items()) if count > 1]
+    missing = sorted(truth.val_classes.keys() - present.keys())
+    unknown = sorted(present.keys() - truth.val_classes.keys())
+    if repeated or missing or unknown:
+        raise SourceError(_mismatch(block, truth, (repeated, missing, unknown)))
+    # The table of one entry for each number is smaller than a dict lookup for each row is slow.
+    return np.array([index[truth.val_classes[n]] for n in numbers if n is not None], np.int32)
+
+
+def _mismatch(block: Block, truth: Truth, faults: tuple[list[int], list[int], list[int]]) -> str:
+    images = len(block) + len(block.rejected)
+    parts = [
+        f"number {numbers[0]:08d} is {what}"
+        + (f" (and {len(numbers) - 1} more)" if len(numbers) > 1 else "")
+        for numbers, what in zip(
+            faults, ("there twice", "missing", "not in the truth"), strict=True
+        )
+        if numbers
+    ]
+    cuts = [problem.cause for problem in block.findings.problems if problem.kind == "cut-short"]
+    if cuts:
+        parts.append(f"the archive is cut short: {cuts[0]}")
+    return (
+        f"{block.container} holds {images} validation images but {truth.val_from} labels "
+        f"{len(truth.val_classes)}: {'; '.join(parts)}. Labels would shift; complete the "
+        "images, or take the val split away to build train alone"
+    )
+
+
+def _devkit_val(ids: Mapping[str, int], ground_truth: bytes | None, where: str) -> dict[int, str]:
+    if ground_truth is None:
+        return {}
+    names = {devkit_id: name for name, devkit_id in ids.items()}
+    found = parse_ground_truth(ground_truth, where)
+    for number, devkit_id in enumerate(found, 1):
+        if devkit_id not in names:
+            raise SourceError(f"{where}, line {number}: no class has the devkit id {devkit_id}")
+    return {number: names[devkit_id] for number, devkit_id in enumerate(found, 1)}
+
+
+def _first(places: Sequence[Path], names: Sequence[str]) -> Path | None:
+    candidates = (place / name for place in places for name in names)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as exc:
+        raise SourceError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    if len(data) > MAX_FILE_BYTES:
+        raise SourceError(f"{path} is larger than {MAX_FILE_BYTES} bytes; is it the right file?")
+    return data
+
+
+def _find_devkit(places: Sequence[Path]) -> tuple[str, bytes, bytes | None] | None:
+    """(where, meta.mat, ground truth) of the first devkit, unpacked or as an archive."""
+    archive = _first(places, DEVKIT_ARCHIVES)
+    if archive:
+        files = _read_devkit_archive(archive)
+        if META_NAME not in files:
+            raise SourceError(f"{archive} holds no {META_NAME}; get it again")
+        return archive.name, files[META_NAME], files.get(GROUND_TRUTH_NAME)
+    for place in places:
+        for folder in DEVKIT_FOLDERS:
+            for base in (place / folder / "data", place / folder):
+                meta, ground_truth = base / META_NAME, base / GROUND_TRUTH_NAME
+                if meta.is_file():
+                    known = _read(ground_truth) if ground_truth.is_file() else None
+                    return os.path.relpath(base, place), _read(meta), known
+    return None
+
+
+def _read_devkit_archive(path: Path) -> dict[str, bytes]:
+    """The two files that matter, by bare name; bounded, as a compressed file may be a bomb."""
+    found: dict[str, bytes] = {}
+    unpacked_bytes = 0
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                unpacked_bytes += member.size
+                if unpacked_bytes > MAX_DEVKIT_BYTES:
+                    raise SourceError(f"{path} unpacks to too much; is it the right file?")
+                name = member.name.rpartition("/")[2]
+                if name in (META_NAME, GROUND_TRUTH_NAME) and member.isreg():
+                    content = archive.extractfile(member)
+                    found.setdefault(name, content.read() if content else b"")
+    except OSError as exc:
+        raise SourceError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    except (tarfile.TarError, EOFError, zlib.error, ValueError) as exc:
+        raise SourceError(f"{path} is not a readable devkit archive: {exc}; get it again") from exc
+    return found

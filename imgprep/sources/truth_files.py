@@ -1,0 +1,144 @@
+"""Parse the small files that say what the classes are and what the validation images show.
+
+All of them are treated as untrusted: a wrong one must end in a sentence, never in wrong labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from imgprep.errors import SourceError
+
+VAL_IMAGE = re.compile(rb"^ILSVRC2012_val_(\d{8})(?:\.|$)")
+MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Synset:
+    """One entry of the devkit's ``meta.mat``."""
+
+    devkit_id: int
+    name: str
+    words: str
+    num_children: int
+    """0 for the classes of the challenge; the others are their ancestors."""
+
+
+def val_number(name: bytes) -> int | None:
+    """The number in ``ILSVRC2012_val_00000001.JPEG`` (any ending, any folder before it)."""
+    match = VAL_IMAGE.match(name.rpartition(b"/")[2])
+    return int(match[1]) if match else None
+
+
+def parse_devkit_meta(data: bytes, where: str) -> tuple[Synset, ...]:
+    """The synsets of ``meta.mat``, by devkit id.
+
+    Args:
+        data: the content of the file.
+        where: its name, for messages.
+
+    Raises:
+        SourceError: it is not a MAT file of the devkit's shape, or contradicts itself.
+    """
+    import scipy.io  # heavy, and only sources with a devkit need it
+
+    try:
+        table = scipy.io.loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])
+        entries = table["synsets"].ravel()
+        if len(entries) > MAX_CLASSES:
+            raise ValueError(f"{len(entries)} synsets")
+        synsets = [_synset(entry) for entry in entries]
+    except Exception as exc:  # the MAT parser raises nearly anything on a damaged file
+        raise SourceError(f"{where} is not the devkit's table of synsets: {exc!r}") from exc
+    ids = {entry.devkit_id for entry in synsets}
+    names = {entry.name for entry in synsets}
+    if not synsets or len(ids) != len(synsets) or len(names) != len(synsets):
+        raise SourceError(f"{where} lists no synsets, or an id or a WNID twice")
+    return tuple(sorted(synsets, key=lambda entry: entry.devkit_id))
+
+
+def _synset(entry: Any) -> Synset:
+    devkit_id, children = int(entry["ILSVRC2012_ID"]), int(entry["num_children"])
+    name, words = entry["WNID"], entry["words"]
+    if not isinstance(name, str) or not name or {"/", "\0"} & set(name) or name in (".", ".."):
+        raise ValueError(f"the WNID {name!r}")
+    if devkit_id < 1 or children < 0:
+        raise ValueError(f"id {devkit_id} with {children} children")
+    return Synset(devkit_id, name, words if isinstance(words, str) else "", children)
+
+
+def parse_ground_truth(data: bytes, where: str) -> tuple[int, ...]:
+    """The devkit id of each validation image, one a line, in the order of their numbers.
+
+    Raises:
+        SourceError: a line is not a number.
+    """
+    ids: list[int] = []
+    for number, line in enumerate(data.rstrip().split(b"\n"), 1):
+        text = line.strip()
+        if not text.isdigit() or len(text) > 6:
+            shown = text[:40].decode("ascii", "backslashreplace")
+            raise SourceError(f"{where}, line {number}: {shown!r} is not a devkit id")
+        ids.append(int(text))
+    return tuple(ids)
+
+
+def parse_kaggle_solution(data: bytes, where: str) -> dict[int, str]:
+    """Class of each validation image by its number, from Kaggle's ``LOC_val_solution.csv``.
+
+    Raises:
+        SourceError: the columns or an entry are not Kaggle's, or an image comes twice.
+    """
+    reader = csv.reader(io.StringIO(_text(data, where)))
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        if header[:2] != ["ImageId", "PredictionString"]:
+            raise SourceError(f"{where} does not begin with ImageId,PredictionString")
+        classes: dict[int, str] = {}
+        for row in reader:
+            if not row:
+                continue
+            image = row[0].strip()
+            number = val_number(image.encode())
+            found = set(row[1].split()[::5]) if len(row) > 1 else set()
+            if number is None or len(found) != 1:
+                raise SourceError(
+                    f"{where}, line {reader.line_num}: expected a validation image and boxes of "
+                    f"one class, found {','.join(row)[:80]!r}"
+                )
+            if number in classes:
+                raise SourceError(f"{where}, line {reader.line_num}: {image} is there twice")
+            classes[number] = found.pop()
+    except csv.Error as exc:
+        raise SourceError(f"{where}, line {reader.line_num}: {exc}") from exc
+    return classes
+
+
+def parse_synset_words(data: bytes, where: str) -> dict[str, str]:
+    """Words by class, from lines such as ``n01440764 tench, Tinca tinca``.
+
+    This is the form of ``synset_words.txt`` and of Kaggle's ``LOC_synset_mapping.txt``.
+
+    Raises:
+        SourceError: the text is not UTF-8, or a class comes twice.
+    """
+    words: dict[str, str] = {}
+    for number, line in enumerate(_text(data, where).splitlines(), 1):
+        name, _, rest = line.strip().partition(" ")
+        if not name:
+            continue
+        if name in words:
+            raise SourceError(f"{where}, line {number}: class {name} is there twice")
+        words[name] = rest.strip()
+    return words
+
+
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise SourceError(f"{where} is not UTF-8 text: {exc}") from exc
