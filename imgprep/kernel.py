@@ -15,6 +15,7 @@ half up. The C code works in 16-bit fixed point (in exact integers above a shrin
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -24,10 +25,11 @@ from numpy.typing import NDArray
 from imgprep.errors import UsageError
 from imgprep.geometry import Crop
 
+_kernel: Any
 try:
-    from imgprep import _kernel
+    _kernel = importlib.import_module("imgprep._kernel")
 except ImportError:  # not built: no compiler when the package was installed
-    _kernel = None  # type: ignore[assignment]
+    _kernel = None
 
 KERNEL_VARIABLE = "IMGPREP_KERNEL"
 
@@ -105,16 +107,34 @@ def _check_image(array: NDArray[Any], dtype: type[np.generic], what: str) -> Non
         raise ValueError(f"{what} must be a C-contiguous (height, width, 3) array of {name}")
 
 
-def _overlaps(n_source: int, n_scaled: int, first: int, count: int) -> NDArray[np.float64]:
-    """(count, n_source) integer weights: how much of a source sample an output covers.
+def _overlaps(
+    n_source: int, n_scaled: int, first: int, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For each of ``count`` outputs its first source sample, and (count, taps) integer weights.
 
-    Source sample j covers [j*n_scaled, (j+1)*n_scaled), output i [i*n_source, (i+1)*n_source);
-    each row sums to ``n_source``.
+    Source sample j covers [j*n_scaled, (j+1)*n_scaled), output i [i*n_source, (i+1)*n_source); the
+    weight is what both cover, and the weights of an output sum to ``n_source``. Samples past the
+    last that is covered have weight 0.
     """
-    output = np.arange(first, first + count, dtype=np.int64)[:, None] * n_source
-    source = np.arange(n_source, dtype=np.int64)[None, :] * n_scaled
-    shared = np.minimum(output + n_source, source + n_scaled) - np.maximum(output, source)
-    return np.maximum(shared, 0).astype(np.float64)
+    begin = np.arange(first, first + count, dtype=np.int64) * n_source
+    start = begin // n_scaled
+    n_taps = int((-(-(begin + n_source) // n_scaled) - start).max())
+    samples = (start[:, None] + np.arange(n_taps)) * n_scaled
+    ends = np.minimum(begin[:, None] + n_source, samples + n_scaled)
+    shared: NDArray[np.int64] = np.maximum(ends - np.maximum(begin[:, None], samples), 0)
+    return start, shared.astype(np.float64)
+
+
+def _weighted(
+    samples: NDArray[Any], start: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sums over axis 0 of the samples from ``start`` on, one for each row of weights."""
+    tail = (1,) * (samples.ndim - 1)
+    sums = np.zeros((len(start), *samples.shape[1:]))
+    for tap in range(weights.shape[1]):
+        chosen = np.minimum(start + tap, len(samples) - 1)
+        sums += weights[:, tap].reshape(-1, *tail) * samples[chosen]
+    return sums
 
 
 def _area_shrink_numpy(
@@ -130,22 +150,18 @@ def _area_shrink_numpy(
             "the scaled size must be 1 to the source size in both axes, "
             "and the square crop must lie inside it"
         )
-    # Only the rows and columns that the crop touches. float64 holds these integers exactly.
-    top, bottom = crop.top * height // tall, -(-(crop.top + size) * height // tall)
+    # Integers below 2**53, which float64 holds exactly, so the order of sums does not matter.
+    row, down = _overlaps(height, tall, crop.top, size)
+    column, across = _overlaps(width, wide, crop.left, size)
     left, right = crop.left * width // wide, -(-(crop.left + size) * width // wide)
-    down = _overlaps(height, tall, crop.top, size)[:, top:bottom]
-    across = _overlaps(width, wide, crop.left, size)[:, left:right]
-    window = image_hwc[top:bottom, left:right]
-    columns = (bottom - top, (right - left) * 3)
-    sums = (down @ window.reshape(columns).astype(np.float64)).reshape(size, right - left, 3)
-    totals = (across @ sums).astype(np.int64)
+    lines = _weighted(image_hwc[:, left:right], row, down)
+    totals = _weighted(lines.swapaxes(0, 1), column - left, across)
     area = height * width
-    return ((totals + area // 2) // area).astype(np.uint8)
+    levels = (totals.swapaxes(0, 1).astype(np.int64) + area // 2) // area
+    return np.ascontiguousarray(levels, dtype=np.uint8)
 
 
-def _add_moments_numpy(
-    image_hwc: NDArray[np.uint8], pixel_sum_hwc: NDArray[np.uint32]
-) -> Moments:
+def _add_moments_numpy(image_hwc: NDArray[np.uint8], pixel_sum_hwc: NDArray[np.uint32]) -> Moments:
     _check_image(image_hwc, np.uint8, "image")
     _check_image(pixel_sum_hwc, np.uint32, "pixel_sum")
     if image_hwc.shape != pixel_sum_hwc.shape:

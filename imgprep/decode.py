@@ -1,0 +1,132 @@
+"""Bytes of an image file to RGB pixels: JPEG by libjpeg-turbo 3, all else by Pillow.
+
+The format is told from the bytes. Hostile bytes raise ImageError and nothing else, and nothing is
+printed. Both decoders give the same pixels within 1 level.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from imgprep.decoded import Decoded, Notes, check_megapixels, turn_upright
+from imgprep.errors import ImageError
+from imgprep.jpegfile import JpegHeader, mended, read_header
+from imgprep.spec import ExifPolicy
+
+__all__ = ["Decoded", "Notes", "decode_image"]
+
+# Images above this are decoded into memory of their own, so that a process stays small.
+_KEPT_BUFFER_BYTES = 16 << 20
+
+# Warnings of libjpeg (jerror.h) that say nothing against the pixels.
+_HARMLESS = (
+    "extraneous bytes before marker",
+    "unknown JFIF revision",
+    "Unknown Adobe color transform",
+    "Invalid SOS parameters for sequential JPEG",
+    "bad ICC marker",
+)
+# Found after the last scan: whatever else was wrong would have been reported first.
+_AFTER_LAST_SCAN = "extraneous bytes before marker 0xd9"
+# Warnings that mean lost pixels. Any other complaint is about what the decoder supports.
+_HARMFUL = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
+
+_local = threading.local()
+
+
+def decode_image(data: bytes, *, max_megapixels: int, exif: ExifPolicy) -> Decoded:
+    """The whole image as RGB uint8, and notes on what it was.
+
+    Grey becomes three equal channels; CMYK and YCCK go through Pillow, alpha is dropped as
+    Pillow's ``convert("RGB")`` drops it, 16-bit samples keep their high byte, of several frames the
+    first counts. ``exif="apply"`` turns the image upright. ImageError, with the cause alone: not an
+    image, truncated, damaged, above ``max_megapixels``, or of a kind without a defined RGB value.
+    """
+    if data[:2] != b"\xff\xd8":
+        from imgprep.pillowfile import decode_other
+
+        return decode_other(data, max_megapixels=max_megapixels, exif=exif)
+    header = read_header(data)
+    check_megapixels(header.height_px, header.width_px, max_megapixels)
+    image_hwc, warnings = _decode_jpeg(data, header)
+    if exif == "apply":
+        image_hwc = turn_upright(image_hwc, header.exif_orientation)
+    return Decoded(image_hwc, Notes("JPEG", header.mode, header.exif_orientation, warnings))
+
+
+def _decode_jpeg(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    if header.components not in (1, 3):
+        return _decode_four(data, header)
+    buffer = _buffer(header.height_px * header.width_px * 3)
+    complaint = ""
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, strict=True), ()
+    except ValueError as exc:
+        complaint = _message(exc)
+    except MemoryError as exc:
+        raise ImageError("not enough memory to decode this JPEG") from exc
+    if any(text in complaint for text in _HARMLESS):
+        return _decode_harmless(data, header, complaint)
+    if any(text in complaint for text in _HARMFUL):
+        raise ImageError(f"damaged JPEG: {complaint}")
+    return _by_pillow(data, complaint)
+
+
+def _decode_harmless(
+    data: bytes, header: JpegHeader, complaint: str
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Decode in spite of a harmless warning, but only if no harmful one hides behind it."""
+    data = mended(data, header)
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", strict=True), (complaint,)
+    except ValueError as exc:
+        second = _message(exc)
+        if _AFTER_LAST_SCAN not in second:
+            raise ImageError(f"damaged JPEG: {second}") from exc
+    image_hwc = simplejpeg.decode_jpeg(data, "RGB", strict=False)
+    return image_hwc, tuple(dict.fromkeys((complaint, second)))
+
+
+def _decode_four(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """CMYK and YCCK by Pillow, which knows Adobe's inversion; libjpeg-turbo proves them whole."""
+    warnings: tuple[str, ...] = ()
+    try:
+        simplejpeg.decode_jpeg(mended(data, header), "CMYK", strict=True)
+    except (ValueError, MemoryError) as exc:
+        complaint = _message(exc)
+        if _AFTER_LAST_SCAN in complaint:
+            warnings = (complaint,)
+        elif any(text in complaint for text in _HARMFUL):
+            raise ImageError(f"damaged JPEG: {complaint}") from exc
+    image_hwc, more = _by_pillow(data, "")
+    return image_hwc, warnings + more
+
+
+def _by_pillow(data: bytes, complaint: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    from imgprep.pillowfile import open_pixels
+
+    try:
+        opened = open_pixels(data, "JPEG", max_megapixels=None)
+    except ImageError as exc:
+        raise ImageError(f"damaged JPEG: {complaint or exc}") from exc
+    return opened.image_hwc, opened.warnings
+
+
+def _buffer(n_bytes: int) -> NDArray[np.uint8] | None:
+    """This thread's decode buffer: a new array for each image would page-fault its pages anew."""
+    if n_bytes > _KEPT_BUFFER_BYTES:
+        return None
+    buffer: NDArray[np.uint8] | None = getattr(_local, "buffer", None)
+    if buffer is None or buffer.size < n_bytes:
+        buffer = _local.buffer = np.empty(n_bytes, np.uint8)
+    return buffer
+
+
+def _message(exc: Exception) -> str:
+    """The complaint without the name of the C function that made it."""
+    text = str(exc) or type(exc).__name__
+    return text.split("(): ", 1)[-1]

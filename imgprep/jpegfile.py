@@ -1,0 +1,136 @@
+"""The header of a JPEG file: what it declares, and how to mend harmless faults in it.
+
+Markers as in ITU-T T.81 annex B; bytes between segments are skipped as libjpeg skips them.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from imgprep.errors import ImageError
+
+_SOI, _EOI, _SOS, _APP0, _APP1, _APP14, _COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xFE
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PLAIN_FRAMES = frozenset({0xC0, 0xC1, 0xC9})
+_NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD8)})
+_ORIENTATION_TAG, _SHORT = 0x0112, 3
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """What the segments before the first scan declare."""
+
+    height_px: int
+    width_px: int
+    components: int
+    frame_marker: int
+    adobe_transform: int | None
+    exif_orientation: int
+    segments: tuple[tuple[int, int, int], ...]
+    """(marker, offset, end) of each segment before the first scan."""
+    scan_offset: int
+
+    @property
+    def mode(self) -> str:
+        """``L``, ``RGB``, ``CMYK`` or ``YCCK``: the colours as stored, in Pillow's words."""
+        if self.components == 4:
+            return "YCCK" if self.adobe_transform == 2 else "CMYK"
+        return {1: "L", 3: "RGB"}.get(self.components, f"{self.components} components")
+
+
+def read_header(data: bytes) -> JpegHeader:
+    """Walk the segments up to the first scan; a few microseconds. ImageError if there is none."""
+    segments: list[tuple[int, int, int]] = []
+    frame: tuple[int, int, int, int] | None = None
+    transform: int | None = None
+    orientation = 0
+    position, total = 2, len(data)
+    while True:
+        position = data.find(b"\xff", position)
+        if position < 0 or position + 4 > total:
+            raise ImageError("truncated JPEG: it ends before any image data")
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker in _NO_LENGTH:
+            position += 2
+            continue
+        if marker in (_EOI, _SOI):
+            raise ImageError(f"damaged JPEG: marker 0x{marker:02x} before any image data")
+        end = position + 2 + (data[position + 2] << 8) + data[position + 3]
+        if end > total:
+            raise ImageError("truncated JPEG: it ends inside its header")
+        if marker == _SOS:
+            break
+        body = position + 4
+        if marker in _FRAMES and frame is None:
+            if end - body < 6:
+                raise ImageError("damaged JPEG: its frame header is too short")
+            height, width, components = struct.unpack_from(">HHB", data, body + 1)
+            frame = (marker, height, width, components)
+        elif marker == _APP1 and not orientation and data[body : body + 6] == b"Exif\0\0":
+            orientation = exif_orientation(data[body + 6 : end])
+        elif marker == _APP14 and data[body : body + 5] == b"Adobe" and end - body >= 12:
+            transform = data[body + 11]
+        segments.append((marker, position, end))
+        # A length below 2 is a fault that the decoder names; here it must only not loop.
+        position = max(end, body)
+    if frame is None:
+        raise ImageError("damaged JPEG: image data without a frame header")
+    return JpegHeader(
+        height_px=frame[1],
+        width_px=frame[2],
+        components=frame[3],
+        frame_marker=frame[0],
+        adobe_transform=transform,
+        exif_orientation=orientation or 1,
+        segments=tuple(segments),
+        scan_offset=position,
+    )
+
+
+def exif_orientation(tiff: bytes) -> int:
+    """The orientation tag of an EXIF block, 1 to 8; 1 if it is absent or not readable."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, directory)
+        for index in range(count):
+            entry = directory + 2 + 12 * index
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
+            if tag == _ORIENTATION_TAG:
+                return int(value) if kind == _SHORT and 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
+
+
+def mended(data: bytes, header: JpegHeader) -> bytes:
+    """The same image with a clean header, so that only faults of the image itself remain.
+
+    libjpeg reports one warning a file, the first; a harmless one may hide a harmful one. Left
+    out: bytes between segments, comments and all APPn but JFIF and Adobe. Set right: the JFIF
+    revision, an unknown Adobe transform (to what libjpeg assumes), the spectral parameters of a
+    sequential scan.
+    """
+    parts = [b"\xff\xd8"]
+    for marker, offset, end in header.segments:
+        segment = bytearray(data[offset:end])
+        if marker == _APP0 and segment[4:9] == b"JFIF\0" and len(segment) >= 11:
+            segment[9:11] = b"\x01\x01"
+        elif marker == _APP14 and segment[4:9] == b"Adobe" and len(segment) >= 16:
+            if segment[15] not in (0, 1, 2):
+                segment[15] = 2 if header.components == 4 else 1
+        elif marker == _COM or _APP0 <= marker <= _APP0 + 15:
+            continue
+        parts.append(bytes(segment))
+    scan = bytearray(data[header.scan_offset :])
+    if header.frame_marker in _PLAIN_FRAMES:
+        end = 2 + (scan[2] << 8) + scan[3]
+        if end >= 8:
+            scan[end - 3 : end] = b"\x00\x3f\x00"
+    return b"".join((*parts, bytes(scan)))
