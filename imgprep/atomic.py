@@ -78,7 +78,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def json_bytes(value: object) -> bytes:
-    """JSON as we write it: two spaces, one final newline, UTF-8 with escapes for lone surrogates."""
+    """JSON as we write it: indented, one final newline, UTF-8; lone surrogates are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     try:
         return text.encode()

@@ -9,16 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from imgprep.errors import BadImagesError, BuildError, FormatError, InterruptedBuild, UsageError
+from imgprep.errors import (
+    BadImagesError,
+    BuildError,
+    BuildInterruptedError,
+    FormatError,
+    UsageError,
+)
 from imgprep.estimate import Estimate, check_space, estimate_build
 from imgprep.format import REPORT, SPLITS, brace_pattern, label_digits
 from imgprep.index import DatasetIndex, load_index
+from imgprep.manifest import SourceScan
 from imgprep.markers import Marker, Skip, done_marker
 from imgprep.plan import SplitPlan, plan_split
 from imgprep.pool import Pool, Progress
 from imgprep.publish import Finished, publish
 from imgprep.report import BuildReport
-from imgprep.sources import SourceScan, scan_source
+from imgprep.sources import scan_source
 from imgprep.spec import BuildSpec, OnError
 from imgprep.state import (
     BuildIdentity,
@@ -42,7 +49,7 @@ class BuildOptions:
     jobs: int
     on_error: OnError = "fail"
     max_errors: int | None = None
-    """Bad images after which the build stops; None is 100 under ``fail``, no limit under ``skip``."""
+    """Bad images that stop the build; None is 100 under ``fail``, no limit under ``skip``."""
     force: bool = False
     layout: str | None = None
 
@@ -283,7 +290,7 @@ def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> No
     try:
         _run_pool(job, pending)
     except KeyboardInterrupt as exc:
-        raise InterruptedBuild(
+        raise BuildInterruptedError(
             f"interrupted: {len(job.markers)} of {len(job.shards)} shards are done; run the same "
             "command again to go on"
         ) from exc

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Everything heavy is imported by the command that needs it."""
+"""The command line: parse, call, print. A command imports what is heavy when it runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,9 @@ from imgprep import __version__
 from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
 
 if TYPE_CHECKING:
+    from imgprep.manifest import SourceScan
     from imgprep.markers import Skip
     from imgprep.pca import Solver
-    from imgprep.sources import SourceScan
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 LAYOUTS = ("archives", "class-folders", "kaggle")
@@ -92,21 +93,22 @@ jobs_option = click.option(
 @quiet_option
 def scan(source: Path, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
     """Say what SOURCE holds: classes, counts, bytes, layout, oddities."""
-    from imgprep.scan import checksum_archives, scan_report
+    from imgprep.scan import ScanReport, checksum_archives
     from imgprep.sources import scan_source
 
     say = _Say(quiet)
     found = scan_source(source, layout, progress=say.scanning)
     say.end_line()
-    report = scan_report(found)
+    report = ScanReport.from_scan(found)
     checks = checksum_archives(source, progress=say.hashing) if checksum else []
     say.end_line()
     if as_json:
-        _print_json({**report.to_json(), "checksums": [check.to_json() for check in checks]})
+        _print_json({**report.to_json(), "checksums": [asdict(check) for check in checks]})
     else:
         click.echo(report.render())
         for check in checks:
-            click.echo(check.render())
+            state = "matches" if check.ok else f"DIFFERS from the published {check.expected}"
+            click.echo(f"{check.name}: MD5 {check.md5} {state}")
     if any(not check.ok for check in checks):
         raise SystemExit(EXIT_FAILED)
 
@@ -203,9 +205,10 @@ def build_shards(source: Path, dest: Path, **options: Any) -> None:
 @json_option
 def stats(dest: Path, solver: Solver, as_json: bool) -> None:
     """Print the PCA of the training set's colours, beside the figures known from elsewhere."""
-    from imgprep.stats import load_moments, stats_report
+    from imgprep.stats import stats_report
+    from imgprep.stored_stats import load_rgb_moments
 
-    report = stats_report(load_moments(dest), solver)
+    report = stats_report(load_rgb_moments(dest), solver)
     _print_json(report.to_json()) if as_json else click.echo(report.render())
 
 

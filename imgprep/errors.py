@@ -12,7 +12,7 @@
     ├── BuildError               1  the build stopped
     │   ├── BadImagesError       1  images failed under ``--on-error fail``
     │   ├── WorkerDiedError      1  a worker process was killed
-    │   └── InterruptedBuild     1  Ctrl-C or SIGTERM; run again to go on
+    │   └── BuildInterruptedError     1  Ctrl-C or SIGTERM; run again to go on
     ├── FormatError              1  a file of a dataset is missing, malformed or of another version
     └── DamageError              4  verify found damage
 
@@ -82,7 +82,7 @@ class WorkerDiedError(BuildError):
     """A worker process was killed."""
 
 
-class InterruptedBuild(BuildError):
+class BuildInterruptedError(BuildError):
     """Ctrl-C or SIGTERM; what is done stays done."""
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from imgprep.errors import DestinationError, ImageError
+from imgprep.manifest import SourceScan
 from imgprep.markers import Skip
 from imgprep.order import shuffled
 from imgprep.plan import SplitPlan
 from imgprep.progress import duration
 from imgprep.reader import SourceReader
-from imgprep.sources import SourceScan
 from imgprep.spec import BuildSpec, ImageSpec
 
 SAMPLE_IMAGES = 300
@@ -55,7 +55,8 @@ class Estimate:
         lines = [
             f"images    {self.images:,}",
             f"disk      {self.total_bytes / gib:,.3f} GiB ± {self.total_bytes_error / gib:,.3f} "
-            f"({self.record_bytes_mean:,.0f} bytes a record; {self.free_bytes / gib:,.1f} GiB free)",
+            f"({self.record_bytes_mean:,.0f} bytes a record)",
+            f"free      {self.free_bytes / gib:,.1f} GiB",
             f"time      about {duration(self.seconds)} with {self.jobs} jobs "
             "(if the disks keep up)",
             f"sample    {self.sample_images} images, {len(self.bad)} of them bad",

@@ -35,12 +35,12 @@ TICK_SECONDS = 0.1
 STOP_SECONDS = 10.0
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The parent asked this worker to stop, or is gone."""
 
 
 Tick = Callable[[object], None]
-"""A task calls it after each image with what was wrong, or None; raises Stopped to end the task."""
+"""Called after each image with what was wrong, or None; raises StoppedError to end the task."""
 
 
 class Work(Protocol[T_contra, S_contra, R_co]):
@@ -76,7 +76,7 @@ def _serve(conn: Connection, work: Work[Any, Any, Any], setup: object) -> None:
     """Main loop of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group: the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with ThreadPoolExecutor(1) as publisher, suppress(EOFError, OSError, Stopped):
+    with ThreadPoolExecutor(1) as publisher, suppress(EOFError, OSError, StoppedError):
         _Server(conn, work, setup, publisher).run()
 
 
@@ -96,7 +96,7 @@ class _Server:
         while (task := self.conn.recv()) is not None:
             try:
                 publish = self.work(task, self.setup, self.tick)
-            except Stopped:
+            except StoppedError:
                 raise
             except Exception as exc:
                 self.send(_Failure(_portable(exc)))
@@ -124,7 +124,7 @@ class _Server:
         if time.monotonic() - self.told_at >= TICK_SECONDS:
             self.flush()
             if self.conn.poll():  # while it works, only the order to stop, or the parent's end
-                raise Stopped
+                raise StoppedError
 
     def flush(self) -> None:
         self.send(Progress(self.done, tuple(self.bad)))

@@ -29,11 +29,10 @@ from imgprep.format import (
     sources_name,
 )
 from imgprep.index import fingerprint_of
-from imgprep.manifest import SplitManifest
+from imgprep.manifest import SourceScan, SplitManifest
 from imgprep.markers import Marker
 from imgprep.moments import Moments
 from imgprep.report import BuildReport
-from imgprep.sources import SourceScan
 from imgprep.spec import BuildSpec
 from imgprep.state import BuildIdentity, StatePaths, load_pixel_sum
 
@@ -132,7 +131,7 @@ def _png(mean_image: np.ndarray[Any, Any]) -> bytes:
 
 
 def _write_sources(paths: StatePaths, split: str, manifest: SplitManifest) -> None:
-    """One line a manifest row: number in the key, label, source file (tabs and newlines escaped)."""
+    """One line a manifest row: number in the key, label, source file (tabs escaped)."""
     labels = manifest.rows["label"]
     with (
         partial_file(paths.dest / sources_name(split)) as file,

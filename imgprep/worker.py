@@ -94,7 +94,7 @@ def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[],
     Raises:
         DestinationError: the disk is full or cannot be written.
         BuildError: no image of the shard can be used.
-        Stopped: raised by ``tick``; nothing half-written stays.
+        StoppedError: raised by ``tick``; nothing half-written stays.
     """
     split = _open_split(setup, task.split)
     path = setup.dest / f"{shard_stem(task.split, task.number)}.tar"

@@ -1,0 +1,93 @@
+"""What the tests share: a mini ImageNet of real photographs and finished datasets made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+REPOSITORY = Path(__file__).parent.parent
+
+settings.register_profile(
+    "imgprep", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("imgprep")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A finished ``imgprep`` command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def command(*arguments: object) -> list[str]:
+    """The ``imgprep`` command line, run by this very Python."""
+    return [sys.executable, "-m", "imgprep", *map(str, arguments)]
+
+
+def imgprep(*arguments: object, **options: Any) -> Ran:
+    """Run ``imgprep`` as a user would, in a process of its own."""
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    result = subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=False,
+        **options,
+    )
+    return Ran(result.returncode, result.stdout, result.stderr)
+
+
+def make_mini(out: Path, layout: str) -> Path:
+    """Cut the mini ImageNet from scikit-learn's photographs."""
+    tool = REPOSITORY / "tools" / "mini_imagenet.py"
+    subprocess.run(
+        [sys.executable, str(tool), str(out), "--layout", layout], check=True, capture_output=True
+    )
+    return out
+
+
+def files_of(dest: Path) -> dict[str, bytes]:
+    """Every file of a dataset that must not depend on how it was built: all but the report."""
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(dest.iterdir())
+        if path.is_file() and path.name != "report.json"
+    }
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mini ImageNet as class folders."""
+    return make_mini(tmp_path_factory.mktemp("mini") / "folders", "class-folders")
+
+
+@pytest.fixture(scope="session")
+def mini_archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images in the shape of the official archives."""
+    return make_mini(tmp_path_factory.mktemp("mini") / "archives", "archives")
+
+
+@pytest.fixture(scope="session")
+def built(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished dataset, by default options with four shards or more a split; read only."""
+    dest = tmp_path_factory.mktemp("built") / "dataset"
+    ran = imgprep("build-shards", mini, dest, "--jobs", 2, "--shard-images", 20)
+    assert ran.code == 0, ran.err
+    return dest
