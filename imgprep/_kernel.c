@@ -26,28 +26,26 @@
 
 /* ---- weights ---------------------------------------------------------------------------- */
 
-/* Output `i` of an axis is the mean of source samples start .. start+count-1. */
+/* Output k of an axis is the mean of source samples start[k] .. start[k]+count[k]-1 by the weights
+ * at weights[k*stride]; the rest of its stride is zero. */
 typedef struct {
-    int32_t start, count;
-    const uint32_t *weights;
-} Span;
-
-typedef struct {
-    Span *spans;
+    int32_t *start, *count;
     uint32_t *weights;
+    int64_t stride;
     int64_t begin, end; /* source samples used by any output */
 } Axis;
 
 static void axis_free(Axis *axis) {
-    free(axis->spans);
+    free(axis->start);
+    free(axis->count);
     free(axis->weights);
 }
 
 static int fits_fixed(int64_t n_source, int64_t n_scaled) {
-    return n_source <= (FIXED_TAPS_MAX - 2) * n_scaled;
+    return n_source <= (FIXED_TAPS_MAX - 1) * n_scaled;
 }
 
-/* Spans of outputs first .. first+count-1 when n_source samples shrink to n_scaled.
+/* Weights of outputs first .. first+size-1 when n_source samples shrink to n_scaled.
  *
  * In units of 1/(n_source*n_scaled) of the side, source sample j covers
  * [j*n_scaled, (j+1)*n_scaled) and output i covers [i*n_source, (i+1)*n_source); the overlap is
@@ -55,31 +53,32 @@ static int fits_fixed(int64_t n_source, int64_t n_scaled) {
  * rounded cumulatively so that they sum to 65536, and held twice in 32 bits for a broadcast load;
  * a lone tap is 65535, whose loss of 1/256 level the rounding of the sums absorbs. */
 static int axis_build(Axis *axis, int64_t n_source, int64_t n_scaled, int64_t first,
-                      int64_t count, int exact) {
+                      int64_t size, int exact) {
     int64_t pos = first * n_source;
     int64_t j = pos / n_scaled, edge = (j + 1) * n_scaled;
     axis->begin = j;
-    axis->end = ((first + count) * n_source + n_scaled - 1) / n_scaled;
-    axis->spans = malloc((size_t)count * sizeof(Span));
-    axis->weights = malloc((size_t)(axis->end - axis->begin + count) * sizeof(uint32_t));
-    if (!axis->spans || !axis->weights) return -1;
+    axis->end = ((first + size) * n_source + n_scaled - 1) / n_scaled;
+    axis->stride = (n_source + n_scaled - 1) / n_scaled + 1;
+    axis->start = malloc((size_t)size * sizeof(int32_t));
+    axis->count = malloc((size_t)size * sizeof(int32_t));
+    axis->weights = calloc((size_t)(size * axis->stride), sizeof(uint32_t));
+    if (!axis->start || !axis->count || !axis->weights) return -1;
     const uint64_t inverse = ((uint64_t)1 << 48) / (uint64_t)n_source;
-    uint32_t *out = axis->weights;
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t k = 0; k < size; k++) {
         const int64_t from = pos, to = pos + n_source;
-        Span *span = &axis->spans[i];
-        span->start = (int32_t)j;
-        span->weights = out;
+        uint32_t *out = axis->weights + k * axis->stride;
         uint32_t before = 0;
+        int32_t taps = 0;
+        axis->start[k] = (int32_t)j;
         while (pos < to) {
             const int64_t stop = edge < to ? edge : to;
             if (exact) {
-                *out++ = (uint32_t)(stop - pos);
+                out[taps++] = (uint32_t)(stop - pos);
             } else {
                 const uint64_t sum = (uint64_t)(stop - from) * inverse + ((uint64_t)1 << 31);
                 const uint32_t upto = (uint32_t)(sum >> 32);
                 const uint32_t weight = upto - before > 65535 ? 65535 : upto - before;
-                *out++ = weight | weight << 16;
+                out[taps++] = weight | weight << 16;
                 before = upto;
             }
             pos = stop;
@@ -88,7 +87,7 @@ static int axis_build(Axis *axis, int64_t n_source, int64_t n_scaled, int64_t fi
                 edge += n_scaled;
             }
         }
-        span->count = (int32_t)(out - span->weights);
+        axis->count[k] = taps;
     }
     return 0;
 }
@@ -105,25 +104,24 @@ typedef struct {
 
 /* Exact: sums of overlap products in 64 bits, then rounded half up. For any shrink factor. */
 static int shrink_exact(const Shrink *job) {
-    const int64_t begin = job->columns.begin, values = 3 * (job->columns.end - begin);
+    const Axis *rows = &job->rows, *columns = &job->columns;
+    const int64_t begin = columns->begin, values = 3 * (columns->end - begin);
     const uint64_t area = (uint64_t)job->height * (uint64_t)job->width;
     uint32_t *line = malloc((size_t)values * sizeof(uint32_t));
     if (!line) return -1;
     for (int64_t i = 0; i < job->size; i++) {
-        const Span *down = &job->rows.spans[i];
         memset(line, 0, (size_t)values * sizeof(uint32_t));
-        for (int32_t t = 0; t < down->count; t++) {
-            const uint8_t *row = job->source + 3 * ((down->start + t) * job->width + begin);
-            const uint32_t weight = down->weights[t];
+        for (int32_t t = 0; t < rows->count[i]; t++) {
+            const uint8_t *row = job->source + 3 * ((rows->start[i] + t) * job->width + begin);
+            const uint32_t weight = rows->weights[i * rows->stride + t];
             for (int64_t x = 0; x < values; x++) line[x] += weight * row[x];
         }
         for (int64_t k = 0; k < job->size; k++) {
-            const Span *across = &job->columns.spans[k];
-            const uint32_t *tap = line + 3 * (across->start - begin);
+            const uint32_t *weights = columns->weights + k * columns->stride;
+            const uint32_t *tap = line + 3 * (columns->start[k] - begin);
             uint64_t sum[3] = {0, 0, 0};
-            for (int32_t t = 0; t < across->count; t++)
-                for (int c = 0; c < 3; c++)
-                    sum[c] += (uint64_t)across->weights[t] * tap[3 * t + c];
+            for (int32_t t = 0; t < columns->count[k]; t++)
+                for (int c = 0; c < 3; c++) sum[c] += (uint64_t)weights[t] * tap[3 * t + c];
             for (int c = 0; c < 3; c++)
                 job->out[3 * (i * job->size + k) + c] = (uint8_t)((sum[c] + area / 2) / area);
         }
@@ -140,26 +138,26 @@ static inline uint16_t fixed_tap(uint16_t value, uint32_t weight_twice) {
 }
 
 static int shrink_fixed_plain(const Shrink *job) {
-    const int64_t begin = job->columns.begin, values = 3 * (job->columns.end - begin);
+    const Axis *rows = &job->rows, *columns = &job->columns;
+    const int64_t begin = columns->begin, values = 3 * (columns->end - begin);
     uint16_t *line = malloc((size_t)values * sizeof(uint16_t));
     if (!line) return -1;
     for (int64_t i = 0; i < job->size; i++) {
-        const Span *down = &job->rows.spans[i];
-        for (int64_t x = 0; x < values; x++) line[x] = (uint16_t)(down->count / 2);
-        for (int32_t t = 0; t < down->count; t++) {
-            const uint8_t *row = job->source + 3 * ((down->start + t) * job->width + begin);
-            const uint32_t weight = down->weights[t];
+        for (int64_t x = 0; x < values; x++) line[x] = (uint16_t)(rows->count[i] / 2);
+        for (int32_t t = 0; t < rows->count[i]; t++) {
+            const uint8_t *row = job->source + 3 * ((rows->start[i] + t) * job->width + begin);
+            const uint32_t weight = rows->weights[i * rows->stride + t];
             for (int64_t x = 0; x < values; x++)
                 line[x] = (uint16_t)(line[x] + fixed_tap((uint16_t)(row[x] << 8), weight));
         }
         for (int64_t k = 0; k < job->size; k++) {
-            const Span *across = &job->columns.spans[k];
-            const uint16_t *tap = line + 3 * (across->start - begin);
+            const uint32_t *weights = columns->weights + k * columns->stride;
+            const uint16_t *tap = line + 3 * (columns->start[k] - begin);
             uint8_t *out = job->out + 3 * (i * job->size + k);
             for (int c = 0; c < 3; c++) {
-                uint16_t sum = (uint16_t)(across->count / 2 + 128);
-                for (int32_t t = 0; t < across->count; t++)
-                    sum = (uint16_t)(sum + fixed_tap(tap[3 * t + c], across->weights[t]));
+                uint16_t sum = (uint16_t)(columns->count[k] / 2 + 128);
+                for (int32_t t = 0; t < columns->count[k]; t++)
+                    sum = (uint16_t)(sum + fixed_tap(tap[3 * t + c], weights[t]));
                 out[c] = (uint8_t)(sum >> 8);
             }
         }
@@ -171,18 +169,20 @@ static int shrink_fixed_plain(const Shrink *job) {
 #if WITH_AVX2
 /* Four output rows at a time. Vertical pass: eight source pixels a step, written as one 32-byte
  * cell a pixel (row 0 rgb_, row 1 rgb_, row 2 rgb_, row 3 rgb_), so that the horizontal pass
- * multiplies a whole cell by one broadcast weight. */
+ * multiplies a whole cell by one broadcast weight. Both passes take the same number of taps for
+ * every output (weight 0 adds nothing): loops of a constant length have no branch to mispredict. */
 #define STEP_PIXELS 8
 #define STEP_BYTES (3 * STEP_PIXELS)
 /* A step reads two 16-byte loads, at 0 and 12: this much past its own bytes. */
 #define STEP_OVERREAD 4
+#define ALWAYS_INLINE AVX2 __attribute__((always_inline)) static inline
 
 typedef struct {
-    const uint8_t *row;
-    __m256i weight;
-} Tap;
+    __m256i bias[4], weight[4][FIXED_TAPS_MAX];
+    const uint8_t *row[4][FIXED_TAPS_MAX];
+} Group;
 
-AVX2 static inline void store_cells(uint16_t *cells, const __m256i half[4]) {
+ALWAYS_INLINE void store_cells(uint16_t *cells, const __m256i half[4]) {
     const __m256i even_01 = _mm256_unpacklo_epi64(half[0], half[1]);
     const __m256i even_23 = _mm256_unpacklo_epi64(half[2], half[3]);
     const __m256i odd_01 = _mm256_unpackhi_epi64(half[0], half[1]);
@@ -194,8 +194,8 @@ AVX2 static inline void store_cells(uint16_t *cells, const __m256i half[4]) {
     _mm256_store_si256(to + 5, _mm256_permute2x128_si256(odd_01, odd_23, 0x31));
 }
 
-AVX2 static void vertical_avx2(const Tap taps[4][FIXED_TAPS_MAX], const int32_t counts[4],
-                               int64_t steps, uint16_t *cells) {
+ALWAYS_INLINE void vertical_body(const Group *group, int64_t taps, int64_t steps,
+                                 uint16_t *cells) {
     /* Pixels 0,1 (4,5 in the upper lane) and 2,3 (6,7), each byte moved to the high half of its
      * 16 bits, that is times 256; the fourth value of a pixel is zero. */
     const __m256i low = _mm256_broadcastsi128_si256(
@@ -204,14 +204,16 @@ AVX2 static void vertical_avx2(const Tap taps[4][FIXED_TAPS_MAX], const int32_t 
         _mm_setr_epi8(-1, 6, -1, 7, -1, 8, -1, -1, -1, 9, -1, 10, -1, 11, -1, -1));
     for (int64_t step = 0; step < steps; step++, cells += 16 * STEP_PIXELS) {
         __m256i first[4], second[4];
+#pragma GCC unroll 4
         for (int r = 0; r < 4; r++) {
-            __m256i sum_low = _mm256_set1_epi16((int16_t)(counts[r] / 2)), sum_high = sum_low;
-            for (int32_t t = 0; t < counts[r]; t++) {
-                const uint8_t *at = taps[r][t].row + STEP_BYTES * step;
+            __m256i sum_low = group->bias[r], sum_high = sum_low;
+#pragma GCC unroll 5
+            for (int64_t t = 0; t < taps; t++) {
+                const uint8_t *at = group->row[r][t] + STEP_BYTES * step;
+                const __m256i weight = group->weight[r][t];
                 const __m256i pixels = _mm256_inserti128_si256(
                     _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)at)),
                     _mm_loadu_si128((const __m128i *)(at + 12)), 1);
-                const __m256i weight = taps[r][t].weight;
                 sum_low = _mm256_add_epi16(
                     sum_low, _mm256_mulhi_epu16(_mm256_shuffle_epi8(pixels, low), weight));
                 sum_high = _mm256_add_epi16(
@@ -225,7 +227,7 @@ AVX2 static void vertical_avx2(const Tap taps[4][FIXED_TAPS_MAX], const int32_t 
     }
 }
 
-AVX2 static inline void store_pixels(uint8_t *to, __m128i rgb, int64_t pixels) {
+ALWAYS_INLINE void store_pixels(uint8_t *to, __m128i rgb, int64_t pixels) {
     if (pixels == 4) {
         const int32_t tail = _mm_extract_epi32(rgb, 2);
         _mm_storel_epi64((__m128i *)to, rgb);
@@ -237,20 +239,24 @@ AVX2 static inline void store_pixels(uint8_t *to, __m128i rgb, int64_t pixels) {
     }
 }
 
-AVX2 static void horizontal_avx2(const uint16_t *cells, const Axis *columns, int64_t size,
-                                 uint8_t *const out[4]) {
+ALWAYS_INLINE void horizontal_body(const uint16_t *cells, const Axis *columns, int64_t taps,
+                                   int64_t size, uint8_t *const out[4]) {
     const __m256i pack = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
     for (int64_t k = 0; k < size; k += 4) {
         __m256i pixel[4];
+#pragma GCC unroll 4
         for (int q = 0; q < 4; q++) {
-            const Span *span = &columns->spans[k + q < size ? k + q : size - 1];
-            const __m256i *cell = (const __m256i *)(cells + 16 * (span->start - columns->begin));
-            __m256i sum = _mm256_set1_epi16((int16_t)(span->count / 2 + 128));
-            for (int32_t t = 0; t < span->count; t++)
+            const int64_t at = k + q < size ? k + q : size - 1;
+            const uint32_t *weights = columns->weights + at * taps;
+            const __m256i *cell =
+                (const __m256i *)(cells + 16 * (columns->start[at] - columns->begin));
+            __m256i sum = _mm256_set1_epi16((int16_t)(columns->count[at] / 2 + 128));
+#pragma GCC unroll 5
+            for (int64_t t = 0; t < taps; t++)
                 sum = _mm256_add_epi16(
                     sum, _mm256_mulhi_epu16(_mm256_load_si256(cell + t),
-                                            _mm256_set1_epi32((int32_t)span->weights[t])));
+                                            _mm256_set1_epi32((int32_t)weights[t])));
             pixel[q] = _mm256_srli_epi16(sum, 8);
         }
         const __m256 left = _mm256_castsi256_ps(_mm256_packus_epi16(pixel[0], pixel[1]));
@@ -268,44 +274,73 @@ AVX2 static void horizontal_avx2(const uint16_t *cells, const Axis *columns, int
     }
 }
 
+/* Bodies with 3, 4 and 5 taps, for shrink factors up to 2, 3 and 4, are unrolled. */
+AVX2 static void vertical_avx2(const Group *group, int64_t taps, int64_t steps, uint16_t *cells) {
+    switch (taps) {
+    case 3: vertical_body(group, 3, steps, cells); break;
+    case 4: vertical_body(group, 4, steps, cells); break;
+    case 5: vertical_body(group, 5, steps, cells); break;
+    default: vertical_body(group, taps, steps, cells);
+    }
+}
+
+AVX2 static void horizontal_avx2(const uint16_t *cells, const Axis *columns, int64_t size,
+                                 uint8_t *const out[4]) {
+    switch (columns->stride) {
+    case 3: horizontal_body(cells, columns, 3, size, out); break;
+    case 4: horizontal_body(cells, columns, 4, size, out); break;
+    case 5: horizontal_body(cells, columns, 5, size, out); break;
+    default: horizontal_body(cells, columns, columns->stride, size, out);
+    }
+}
+
+/* What the vertical pass needs for output row `row` as the `r`th of its group. Taps of weight 0
+ * read the row of the first tap, which is sure to exist. */
+AVX2 static void fill_group(Group *group, int r, int64_t row, const Axis *rows,
+                            const uint8_t *const *row_at) {
+    group->bias[r] = _mm256_set1_epi16((int16_t)(rows->count[row] / 2));
+    for (int64_t t = 0; t < rows->stride; t++) {
+        const int64_t y = rows->start[row] + (t < rows->count[row] ? t : 0);
+        group->weight[r][t] = _mm256_set1_epi32((int32_t)rows->weights[row * rows->stride + t]);
+        group->row[r][t] = row_at[y - rows->begin];
+    }
+}
+
 AVX2 static int shrink_fixed_avx2(const Shrink *job) {
-    const int64_t begin = job->columns.begin, pixels = job->columns.end - begin;
-    const int64_t steps = (pixels + STEP_PIXELS - 1) / STEP_PIXELS;
+    const Axis *rows = &job->rows, *columns = &job->columns;
+    const int64_t n_rows = rows->end - rows->begin, pitch = 3 * job->width;
+    const int64_t steps = (columns->end - columns->begin + STEP_PIXELS - 1) / STEP_PIXELS;
     const int64_t reach = STEP_BYTES * steps + STEP_OVERREAD;
-    const uint8_t *end = job->source + 3 * job->height * job->width;
-    /* Rows so near the end of the image that a step would read past it are copied here. */
-    const int64_t room = 3 * job->height * job->width - 3 * begin - reach;
-    const int64_t first_copied = room < 0 ? 0 : room / (3 * job->width) + 1;
-    const int64_t copies = job->rows.end > first_copied ? job->rows.end - first_copied : 0;
-    const size_t cell_bytes = (size_t)(32 * STEP_PIXELS * steps);
-    uint8_t *scratch = malloc(cell_bytes + 32 + (size_t)(copies * reach));
+    const uint8_t *corner = job->source + rows->begin * pitch + 3 * columns->begin;
+    /* Rows so near the end of the image that a step would read past it are copied. */
+    const int64_t room = job->source + job->height * pitch - corner - reach;
+    const int64_t direct = room < 0 ? 0 : room / pitch + 1;
+    const int64_t copies = n_rows > direct ? n_rows - direct : 0;
+    const size_t cell_bytes = (size_t)(32 * (STEP_PIXELS * steps + columns->stride));
+    const size_t table_bytes = (size_t)n_rows * sizeof(uint8_t *);
+    uint8_t *scratch = calloc(1, 32 + cell_bytes + table_bytes + (size_t)(copies * reach));
     if (!scratch) return -1;
     uint16_t *cells = (uint16_t *)(((uintptr_t)scratch + 31) & ~(uintptr_t)31);
-    uint8_t *copied = (uint8_t *)cells + cell_bytes;
-    for (int64_t c = 0; c < copies; c++) {
-        const uint8_t *from = job->source + 3 * ((first_copied + c) * job->width + begin);
-        const int64_t have = end - from < reach ? end - from : reach;
-        memcpy(copied + c * reach, from, (size_t)have);
-        memset(copied + c * reach + have, 0, (size_t)(reach - have));
+    const uint8_t **row_at = (const uint8_t **)((uint8_t *)cells + cell_bytes);
+    uint8_t *copied = (uint8_t *)row_at + table_bytes;
+    for (int64_t y = 0; y < n_rows; y++) {
+        row_at[y] = corner + y * pitch;
+        if (y < direct) continue;
+        const int64_t have = job->source + job->height * pitch - row_at[y];
+        memcpy(copied, row_at[y], (size_t)(have < reach ? have : reach));
+        row_at[y] = copied;
+        copied += reach;
     }
-    Tap taps[4][FIXED_TAPS_MAX];
+    Group group;
     for (int64_t i = 0; i < job->size; i += 4) {
-        int32_t counts[4];
         uint8_t *out[4];
         for (int r = 0; r < 4; r++) {
             const int64_t row = i + r < job->size ? i + r : job->size - 1;
-            const Span *span = &job->rows.spans[row];
-            counts[r] = span->count;
+            fill_group(&group, r, row, rows, row_at);
             out[r] = job->out + 3 * row * job->size;
-            for (int32_t t = 0; t < span->count; t++) {
-                const int64_t y = span->start + t;
-                taps[r][t].weight = _mm256_set1_epi32((int32_t)span->weights[t]);
-                taps[r][t].row = y < first_copied ? job->source + 3 * (y * job->width + begin)
-                                                  : copied + (y - first_copied) * reach;
-            }
         }
-        vertical_avx2(taps, counts, steps, cells);
-        horizontal_avx2(cells, &job->columns, job->size, out);
+        vertical_avx2(&group, rows->stride, steps, cells);
+        horizontal_avx2(cells, columns, job->size, out);
     }
     free(scratch);
     return 0;
