@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imgprep.atomic import read_json
 from imgprep.errors import FormatError
-from imgprep.format import RGB_PCA, SCHEMA_VERSION
+from imgprep.format import PIXEL_SUM, RGB_PCA, SCHEMA_VERSION
 from imgprep.moments import Moments, RgbMoments
 from imgprep.pca import SIGN_CONVENTION, RgbPca, Solver, angle_degrees, fit_pca
 from imgprep.published import (
@@ -100,6 +102,33 @@ def moments_from_json(value: object, pixel_sum_hwc: NDArray[np.int64]) -> Moment
     return moments
 
 
+def load_moments(folder: Path) -> Moments:
+    """The full moments of the dataset in ``folder``: ``rgb_pca.json`` and ``pixel_sum.npy``.
+
+    Raises:
+        FormatError: either is missing or malformed, or they do not belong together.
+    """
+    if not (folder / RGB_PCA).exists():
+        raise FormatError(
+            f"{folder / RGB_PCA} is missing: statistics are those of a finished build that has "
+            "a training split"
+        )
+    value = read_json(folder / RGB_PCA, "statistics")
+    path = folder / PIXEL_SUM
+    try:
+        pixel_sum_hwc = np.load(path, allow_pickle=False)
+    except OSError as exc:
+        raise FormatError(f"{path}: cannot read the pixel sum: {exc.strerror or exc}") from exc
+    except (ValueError, EOFError) as exc:
+        raise FormatError(f"{path}: not a whole .npy file: {exc}") from exc
+    if not isinstance(pixel_sum_hwc, np.ndarray):
+        raise FormatError(f"{path}: an archive of arrays, not a .npy file")
+    try:
+        return moments_from_json(value, pixel_sum_hwc)
+    except FormatError as exc:
+        raise FormatError(f"{folder}: {exc}") from exc
+
+
 def _integer(value: Mapping[str, Any], name: str) -> int:
     number = value.get(name)
     if not isinstance(number, int) or isinstance(number, bool):
@@ -167,9 +196,9 @@ class StatsReport:
         }
 
     def render(self) -> str:
-        """The report as plain text of at most 80 columns; ends with a newline."""
+        """The report as plain text of at most 80 columns, without a final newline."""
         blocks = (self._components(), self._beside(), self._colour(), self._notes())
-        return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+        return "\n\n".join("\n".join(block) for block in blocks)
 
     def _components(self) -> list[str]:
         rgb, pca = self.rgb, self.pca

@@ -71,6 +71,20 @@ def test_covariance_is_the_exact_fraction_rounded_once(images: Images) -> None:
                 assert covariance[i, j] == float(exact)
 
 
+@given(image_sets(min_images=1), st.integers(1, 10**9))
+def test_covariance_of_very_many_images_is_still_rounded_once(images: Images, times: int) -> None:
+    few = moments_of(images).rgb
+    r, g, b = (times * x for x in few.sums)
+    rr, gg, bb, rg, rb, gb = (times * x for x in few.second)
+    many = RgbMoments(times * few.images, SIZE_PX, (r, g, b), (rr, gg, bb, rg, rb, gb))
+    n = many.pixels
+    exact = [
+        [float((xy - Fraction(x * y, n)) / (n - 1)) for xy, y in zip(row, many.sums, strict=True)]
+        for row, x in zip(many.second_matrix(), many.sums, strict=True)
+    ]
+    assert many.covariance().tolist() == exact
+
+
 @given(image_sets(min_images=1))
 def test_covariance_and_mean_agree_with_numpy(images: Images) -> None:
     moments = moments_of(images)
@@ -130,8 +144,8 @@ def test_adding_goes_on_after_a_look() -> None:
     before = accumulator.moments()
     for image_hwc in images[1:]:
         accumulator.add(image_hwc)
-    assert before == moments_of(images[:1])
     assert accumulator.moments() == moments_of(images)
+    assert before == moments_of(images[:1])
 
 
 def test_equality_is_by_value_and_sees_every_part() -> None:
@@ -179,6 +193,7 @@ def test_wrong_arrays_are_refused(pixel_sum: NDArray[np.int64], message: str) ->
         ((10, 0, 0), (2551, 0, 0, 0, 0, 0), "cannot come from"),
         ((-1, 0, 0), (0, 0, 0, 0, 0, 0), "cannot come from"),
         ((9, 9, 9), (81, 81, 81, 81, 81, 80), "negative variance"),
+        ((9, 9, 9), (91, 91, 91, 72, 72, 72), "negative variance"),
     ],
 )
 def test_sums_that_no_pixel_can_have_are_refused(

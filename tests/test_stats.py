@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,13 @@ from imgprep.errors import FormatError
 from imgprep.moments import Moments, MomentsAccumulator, RgbMoments
 from imgprep.pca import SIGN_CONVENTION, fit_pca
 from imgprep.published import AUTHOR_2014, LIGHTING, PUBLISHED_PCAS, PublishedPca
-from imgprep.stats import moments_from_json, rgb_moments_from_json, rgb_pca_json, stats_report
+from imgprep.stats import (
+    load_moments,
+    moments_from_json,
+    rgb_moments_from_json,
+    rgb_pca_json,
+    stats_report,
+)
 
 SIZE_PX = 16
 
@@ -117,6 +125,43 @@ def test_pixel_sum_of_another_build_is_refused() -> None:
         moments_from_json(value, other.pixel_sum_hwc)
 
 
+def write_dataset(folder: Path, moments: Moments) -> None:
+    value = rgb_pca_json(moments, fit_pca(moments))
+    (folder / "rgb_pca.json").write_text(json.dumps(value))
+    np.save(folder / "pixel_sum.npy", moments.pixel_sum_hwc)
+
+
+def test_moments_are_loaded_from_a_dataset_folder(tmp_path: Path) -> None:
+    moments = photo_moments()
+    write_dataset(tmp_path, moments)
+    assert load_moments(tmp_path) == moments
+
+
+def test_a_dataset_without_statistics_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="training split"):
+        load_moments(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "text", "pickle", "npz", "other"])
+def test_a_damaged_pixel_sum_is_refused(tmp_path: Path, damage: str) -> None:
+    write_dataset(tmp_path, photo_moments())
+    path = tmp_path / "pixel_sum.npy"
+    whole = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage in ("empty", "cut", "text"):
+        path.write_bytes({"empty": b"", "cut": whole[:500], "text": b"not an array"}[damage])
+    elif damage == "pickle":
+        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    elif damage == "npz":
+        with path.open("wb") as file:
+            np.savez(file, photo_moments().pixel_sum_hwc)
+    else:
+        np.save(path, photo_moments(seed=1).pixel_sum_hwc)
+    with pytest.raises(FormatError, match=re.escape(str(tmp_path))):
+        load_moments(tmp_path)
+
+
 @pytest.mark.parametrize("theirs", PUBLISHED_PCAS, ids=lambda theirs: str(theirs.key))
 def test_published_components_compared_with_themselves_agree(theirs: PublishedPca) -> None:
     report = stats_report(published_moments(theirs))
@@ -208,9 +253,8 @@ def test_report_of_the_author_s_own_components_reads_as_it_should() -> None:
 
 
 @pytest.mark.parametrize("solver", ["scikit-learn", "gradient-ascent"])
-def test_report_fits_a_terminal_and_ends_with_a_newline(solver: Any) -> None:
+def test_report_fits_a_terminal(solver: Any) -> None:
     text = stats_report(photo_moments(), solver).render()
-    assert text.endswith("\n")
     assert max(len(line) for line in text.splitlines()) <= 80
     assert all(line == line.rstrip() for line in text.splitlines())
 
