@@ -1,0 +1,113 @@
+"""What is declared and pinned, and that pillow-simd is the one Pillow that is installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import PIL
+import pytest
+from PIL import features
+
+import imgprep
+
+ROOT = Path(__file__).resolve().parents[1]
+# Each of these requires pillow, which would overwrite pillow-simd in the same folder.
+BRINGS_PILLOW = {"matplotlib", "torchvision", "tensorboard", "scikit-image", "imageio", "timm"}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirement_name(requirement: str) -> str:
+    return canonical(re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0])
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return table
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, str]:
+    """Canonical name to version; fails on anything but exact pins."""
+    found: dict[str, str] = {}
+    for line in (ROOT / "tools" / "constraints.txt").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, exact, version = line.partition("==")
+            assert exact, f"{line!r} is not an exact pin"
+            assert re.fullmatch(r"[0-9a-z.]+", version), f"{line!r} would fit one build only"
+            assert canonical(name) not in found, f"{name} is pinned twice"
+            found[canonical(name)] = version
+    return found
+
+
+def direct_requirements(project: dict[str, Any]) -> list[str]:
+    extras = [each for extra in project["optional-dependencies"].values() for each in extra]
+    return [*project["dependencies"], *extras]
+
+
+def test_nothing_declared_or_pinned_brings_pillow(
+    project: dict[str, Any], pins: dict[str, str]
+) -> None:
+    declared = {requirement_name(each) for each in direct_requirements(project)}
+    assert not (declared | pins.keys()) & BRINGS_PILLOW
+    assert "pillow" not in pins
+    plain = [each for each in direct_requirements(project) if requirement_name(each) == "pillow"]
+    assert all("platform_machine != 'x86_64'" in each for each in plain)
+
+
+def test_every_direct_requirement_is_pinned(project: dict[str, Any], pins: dict[str, str]) -> None:
+    declared = {requirement_name(each) for each in direct_requirements(project)} - {"pillow"}
+    assert declared <= pins.keys()
+
+
+def test_the_project_states_ranges_not_pins(project: dict[str, Any]) -> None:
+    assert not [each for each in direct_requirements(project) if "==" in each.partition(";")[0]]
+
+
+def test_imgprep_itself_needs_neither_torch_nor_dali(project: dict[str, Any]) -> None:
+    needed = {requirement_name(each) for each in project["dependencies"]}
+    assert not [name for name in needed if name.startswith(("torch", "nvidia"))]
+
+
+def test_the_environment_is_the_pinned_one(pins: dict[str, str]) -> None:
+    differing = {}
+    for name, version in pins.items():
+        try:
+            installed = importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            continue  # a build tool, or of another platform
+        if installed != version:
+            differing[name] = f"{installed} installed, {version} pinned"
+    assert not differing
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="pillow-simd is for x86_64")
+def test_pillow_simd_is_installed_and_intact() -> None:
+    installed = {canonical(each.metadata["Name"]) for each in importlib.metadata.distributions()}
+    assert "pillow-simd" in installed
+    assert "pillow" not in installed
+    assert re.search(r"\.post\d+$", PIL.__version__)
+    assert features.check("jpg")
+    assert features.check("zlib")
+
+
+def test_version_and_command_are_those_of_the_package(project: dict[str, Any]) -> None:
+    assert importlib.metadata.version("imgprep") == imgprep.__version__
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="imgprep")
+    assert command.value == project["scripts"]["imgprep"]
+
+
+@pytest.mark.parametrize("script", ["tools/setup", "tools/demo", "tools/test", ".ci/run"])
+def test_scripts_are_executable_and_parse(script: str) -> None:
+    path = ROOT / script
+    assert path.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", str(path)], check=True)
