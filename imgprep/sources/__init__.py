@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from imgprep.errors import SourceError
 from imgprep.labels import LabelMap
 from imgprep.manifest import SourceScan, SplitManifest
 from imgprep.sources import archives, folders
 from imgprep.sources.collect import Block, Findings, Progress, assemble
 from imgprep.sources.detect import DETECTORS, Candidate, choose
-from imgprep.sources.truth import Truth, label_flat_val, read_truth
+from imgprep.sources.truth import Truth, label_flat_val, read_truth, why_not_val
 
 __all__ = ["LAYOUTS", "scan_source"]
 
@@ -65,12 +62,12 @@ def scan_source(
     index = labels.index_by_name()
     if train is not None:
         _report_empty(train, findings)
-        splits["train"] = _manifest("train", [(block, index[name]) for name, block in train])
+        splits["train"] = assemble("train", [(block, index[name]) for name, block in train])
     if val_by_class is not None:
         _report_empty(val_by_class, findings)
-        splits["val"] = _manifest("val", [(block, index[name]) for name, block in val_by_class])
+        splits["val"] = assemble("val", [(block, index[name]) for name, block in val_by_class])
     if val_flat is not None:
-        splits["val"] = _manifest("val", [(val_flat, label_flat_val(val_flat, truth, labels))])
+        splits["val"] = assemble("val", [(val_flat, label_flat_val(val_flat, truth, labels))])
     return SourceScan(
         layout=candidate.layout,
         evidence=(*candidate.evidence, *truth.evidence),
@@ -113,14 +110,14 @@ def _scan_val(
 ) -> tuple[Labelled | None, Block | None]:
     """(val by class, None) or (None, flat val) or (None, None)."""
     if candidate.val_tar:
-        flat = archives.scan_tar(archives.val_part(root, candidate.val_tar))
+        flat = archives.scan_tar(archives.val_part(root, candidate.val_tar), why_not_val)
     elif candidate.val_folder:
         inside_findings = Findings()
         inside = folders.class_folders_in(root, candidate.val_folder, inside_findings)
         if inside:
             findings.merge(inside_findings)
             return _gather(folders.scan_class_folders(inside, threads, progress), findings), None
-        flat = folders.scan_folder(folders.image_folder(root, candidate.val_folder))
+        flat = folders.scan_folder(folders.image_folder(root, candidate.val_folder), why_not_val)
     else:
         return None, None
     findings.merge(flat.findings)
@@ -173,7 +170,3 @@ def _report_empty(blocks: Labelled, findings: Findings) -> None:
         if len(block) == 0:
             cause = "the class has no usable image; it keeps its label"
             findings.report("empty-class", block.container, cause)
-
-
-def _manifest(split: str, labelled: list[tuple[Block, NDArray[np.int32] | int]]) -> SplitManifest:
-    return assemble(split, labelled)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from imgprep.errors import SourceError
 from imgprep.sources.collect import (
+    Accepts,
     Block,
     BlockBuilder,
     Findings,
@@ -93,14 +94,14 @@ def val_part(root: Path, file: Path) -> _TarPart:
     return _whole(root, file)
 
 
-def scan_tar(part: _TarPart) -> Block:
-    """Scan one tar of images.
+def scan_tar(part: _TarPart, accepts: Accepts | None = None) -> Block:
+    """Scan one tar of images; ``accepts`` as in :class:`BlockBuilder`.
 
     Raises:
         SourceError: the file cannot be opened.
     """
     with _opened(part.file) as fd:
-        return _scan_part(fd, part)
+        return _scan_part(fd, part, accepts)
 
 
 def _whole(root: Path, file: Path) -> _TarPart:
@@ -109,8 +110,8 @@ def _whole(root: Path, file: Path) -> _TarPart:
     return _TarPart(file, path, path, 0, stat.st_size, stat.st_mtime_ns)
 
 
-def _scan_part(fd: int, part: _TarPart) -> Block:
-    builder = BlockBuilder(part.container, part.path, ":")
+def _scan_part(fd: int, part: _TarPart, accepts: Accepts | None = None) -> Block:
+    builder = BlockBuilder(part.container, part.path, ":", accepts)
     for entry in walk(fd, part.start, part.end):
         if not entry.problem:
             builder.add(entry.name, entry.offset, entry.size_bytes, part.mtime_ns)

@@ -23,6 +23,7 @@ SCAN_THREADS = 8
 SLOW_SECONDS_PER_IMAGE = 30e-6
 CLUTTER = frozenset({b"thumbs.db", b"desktop.ini", b"__macosx"})
 Progress = Callable[[int], None]
+Accepts = Callable[[bytes], str]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -83,8 +84,18 @@ class Block:
 class BlockBuilder:
     """Takes in the images of one container in any order."""
 
-    def __init__(self, container: str, path: str, joint: str) -> None:
-        """``joint`` stands between container and name in messages: a slash or a colon."""
+    def __init__(
+        self, container: str, path: str, joint: str, accepts: Accepts | None = None
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            container: the container for people.
+            path: the file or folder to open, relative to the source.
+            joint: stands between container and name in messages: a slash or a colon.
+            accepts: says why a name cannot be used, or an empty text.
+        """
+        self._accepts = accepts
         self.findings = Findings()
         self._container, self._path, self._joint = container, path, joint
         self._names: list[bytes] = []
@@ -95,6 +106,10 @@ class BlockBuilder:
         """Take in a regular file; clutter is counted and empty files are reported instead."""
         if is_clutter(name.rpartition(b"/")[2]):
             self.findings.oddities["hidden or clutter files, ignored"] += 1
+            return
+        refusal = self._accepts(name) if self._accepts else ""
+        if refusal:
+            self.reject("not-a-val-image", name, refusal)
             return
         if size_bytes == 0:
             self.reject("empty-file", name, "the file has no bytes")

@@ -11,6 +11,7 @@ from pathlib import Path
 from imgprep.errors import SourceError
 from imgprep.manifest import LOOSE_FILE
 from imgprep.sources.collect import (
+    Accepts,
     Block,
     BlockBuilder,
     Findings,
@@ -74,9 +75,12 @@ def image_folder(root: Path, folder: Path) -> ImageFolder:
     return ImageFolder(folder, os.path.relpath(folder, root))
 
 
-def scan_folder(place: ImageFolder) -> Block:
-    """Scan the files of one folder; sub-folders are reported, not entered. Never raises."""
-    builder = BlockBuilder(place.path, place.path, "/")
+def scan_folder(place: ImageFolder, accepts: Accepts | None = None) -> Block:
+    """Scan the files of one folder; sub-folders are reported, not entered. Never raises.
+
+    ``accepts`` is as in :class:`BlockBuilder`.
+    """
+    builder = BlockBuilder(place.path, place.path, "/", accepts)
     try:
         with os.scandir(os.fsencode(place.folder)) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -104,7 +108,12 @@ def _take(builder: BlockBuilder, entry: os.DirEntry[bytes]) -> None:
     elif not stat.S_ISREG(mode):
         builder.reject("not-a-file", entry.name, "a pipe, socket or device, not a file")
     # The system is asked only about files that not everyone may read: a call less for the rest.
-    elif not mode & stat.S_IROTH and not os.access(entry.path, os.R_OK):
+    elif not mode & stat.S_IROTH and not _may_read(entry.path):
         builder.reject("unreadable-file", entry.name, "no permission to read it")
     else:
         builder.add(entry.name, LOOSE_FILE, found.st_size, found.st_mtime_ns)
+
+
+def _may_read(path: bytes) -> bool:
+    # By default access() asks for the real user, open() for the effective one.
+    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)

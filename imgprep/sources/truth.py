@@ -102,6 +102,11 @@ def read_truth(places: Sequence[Path]) -> Truth:
     )
 
 
+def why_not_val(name: bytes) -> str:
+    """Why a file of a flat val cannot be matched to its truth, or an empty text."""
+    return "" if val_number(name) is not None else "not named ILSVRC2012_val_NUMBER: no truth fits"
+
+
 def label_flat_val(block: Block, truth: Truth, labels: LabelMap) -> NDArray[np.int32]:
     """The label of each row of a flat val folder or tar, by the number in its name.
 
@@ -117,12 +122,11 @@ def label_flat_val(block: Block, truth: Truth, labels: LabelMap) -> NDArray[np.i
     unknown = sorted(present.keys() - truth.val_classes.keys())
     if repeated or missing or unknown:
         raise SourceError(_mismatch(block, truth, (repeated, missing, unknown)))
-    # The table of one entry for each number is smaller than a dict lookup for each row is slow.
     return np.array([index[truth.val_classes[n]] for n in numbers if n is not None], np.int32)
 
 
 def _mismatch(block: Block, truth: Truth, faults: tuple[list[int], list[int], list[int]]) -> str:
-    images = len(block) + len(block.rejected)
+    images = sum(val_number(name) is not None for name in [*block.each_name(), *block.rejected])
     parts = [
         f"number {numbers[0]:08d} is {what}"
         + (f" (and {len(numbers) - 1} more)" if len(numbers) > 1 else "")

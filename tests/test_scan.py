@@ -1,0 +1,188 @@
+"""A scan names everything that cannot be used, and compares the rest with ILSVRC2012."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imgprep.scan import MD5_BY_ARCHIVE, ScanReport, checksum_archives, judge
+from imgprep.sources import scan_source
+from tests.trees import Shape, make_archives, make_class_folders, tiny_jpeg, write_files
+
+NOBODY = 65534
+SHAPE = Shape()
+
+
+def test_folder_faults_are_problems_and_not_rows(tmp_path: Path) -> None:
+    make_class_folders(tmp_path, val="none")
+    folder = tmp_path / "train" / "n01440764"
+    write_files(folder, {"empty.JPEG": b"", ".DS_Store": b"x", "Thumbs.db": b"x"})
+    write_files(folder / "nested", {"a.JPEG": tiny_jpeg("a", 1)})
+    (folder / "broken.JPEG").symlink_to("absent.JPEG")
+    (folder / "loop.JPEG").symlink_to("loop.JPEG")
+    os.mkfifo(folder / "pipe.JPEG")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as server:
+        place = os.open(folder, os.O_PATH)
+        server.bind(f"/proc/self/fd/{place}/s.JPEG")
+        os.close(place)
+    write_files(tmp_path / "train", {"stray.jpg": b"x", "list.txt": b"x"})
+    (tmp_path / "train" / "gone").symlink_to("nowhere")
+    (tmp_path / "train" / "n00000001").mkdir()
+    scan = scan_source(tmp_path)
+    assert {(problem.kind, problem.where) for problem in scan.problems} == {
+        ("empty-file", "train/n01440764/empty.JPEG"),
+        ("nested-folder", "train/n01440764/nested"),
+        ("broken-link", "train/n01440764/broken.JPEG"),
+        ("broken-link", "train/n01440764/loop.JPEG"),
+        ("broken-link", "train/gone"),
+        ("not-a-file", "train/n01440764/pipe.JPEG"),
+        ("not-a-file", "train/n01440764/s.JPEG"),
+        ("stray-file", "train/stray.jpg"),
+        ("empty-class", "train/n00000001"),
+    }
+    assert all(problem.cause for problem in scan.problems)
+    assert sum(scan.problem_counts.values()) == 9
+    assert scan.oddities["hidden or clutter files, ignored"] == 2
+    assert scan.oddities["files beside the class folders, ignored"] == 1
+    assert scan.labels.names == ("n00000001", *SHAPE.classes)
+    assert len(scan.splits["train"]) == 9
+
+
+def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
+    store = make_class_folders(tmp_path / "store", val="none") / "train"
+    farm = tmp_path / "farm" / "train"
+    (farm / "n01440764").mkdir(parents=True)
+    for path in (store / "n01440764").iterdir():
+        (farm / "n01440764" / path.name).symlink_to(path)
+    (farm / "n01443537").symlink_to(store / "n01443537")
+    scan = scan_source(tmp_path / "farm")
+    assert scan.problem_counts == {}
+    assert np_bincount(scan.splits["train"].rows["label"].tolist()) == [3, 3]
+    sizes = scan.splits["train"].rows["size_bytes"]
+    assert sizes[0] == (store / "n01440764" / "n01440764_1.JPEG").stat().st_size
+
+
+def np_bincount(labels: list[int]) -> list[int]:
+    return [labels.count(label) for label in range(max(labels) + 1)]
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up the rights of root, which may read everything, for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_may_not_be_read_is_reported() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = make_class_folders(Path(folder) / "source", val="none")
+        for path in (Path(folder), *root.rglob("*")):
+            path.chmod(0o755)
+        (root / "train" / "n01440764" / "n01440764_1.JPEG").chmod(0o200)
+        (root / "train" / "n01443537").chmod(0o700 if os.geteuid() == 0 else 0o000)
+        with as_nobody():
+            scan = scan_source(root)
+        (root / "train" / "n01443537").chmod(0o755)
+    assert [(problem.kind, problem.where) for problem in scan.problems] == [
+        ("unreadable-file", "train/n01440764/n01440764_1.JPEG"),
+        ("unreadable-folder", "train/n01443537"),
+        ("empty-class", "train/n01443537"),
+    ]
+    assert "ermission" in scan.problems[1].cause
+    assert scan.labels.names == SHAPE.classes
+    assert len(scan.splits["train"]) == 5
+
+
+def test_names_in_any_script_and_in_none(tmp_path: Path) -> None:
+    name = os.fsdecode("猫 ñ\n".encode() + b"\xff.JPEG")
+    class_name = os.fsdecode(b"class \xfe")
+    write_files(tmp_path / class_name, {name: tiny_jpeg("cat", 1)})
+    write_files(tmp_path / "plain", {"1.JPEG": tiny_jpeg("cat", 2)})
+    scan = scan_source(tmp_path)
+    assert scan.problem_counts == {}
+    manifest = scan.splits["train"]
+    assert manifest.where(0) == f"{class_name}/{name}"
+    manifest.save(tmp_path / "saved")
+    assert type(manifest).load(tmp_path / "saved").where(0) == manifest.where(0)
+    (tmp_path / class_name / name).write_bytes(b"")
+    report = ScanReport.from_scan(scan_source(tmp_path, "class-folders"))
+    text = report.render()
+    assert "class \\xfe/猫 ñ\\n\\xff.JPEG" in text
+    json.loads(json.dumps(report.to_json()))
+
+
+def test_report_of_a_small_source(tmp_path: Path) -> None:
+    make_archives(tmp_path)
+    report = ScanReport.from_scan(scan_source(tmp_path))
+    train, val = report.splits
+    assert (train.split, train.images, train.classes) == ("train", 9, 3)
+    assert (train.min_per_class, train.max_per_class) == (3, 3)
+    assert train.total_bytes == sum(
+        len(data) for files in SHAPE.train().values() for data in files.values()
+    )
+    assert (val.images, val.min_per_class, val.max_per_class) == (6, 2, 2)
+    assert "subset" in train.verdict
+    text = report.render()
+    for part in ("archives: found ILSVRC2012_img_train.tar", "problems  none", "names ending"):
+        assert part in text
+    stored = json.loads(json.dumps(report.to_json()))
+    assert stored["splits"][0]["images"] == 9
+    assert stored["layout"] == "archives"
+
+
+def test_report_shows_a_few_of_many_problems(tmp_path: Path) -> None:
+    make_class_folders(tmp_path, val="none")
+    write_files(tmp_path / "train" / "n01440764", {f"e{n}.JPEG": b"" for n in range(8)})
+    text = ScanReport.from_scan(scan_source(tmp_path)).render()
+    assert "  empty-file: 8\n" in text
+    assert "train/n01440764/e2.JPEG: the file has no bytes" in text
+    assert "e3.JPEG" not in text
+    assert "and 5 more" in text
+
+
+@pytest.mark.parametrize(
+    ("split", "images", "classes", "per_class", "verdict"),
+    [
+        ("train", 1_281_167, 1000, (732, 1300), "matches ILSVRC2012"),
+        ("train", 1_281_166, 1000, (732, 1300), "differs from ILSVRC2012: 1 images fewer"),
+        ("train", 1_281_168, 1000, (732, 1300), "differs from ILSVRC2012: 1 images more"),
+        ("train", 1_280_000, 999, (0, 1300), "1,167 images fewer, 1 classes fewer"),
+        ("train", 100_000, 100, (1000, 1000), "subset"),
+        ("val", 50_000, 1000, (50, 50), "matches ILSVRC2012"),
+        ("val", 50_000, 1000, (49, 51), "49-51 images a class, not 50"),
+        ("val", 5_000, 1000, (5, 5), "subset"),
+    ],
+)
+def test_comparison_with_the_known_counts(
+    split: str, images: int, classes: int, per_class: tuple[int, int], verdict: str
+) -> None:
+    assert verdict in judge(split, images, classes, per_class)
+
+
+def test_checksums(tmp_path: Path) -> None:
+    assert checksum_archives(tmp_path) == []
+    make_archives(tmp_path)
+    seen: list[tuple[int, int]] = []
+    results = checksum_archives(tmp_path, lambda done, total: seen.append((done, total)))
+    total = sum((tmp_path / name).stat().st_size for name in MD5_BY_ARCHIVE)
+    assert [result.name for result in results] == list(MD5_BY_ARCHIVE)
+    for result in results:
+        assert result.md5 == hashlib.md5((tmp_path / result.name).read_bytes()).hexdigest()
+        assert result.expected == MD5_BY_ARCHIVE[result.name]
+        assert not result.ok
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1] == (total, total)
