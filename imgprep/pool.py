@@ -15,6 +15,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -101,13 +102,11 @@ class _Server:
             except Exception as exc:
                 self.send(_Failure(_portable(exc)))
                 continue
-            self.flush()
             if publication is not None:
-                publication.result()  # at most one shard waits for the disk
+                futures.wait([publication])  # at most one shard waits for the disk
             publication = self.publisher.submit(self.publish, publish)
+            self.flush()
             self.send(_Free())
-        if publication is not None:
-            publication.result()
 
     def publish(self, publish: Callable[[], object]) -> None:
         try:

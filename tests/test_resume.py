@@ -1,0 +1,267 @@
+"""A build that was stopped goes on; the end is the same to the byte."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import command, files_of, imgprep
+
+SHARDED = ("--shard-images", 8, "--jobs", 2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    dest = tmp_path_factory.mktemp("undisturbed") / "dataset"
+    assert imgprep("build-shards", mini, dest, *SHARDED).code == 0
+    return dest
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Start a build in a process group of its own."""
+    return subprocess.Popen(
+        command("build-shards", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_shards(dest: Path, count: int) -> None:
+    """Wait until some shards are done."""
+    deadline = time.monotonic() + 60
+    while len(list(dest.glob("*-*.json"))) < count:
+        assert time.monotonic() < deadline, "no shard in a minute"
+        time.sleep(0.005)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Processes that build shards for ``pid``: the fork server's children."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if int(os.getsid(int(stat.parent.name))) != pid or int(stat.parent.name) == pid:
+                continue
+            if b"forkserver" in stat.read_bytes():
+                found.append(int(stat.parent.name))
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+    parents = {worker: parent_of(worker) for worker in found}
+    return [worker for worker in found if parents[worker] in found]
+
+
+def parent_of(pid: int) -> int:
+    match = re.search(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert match
+    return int(match.group(1))
+
+
+def session_is_gone(session: int) -> bool:
+    """Whether no process of a session is left (but zombies)."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            return False
+    return True
+
+
+def wait_until_gone(session: int, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not session_is_gone(session):
+        assert time.monotonic() < deadline, "processes of a killed build live on"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def running(mini: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A build with at least two shards done."""
+    dest = tmp_path / "out"
+    process = start(mini, dest, *SHARDED)
+    try:
+        wait_for_shards(dest, 2)
+        yield process, dest
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_killed_twenty_times_at_random(mini: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """SIGKILL of the whole build, at moments spread over its start, work and last stage."""
+    dest = tmp_path / "out"
+    rng = random.Random(2012)
+    kills = 0
+    for attempt in range(200):
+        process = start(mini, dest, *SHARDED)
+        try:
+            process.wait(timeout=rng.uniform(0.1, 1.6))
+        except subprocess.TimeoutExpired:
+            process.kill()  # the parent alone: its workers must notice
+            kills += 1
+        process.communicate()
+        wait_until_gone(process.pid)
+        if kills == 20:
+            break
+        if process.returncode == 0 and attempt % 2 == 0:
+            shutil.rmtree(dest)  # done before twenty kills: begin anew
+    assert kills == 20
+    ran = imgprep("build-shards", mini, dest, *SHARDED)
+    assert ran.code == 0, ran.err
+    assert files_of(dest) == files_of(undisturbed)
+    assert not list(dest.rglob("*.partial"))
+
+
+def test_ctrl_c_is_prompt_and_clean(
+    running: tuple[subprocess.Popen[str], Path], mini: Path, undisturbed: Path
+) -> None:
+    process, dest = running
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "run the same command again to go on" in err
+    assert "Traceback" not in err
+    wait_until_gone(process.pid)
+    assert not list(dest.glob(".*.partial"))
+    again = imgprep("build-shards", mini, dest, *SHARDED)
+    assert again.code == 0
+    assert re.search(r"\d+ of 15 shards are done already", again.err)
+    assert files_of(dest) == files_of(undisturbed)
+
+
+def test_sigterm_stops_as_ctrl_c_does(running: tuple[subprocess.Popen[str], Path]) -> None:
+    process, _ = running
+    process.terminate()
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "interrupted" in err
+
+
+def test_a_killed_worker_ends_the_build_at_once(
+    running: tuple[subprocess.Popen[str], Path], mini: Path, undisturbed: Path
+) -> None:
+    process, dest = running
+    workers = workers_of(process.pid)
+    assert workers
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert re.search(r"worker process \d+ was killed by signal 9", err)
+    wait_until_gone(process.pid)
+    assert imgprep("build-shards", mini, dest, *SHARDED).code == 0
+    assert files_of(dest) == files_of(undisturbed)
+
+
+def test_a_second_build_into_the_same_folder_is_refused(
+    running: tuple[subprocess.Popen[str], Path], mini: Path
+) -> None:
+    process, dest = running
+    process.send_signal(signal.SIGSTOP)
+    try:
+        second = imgprep("build-shards", mini, dest, *SHARDED)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert second.code == 1
+    assert "another build is writing here" in second.err
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_a_finished_build_has_nothing_to_do(mini: Path, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "out")
+    ran = imgprep("build-shards", mini, tmp_path / "out", *SHARDED)
+    assert ran.code == 0
+    assert "nothing to build" in ran.out
+    assert files_of(tmp_path / "out") == files_of(undisturbed)
+
+
+@pytest.mark.parametrize("extension", ["tar", "json", "idx"])
+def test_a_lost_shard_is_made_again_to_the_bit(
+    mini: Path, undisturbed: Path, tmp_path: Path, extension: str
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "out")
+    (tmp_path / "out" / f"train-000003.{extension}").unlink()
+    ran = imgprep("build-shards", mini, tmp_path / "out", *SHARDED)
+    assert ran.code == 0, ran.err
+    assert files_of(tmp_path / "out") == files_of(undisturbed)
+
+
+@pytest.mark.parametrize("name", ["mean_image.npy", "rgb_pca.json", "dataset_info.json"])
+def test_lost_statistics_are_computed_again(
+    mini: Path, undisturbed: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    ran = imgprep("build-shards", mini, tmp_path / "out", *SHARDED)
+    assert ran.code == 0, ran.err
+    assert files_of(tmp_path / "out") == files_of(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "field"),
+    [
+        ("--size", 128, "spec.image.size_px"),
+        ("--filter", "bicubic", "spec.image.filter"),
+        ("--quality", 90, "spec.image.quality"),
+        ("--encoding", "png", "spec.image.encoding"),
+        ("--exif", "apply", "spec.image.exif"),
+        ("--seed", 5, "spec.seed"),
+        ("--limit", 50, "spec.limit"),
+        ("--split", "train", "spec.split"),
+        ("--shard-images", 9, "spec.shard_images"),
+    ],
+)
+def test_a_changed_spec_is_refused_by_name(
+    mini: Path, undisturbed: Path, option: str, value: object, field: str
+) -> None:
+    before = files_of(undisturbed)
+    ran = imgprep("build-shards", mini, undisturbed, *SHARDED, option, value)
+    assert ran.code == 1
+    assert field in ran.err
+    assert "--force" in ran.err
+    assert files_of(undisturbed) == before
+
+
+def test_a_changed_source_is_refused_by_name(mini: Path, undisturbed: Path, tmp_path: Path) -> None:
+    source, dest = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(mini, source)
+    shutil.copytree(undisturbed, dest)
+    victim = next((source / "train").rglob("*.JPEG"))
+    data = victim.read_bytes()
+    victim.write_bytes(data)  # same bytes, other time
+    ran = imgprep("build-shards", source, dest, *SHARDED)
+    assert (ran.code, "source.train.modified" in ran.err) == (1, True), ran.err
+    victim.write_bytes(data + b"\0")
+    ran = imgprep("build-shards", source, dest, *SHARDED)
+    assert (ran.code, "source.train.sizes" in ran.err) == (1, True), ran.err
+    victim.unlink()
+    ran = imgprep("build-shards", source, dest, *SHARDED)
+    assert (ran.code, "source.train.images" in ran.err) == (1, True), ran.err
+    assert files_of(dest) == files_of(undisturbed)
+
+
+def test_force_starts_over_and_touches_only_our_files(
+    mini: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    dest = tmp_path / "out"
+    shutil.copytree(undisturbed, dest)
+    (dest / "notes.txt").write_text("mine")
+    ran = imgprep("build-shards", mini, dest, "--force", "--shard-images", 50, "--jobs", 2)
+    assert ran.code == 0, ran.err
+    assert (dest / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in dest.glob("train-*.tar")) == [
+        "train-000000.tar",
+        "train-000001.tar",
+    ]
+    assert imgprep("verify", dest).code == 0
