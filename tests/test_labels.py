@@ -236,9 +236,10 @@ def test_synset_tables_that_contradict_themselves(entries: list[tuple[int, str, 
         parse_devkit_meta(meta_mat_bytes(entries), "here: meta.mat")
 
 
-@given(st.data())
-def test_damaged_synset_tables_end_in_a_source_error(data: st.DataObject) -> None:
-    table = bytearray(META)
+@pytest.mark.parametrize("packed", [True, False])
+@given(data=st.data())
+def test_damaged_synset_tables_end_in_a_source_error(packed: bool, data: st.DataObject) -> None:
+    table = bytearray(META if packed else PLAIN_META)
     for _ in range(data.draw(st.integers(1, 4))):
         table[data.draw(st.integers(0, len(table) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(table)))
@@ -249,6 +250,14 @@ def test_damaged_synset_tables_end_in_a_source_error(data: st.DataObject) -> Non
 
 
 META = devkit_files(SHAPE)["meta.mat"]
+PLAIN_META = meta_mat_bytes([(2, "n2", "two", 0), (1, "n1", "one", 3)], packed=False)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_synset_table(packed: bool) -> None:
+    entries = [(2, "n2", "two", 0), (1, "n1", "Größe, 猫", 3), (300, "n03", "", 0)]
+    found = parse_devkit_meta(meta_mat_bytes(entries, packed=packed), "meta.mat")
+    assert [(e.devkit_id, e.name, e.words, e.num_children) for e in found] == sorted(entries)
 
 
 def test_devkit_archives_that_lack_or_hide_something(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from imgprep.errors import FormatError
 from imgprep.manifest import LOOSE_FILE, ROW_DTYPE, SplitManifest
 from imgprep.sources import scan_source
-from imgprep.sources.collect import BlockBuilder, assemble
+from imgprep.sources.collect import BlockBuilder, assemble, is_clutter
 from tests.trees import Shape, make_archives
 
-NAMES = st.binary(min_size=1, max_size=30).filter(lambda name: not name.startswith(b"."))
+NAMES = st.binary(min_size=1, max_size=30).filter(lambda name: not is_clutter(name.split(b"/")[-1]))
 NUMBERS = st.integers(0, 2**62)
 IMAGES = st.lists(st.tuples(NAMES, NUMBERS, st.integers(1, 2**62), NUMBERS), max_size=12)
 
@@ -109,7 +110,7 @@ def damage_rows(folder: Path, column: str, at: int, value: int) -> None:
     np.save(folder / "rows.npy", rows)
 
 
-DAMAGE = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "no meta": lambda f: (f / "meta.json").unlink(),
     "meta is no JSON": lambda f: (f / "meta.json").write_bytes(b"\xff{"),
     "meta is a list": lambda f: (f / "meta.json").write_bytes(b"[]"),

@@ -95,7 +95,7 @@ def tar_bytes(
     return buffer.getvalue()
 
 
-def meta_mat_bytes(entries: Sequence[tuple[int, str, str, int]]) -> bytes:
+def meta_mat_bytes(entries: Sequence[tuple[int, str, str, int]], *, packed: bool = True) -> bytes:
     """``meta.mat`` of (devkit id, name, words, number of children), in the official structure."""
     import scipy.io
 
@@ -105,7 +105,7 @@ def meta_mat_bytes(entries: Sequence[tuple[int, str, str, int]]) -> bytes:
         below = np.arange(1, children + 1, dtype=np.float64)
         synsets[at, 0] = (float(devkit_id), name, text, "a gloss", float(children), below, 0.0, 1.0)
     buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {"synsets": synsets}, do_compression=True)
+    scipy.io.savemat(buffer, {"synsets": synsets}, do_compression=packed)
     return buffer.getvalue()
 
 

@@ -9,12 +9,11 @@ import csv
 import io
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from imgprep.errors import SourceError
+from imgprep.sources.matfile import Value, read_structures
 
 VAL_IMAGE = re.compile(rb"^ILSVRC2012_val_(\d{8})(?:\.|$)")
-MAX_CLASSES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +43,10 @@ def parse_devkit_meta(data: bytes, where: str) -> tuple[Synset, ...]:
     Raises:
         SourceError: it is not a MAT file of the devkit's shape, or contradicts itself.
     """
-    import scipy.io  # heavy, and only sources with a devkit need it
-
     try:
-        table = scipy.io.loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])
-        entries = table["synsets"].ravel()
-        if len(entries) > MAX_CLASSES:
-            raise ValueError(f"{len(entries)} synsets")
-        synsets = [_synset(entry) for entry in entries]
-    except Exception as exc:  # the MAT parser raises nearly anything on a damaged file
-        raise SourceError(f"{where} is not the devkit's table of synsets: {exc!r}") from exc
+        synsets = [_synset(entry) for entry in read_structures(data, "synsets")]
+    except ValueError as exc:  # among them UnicodeDecodeError
+        raise SourceError(f"{where} is not the devkit's table of synsets: {exc}") from exc
     ids = {entry.devkit_id for entry in synsets}
     names = {entry.name for entry in synsets}
     if not synsets or len(ids) != len(synsets) or len(names) != len(synsets):
@@ -61,14 +54,16 @@ def parse_devkit_meta(data: bytes, where: str) -> tuple[Synset, ...]:
     return tuple(sorted(synsets, key=lambda entry: entry.devkit_id))
 
 
-def _synset(entry: Any) -> Synset:
-    devkit_id, children = int(entry["ILSVRC2012_ID"]), int(entry["num_children"])
-    name, words = entry["WNID"], entry["words"]
+def _synset(entry: dict[str, Value]) -> Synset:
+    devkit_id, children = entry.get("ILSVRC2012_ID"), entry.get("num_children")
+    name, words = entry.get("WNID"), entry.get("words")
     if not isinstance(name, str) or not name or {"/", "\0"} & set(name) or name in (".", ".."):
         raise ValueError(f"the WNID {name!r}")
-    if devkit_id < 1 or children < 0:
-        raise ValueError(f"id {devkit_id} with {children} children")
-    return Synset(devkit_id, name, words if isinstance(words, str) else "", children)
+    if not isinstance(devkit_id, float) or not devkit_id.is_integer() or devkit_id < 1:
+        raise ValueError(f"the ILSVRC2012_ID {devkit_id!r} of {name}")
+    if not isinstance(children, float) or not children.is_integer() or children < 0:
+        raise ValueError(f"{name} with {children!r} children")
+    return Synset(int(devkit_id), name, words if isinstance(words, str) else "", int(children))
 
 
 def parse_ground_truth(data: bytes, where: str) -> tuple[int, ...]:
