@@ -62,18 +62,32 @@ def _decode_jpeg(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8], tu
     if header.components not in (1, 3):
         return _decode_four(data, header)
     buffer = _buffer(header.height_px * header.width_px * 3)
-    complaint = ""
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, strict=True), ()
+        return _turbo(data, buffer=buffer), ()
     except ValueError as exc:
         complaint = _message(exc)
-    except MemoryError as exc:
-        raise ImageError("not enough memory to decode this JPEG") from exc
     if any(text in complaint for text in _HARMLESS):
         return _decode_harmless(data, header, complaint)
     if any(text in complaint for text in _HARMFUL):
         raise ImageError(f"damaged JPEG: {complaint}")
     return _by_pillow(data, complaint)
+
+
+def _turbo(
+    data: bytes,
+    colours: str = "RGB",
+    *,
+    strict: bool = True,
+    buffer: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """libjpeg-turbo 3; ValueError carries its first complaint, a warning too when ``strict``."""
+    try:
+        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, colours, buffer=buffer, strict=strict
+        )
+    except MemoryError as exc:
+        raise ImageError("not enough memory to decode this JPEG") from exc
+    return image
 
 
 def _decode_harmless(
@@ -82,21 +96,20 @@ def _decode_harmless(
     """Decode in spite of a harmless warning, but only if no harmful one hides behind it."""
     data = mended(data, header)
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", strict=True), (complaint,)
+        return _turbo(data), (complaint,)
     except ValueError as exc:
         second = _message(exc)
         if _AFTER_LAST_SCAN not in second:
             raise ImageError(f"damaged JPEG: {second}") from exc
-    image_hwc = simplejpeg.decode_jpeg(data, "RGB", strict=False)
-    return image_hwc, tuple(dict.fromkeys((complaint, second)))
+    return _turbo(data, strict=False), tuple(dict.fromkeys((complaint, second)))
 
 
 def _decode_four(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """CMYK and YCCK by Pillow, which knows Adobe's inversion; libjpeg-turbo proves them whole."""
     warnings: tuple[str, ...] = ()
     try:
-        simplejpeg.decode_jpeg(mended(data, header), "CMYK", strict=True)
-    except (ValueError, MemoryError) as exc:
+        _turbo(mended(data, header), "CMYK")
+    except ValueError as exc:
         complaint = _message(exc)
         if _AFTER_LAST_SCAN in complaint:
             warnings = (complaint,)
@@ -107,6 +120,7 @@ def _decode_four(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8], tu
 
 
 def _by_pillow(data: bytes, complaint: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    # Pillow names truncation, but not every fault inside the image data.
     from imgprep.pillowfile import open_pixels
 
     try:
@@ -128,5 +142,4 @@ def _buffer(n_bytes: int) -> NDArray[np.uint8] | None:
 
 def _message(exc: Exception) -> str:
     """The complaint without the name of the C function that made it."""
-    text = str(exc) or type(exc).__name__
-    return text.split("(): ", 1)[-1]
+    return str(exc).split("(): ", 1)[-1]

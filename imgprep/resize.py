@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from imgprep.geometry import centre_crop, scaled_size, source_box
+from imgprep.geometry import Crop, centre_crop, scaled_size, source_box
 from imgprep.kernel import area_shrink
 
 ENLARGING_FILTER = "bicubic"
@@ -15,6 +16,13 @@ ENLARGING_FILTER = "bicubic"
 
 # Half width of each Pillow kernel at scale 1, in pixels (Resample.c).
 _SUPPORT_PX = {"box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0, "lanczos": 3.0}
+
+# Kernels for which a source box is not as good as the whole image. Pillow holds the box in 32-bit
+# floats; a coordinate off by one bit moves BOX to another pixel, and can change a level between
+# the two passes, which the negative lobes of the others amplify to 2 levels.
+_TOUCHY = frozenset({"box", "bicubic", "lanczos"})
+# Touchy kernels see the whole image up to this many scaled pixels for each pixel of the crop.
+_WHOLE_LIMIT = 4
 
 
 def resize_crop(
@@ -25,45 +33,68 @@ def resize_crop(
     ``image_hwc`` is C-contiguous (height, width, 3) uint8; the result is a new array, never a
     view of it. ``filter_name`` is one of ``imgprep.spec.FILTERS``: ``area`` shrinks by area
     averaging and enlarges by bicubic; the others are Pillow's (antialiased) in both directions.
-    An image whose short side fits is only cropped. Equal to resizing all of the image and then
-    cropping, within 1 level.
+    An image whose short side fits is only cropped.
+
+    Equal to resizing all of the image and then cropping, within 1 level (2 where bicubic or
+    lanczos enlarge an image that is over 4 times as long as wide).
     """
     height, width, _ = image_hwc.shape
     short = min(height, width)
     scaled_hw = scaled_size(height, width, size_px)
     crop = centre_crop(scaled_hw, size_px)
     if short == size_px:
-        rows = slice(crop.top, crop.top + size_px)
-        return image_hwc[rows, crop.left : crop.left + size_px].copy()
+        return _cut(image_hwc, crop).copy()
     if filter_name == "area":
         if short > size_px:
             return area_shrink(image_hwc, scaled_hw, crop)
         filter_name = ENLARGING_FILTER
-    box = source_box((height, width), scaled_hw, crop)
-    return _resize_box(image_hwc, box, size_px, filter_name)
+    scaled_pixels = scaled_hw[0] * scaled_hw[1]
+    whole = scaled_pixels <= max(height * width, _WHOLE_LIMIT * size_px * size_px)
+    if filter_name in _TOUCHY and whole:
+        full = Image.fromarray(image_hwc).resize(scaled_hw[::-1], _method(filter_name))
+        right, bottom = crop.left + size_px, crop.top + size_px
+        return np.array(full.crop((crop.left, crop.top, right, bottom)))
+    if filter_name == "box":
+        return _nearest(image_hwc, scaled_hw, crop)
+    return _resample_box(image_hwc, scaled_hw, crop, filter_name)
 
 
-def _resize_box(
-    image_hwc: NDArray[np.uint8],
-    box: tuple[float, float, float, float],
-    size_px: int,
-    filter_name: str,
+def _cut(image_hwc: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
+    return image_hwc[crop.top : crop.top + crop.size_px, crop.left : crop.left + crop.size_px]
+
+
+def _method(filter_name: str) -> Image.Resampling:
+    return Image.Resampling[filter_name.upper()]
+
+
+def _nearest(
+    image_hwc: NDArray[np.uint8], scaled_hw: tuple[int, int], crop: Crop
 ) -> NDArray[np.uint8]:
-    """The box resampled by Pillow, which sees no more of the image than the kernel reaches.
+    """Pillow's BOX where it enlarges: each pixel is the copy of one, in Pillow's arithmetic."""
+    offsets = (crop.top, crop.left)
+    rows, columns = (
+        ((np.arange(at, at + crop.size_px) + 0.5) * (n_source / n_scaled)).astype(np.intp)
+        for at, n_source, n_scaled in zip(offsets, image_hwc.shape, scaled_hw, strict=False)
+    )
+    return image_hwc[np.ix_(rows, columns)]
 
-    Cutting first keeps the copy into Pillow small, and keeps the box, which Pillow holds in
-    32-bit floats, close to zero and so precise.
+
+def _resample_box(
+    image_hwc: NDArray[np.uint8], scaled_hw: tuple[int, int], crop: Crop, filter_name: str
+) -> NDArray[np.uint8]:
+    """Only the crop, resampled by Pillow, which sees no more of the image than the kernel reaches.
+
+    Cutting first keeps the copy into Pillow small, and keeps the 32-bit box close to zero and so
+    precise.
     """
-    from PIL import Image
-
-    left, top, right, bottom = box
     height, width, _ = image_hwc.shape
-    x_from, x_to = _reach(left, right, width, size_px, filter_name)
-    y_from, y_to = _reach(top, bottom, height, size_px, filter_name)
+    left, top, right, bottom = source_box((height, width), scaled_hw, crop)
+    x_from, x_to = _reach(left, right, width, crop.size_px, filter_name)
+    y_from, y_to = _reach(top, bottom, height, crop.size_px, filter_name)
     window = np.ascontiguousarray(image_hwc[y_from:y_to, x_from:x_to])
     resized = Image.fromarray(window).resize(
-        (size_px, size_px),
-        Image.Resampling[filter_name.upper()],
+        (crop.size_px, crop.size_px),
+        _method(filter_name),
         box=(left - x_from, top - y_from, right - x_from, bottom - y_from),
     )
     return np.array(resized)
