@@ -86,8 +86,8 @@ class ScanReport:
     def render(self) -> str:
         """The report as plain text, without a newline at the end."""
         lines = [
-            f"source    {_printable(self.source)}",
-            f"layout    {self.layout}: {'; '.join(self.evidence)}",
+            f"source    {printable(self.source)}",
+            f"layout    {self.layout}: {printable('; '.join(self.evidence))}",
             f"classes   {self.classes:,} (order sha256 {self.order_sha256[:12]})",
             "",
         ]
@@ -111,12 +111,12 @@ class ScanReport:
             lines.append(f"  {kind}: {count:,}")
             of_kind = [problem for problem in self.problems if problem.kind == kind]
             shown = of_kind[:EXAMPLES_PER_KIND]
-            lines += [f"    {_printable(one.where)}: {one.cause}" for one in shown]
+            lines += [f"    {printable(one.where)}: {one.cause}" for one in shown]
             if count > len(shown):
                 lines.append(f"    and {count - len(shown):,} more")
         if self.oddities:
             lines += ["", "noticed"]
-            lines += [f"  {_printable(what)}: {n:,}" for what, n in self.oddities.items()]
+            lines += [f"  {printable(what)}: {n:,}" for what, n in self.oddities.items()]
         return "\n".join(lines)
 
 
@@ -169,7 +169,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return lines
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """``text`` with undecodable bytes and control characters escaped, safe for a terminal."""
     plain = os.fsencode(text).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)

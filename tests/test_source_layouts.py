@@ -125,6 +125,17 @@ def test_every_layout_gives_every_image_its_class(
     assert scan.labels.names == SHAPE.classes
 
 
+@pytest.mark.parametrize("inside", [".", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
+def test_a_relative_root_finds_kaggle_tables_above(
+    inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_kaggle(tmp_path)
+    monkeypatch.chdir(tmp_path / inside)
+    scan = scan_source(Path())
+    assert scan.layout == "kaggle"
+    assert contents(scan, "val") == VAL
+
+
 def test_words_and_devkit_ids_are_kept(tmp_path: Path) -> None:
     by_devkit = scan_source(make_archives(tmp_path / "a")).labels
     assert [entry.devkit_id for entry in by_devkit.classes] == [3, 2, 1]

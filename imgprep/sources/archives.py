@@ -85,7 +85,7 @@ def scan_class_tars(
             fd = stack.enter_context(_opened(files.pop()))
             blocks = scan_each(lambda name: _scan_part(fd, parts[name]), names, threads, progress)
         else:
-            blocks = scan_each(lambda name: scan_tar(parts[name]), names, threads, progress)
+            blocks = scan_each(lambda name: _scan_alone(parts[name]), names, threads, progress)
         yield from zip(names, blocks, strict=True)
 
 
@@ -102,6 +102,16 @@ def scan_tar(part: _TarPart, accepts: Accepts | None = None) -> Block:
     """
     with _opened(part.file) as fd:
         return _scan_part(fd, part, accepts)
+
+
+def _scan_alone(part: _TarPart) -> Block:
+    """One class tar of an unpacked outer tar; if it cannot be read, the others still can."""
+    try:
+        return scan_tar(part)
+    except SourceError as exc:
+        builder = BlockBuilder(part.container, part.path, ":")
+        builder.reject("unreadable-file", b"", str(exc.__cause__ or exc))
+        return builder.finish()
 
 
 def _whole(root: Path, file: Path) -> _TarPart:

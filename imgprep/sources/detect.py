@@ -160,11 +160,11 @@ def _kaggle(root: Path) -> Candidate | None:
     for base in (root / CLS_LOC, root / "Data/CLS-LOC", root / "CLS-LOC"):
         if base.is_dir():
             # The tables lie beside ILSVRC/, three folders above CLS-LOC.
-            found = _split_folders(base, "kaggle", (root, *list(base.parents)[:3]))
+            found = _split_folders(base, "kaggle", (root, *list(base.absolute().parents)[:3]))
             return _with_prefix(found, f"found {base.relative_to(root)}/") if found else None
     if _is_cls_loc(root):
-        base = root.absolute()
-        found = _split_folders(root, "kaggle", (root, *list(base.parents)[:3]))
+        above = list(root.absolute().parents)[:3]
+        found = _split_folders(root, "kaggle", (root, *above))
         return _with_prefix(found, "the folder is named CLS-LOC") if found else None
     return None
 

@@ -48,8 +48,12 @@ class Entry(NamedTuple):
     cause: str = ""
 
 
-class _HeaderError(Exception):
-    """A header that cannot be believed."""
+class _WalkError(Exception):
+    """The walk cannot go on; ``problem`` is the slug."""
+
+    def __init__(self, cause: str, problem: str = "bad-header") -> None:
+        super().__init__(cause)
+        self.problem = problem
 
 
 class _Reader:
@@ -91,44 +95,33 @@ def walk(fd: int, start: int, end: int) -> Iterator[Entry]:
         end: offset after the last byte that belongs to the tar.
     """
     reader = _Reader(fd, end)
+    extension = _Extension()
     position = start
-    pending: dict[bytes, bytes] = {}
-    defaults: dict[bytes, bytes] = {}
     while True:
         header = reader.block(position)
         if len(header) < BLOCK_BYTES:
-            yield _cut(b"", position, f"it ends at byte {end - start} without an end marker")
+            cause = f"it ends at byte {end - start} without an end marker"
+            yield Entry(b"", position, 0, "cut-short", cause)
             return
         if header[0] == 0 and header == ZERO_BLOCK:
             if any(reader.span(position, TAIL_CHECK_BYTES)):
                 cause = f"more data follows the end marker at byte {position - start}"
                 yield Entry(b"", position, 0, "data-after-end", cause)
             return
+        data = position + BLOCK_BYTES
         try:
             kind, size_bytes = _check_header(header)
-            data = position + BLOCK_BYTES
             if kind in EXTENSION_TYPES:
-                if size_bytes > MAX_EXTENSION_BYTES:
-                    raise _HeaderError(f"an extension header of {size_bytes} bytes")
-                content = reader.span(data, size_bytes)
-                if len(content) < size_bytes:
-                    yield _cut(b"", position, "it ends inside an extension header")
-                    return
-                _extend(kind, content, pending, defaults)
+                extension.read(reader, kind, data, size_bytes)
                 position = data + _padded(size_bytes)
                 continue
             name = _name(header)
-            if pending or defaults:
-                name, size_bytes = _apply(name, size_bytes, {**defaults, **pending})
-                sparse = any(key.startswith(b"GNU.sparse.") for key in pending)
-                pending = {}
-                kind = ord("S") if sparse else kind
-        except _HeaderError as exc:
+            if extension.in_force:
+                kind, name, size_bytes = extension.apply(kind, name, size_bytes)
+        except _WalkError as exc:
             cause = f"the header at byte {position - start} is damaged: {exc}"
-            yield Entry(b"", position, 0, "bad-header", cause)
+            yield Entry(b"", position, 0, exc.problem, cause)
             return
-        if kind == 0 and name.endswith(b"/"):
-            kind = ord("5")
         if kind == ord("S"):
             data = _skip_sparse_headers(reader, header, data)
         stored = 0 if kind in DATALESS_TYPES else size_bytes
@@ -139,7 +132,9 @@ def walk(fd: int, start: int, end: int) -> Iterator[Entry]:
             cause = f"it ends at byte {end - start}, {missing} bytes before the end of this member"
             yield Entry(name, data, size_bytes, "cut-short", cause)
             return
-        if kind in REGULAR_TYPES and name and name[0] != 47 and b".." not in name:
+        # The common case without a call; _judge decides the same with more care.
+        plain = kind in REGULAR_TYPES and name and name[0] != 47 and b".." not in name
+        if plain and (kind or name[-1] != 47):
             yield Entry(name, data, size_bytes)
         else:
             yield _judge(kind, name, data, size_bytes)
@@ -147,8 +142,8 @@ def walk(fd: int, start: int, end: int) -> Iterator[Entry]:
 
 
 def _judge(kind: int, name: bytes, offset: int, size_bytes: int) -> Entry:
-    """The rarer members: directories, links, devices, odd names."""
-    if kind == ord("5"):
+    """The rarer members: directories (V7 marks them by a slash alone), links, odd names."""
+    if kind == ord("5") or (kind == 0 and name.endswith(b"/")):
         return Entry(name, offset, 0, "directory", "a directory entry")
     if kind not in REGULAR_TYPES:
         what = UNUSABLE_TYPES.get(kind, f"a member of unknown type {chr(kind)!r}")
@@ -157,10 +152,6 @@ def _judge(kind: int, name: bytes, offset: int, size_bytes: int) -> Entry:
         cause = "its name is empty, absolute or leads out of the archive with '..'"
         return Entry(name, offset, size_bytes, "unsafe-name", cause)
     return Entry(name, offset, size_bytes)
-
-
-def _cut(name: bytes, position: int, cause: str) -> Entry:
-    return Entry(name, position, 0, "cut-short", cause)
 
 
 def _padded(size_bytes: int) -> int:
@@ -176,7 +167,7 @@ def _check_header(header: bytes) -> tuple[int, int]:
         counted = header[:148] + header[156:]
         signed = sum(counted) - 256 * sum(byte > 127 for byte in counted) + 256
         if signed != stored:
-            raise _HeaderError("its checksum does not fit")
+            raise _WalkError("its checksum does not fit")
     return header[156], _number(header[124:136])
 
 
@@ -185,7 +176,7 @@ def _number(field: bytes) -> int:
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") & ~(0x80 << (8 * (len(field) - 1)))
         if field[0] & 0x40 or value > MAX_MEMBER_BYTES:
-            raise _HeaderError(f"the number {field.hex()} is negative or too large")
+            raise _WalkError(f"the number {field.hex()} is negative or too large")
         return value
     digits = field.split(b"\0", 1)[0].strip(b" ")
     if not digits:
@@ -195,7 +186,7 @@ def _number(field: bytes) -> int:
             return int(digits, 8)
     except ValueError:
         pass
-    raise _HeaderError(f"{field!r} is not an octal number")
+    raise _WalkError(f"{field!r} is not an octal number")
 
 
 def _name(header: bytes) -> bytes:
@@ -206,14 +197,41 @@ def _name(header: bytes) -> bytes:
     return name
 
 
-def _extend(
-    kind: int, content: bytes, pending: dict[bytes, bytes], defaults: dict[bytes, bytes]
-) -> None:
-    """Take in an extension header: for the next member, or (``g``) for all that follow."""
-    if kind == ord("L"):
-        pending[b"path"] = content.split(b"\0", 1)[0]
-    elif kind != ord("K"):
-        (defaults if kind == ord("g") else pending).update(_pax_records(content))
+class _Extension:
+    """GNU long names and PAX records that speak of the members after them."""
+
+    def __init__(self) -> None:
+        self._next: dict[bytes, bytes] = {}
+        self._all: dict[bytes, bytes] = {}
+        self.in_force = False
+
+    def read(self, reader: _Reader, kind: int, position: int, size_bytes: int) -> None:
+        """Take in an extension: for the next member, or (``g``) for all that follow."""
+        if size_bytes > MAX_EXTENSION_BYTES:
+            raise _WalkError(f"an extension header of {size_bytes} bytes")
+        content = reader.span(position, size_bytes)
+        if len(content) < size_bytes:
+            raise _WalkError("the archive ends inside an extension header", "cut-short")
+        if kind == ord("L"):
+            self._next[b"path"] = content.split(b"\0", 1)[0]
+        elif kind != ord("K"):
+            (self._all if kind == ord("g") else self._next).update(_pax_records(content))
+        self.in_force = True
+
+    def apply(self, kind: int, name: bytes, size_bytes: int) -> tuple[int, bytes, int]:
+        """Put the extension's name and size in place of the header's."""
+        records = {**self._all, **self._next}
+        self._next = {}
+        self.in_force = bool(self._all)
+        name = records.get(b"path", name).split(b"\0", 1)[0]
+        text = records.get(b"size")
+        if text is not None:
+            if not text.isdigit() or len(text) > 19 or int(text) > MAX_MEMBER_BYTES:
+                raise _WalkError(f"the PAX size {text!r} is not a size")
+            size_bytes = int(text)
+        if any(key.startswith(b"GNU.sparse.") for key in records):
+            kind = ord("S")
+        return kind, name, size_bytes
 
 
 def _pax_records(content: bytes) -> dict[bytes, bytes]:
@@ -226,21 +244,10 @@ def _pax_records(content: bytes) -> dict[bytes, bytes]:
         record = content[at + len(digits) + 1 : at + length]
         key, equals, value = record.partition(b"=")
         if not (space and equals and record.endswith(b"\n")):
-            raise _HeaderError("a PAX record is malformed")
+            raise _WalkError("a PAX record is malformed")
         records[key] = value[:-1]
         at += length
     return records
-
-
-def _apply(name: bytes, size_bytes: int, extended: dict[bytes, bytes]) -> tuple[bytes, int]:
-    """Put the extension's name and size in place of the header's."""
-    name = extended.get(b"path", name).split(b"\0", 1)[0]
-    text = extended.get(b"size")
-    if text is not None:
-        if not text.isdigit() or len(text) > 19 or int(text) > MAX_MEMBER_BYTES:
-            raise _HeaderError(f"the PAX size {text!r} is not a size")
-        size_bytes = int(text)
-    return name, size_bytes
 
 
 def _skip_sparse_headers(reader: _Reader, header: bytes, data: int) -> int:
