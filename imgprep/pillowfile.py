@@ -101,9 +101,13 @@ def open_pixels(data: bytes, format_name: str, *, max_megapixels: int | None) ->
 def _open(data: bytes, format_name: str, max_megapixels: int | None, heard: list[str]) -> Opened:
     try:
         importlib.import_module(f"PIL.{_PLUGINS[format_name]}")
-        factory: Any = Image.OPEN[format_name][0]
+        factory: Any
+        accept: Any
+        factory, accept = Image.OPEN[format_name]
     except (ImportError, KeyError) as exc:
         raise ImageError(f"{format_name}: this build of Pillow cannot read it") from exc
+    if accept is not None and isinstance(accept(data[:16]), str):  # a reason, in place of a yes
+        raise ImageError(f"{format_name}: this build of Pillow cannot read it")
     image = factory(io.BytesIO(data), "")
     width, height = image.size
     if max_megapixels is not None:
