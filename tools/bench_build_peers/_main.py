@@ -1,0 +1,139 @@
+"""Measures ``imgprep build-shards`` side by side with other ways to make training shards.
+
+bench_build setup [PEER...]     make the peers' environments under .bench/envs (minutes, once)
+bench_build run [--json FILE]   measure, print the table
+bench_build table FILE          print the table of an earlier run
+bench_build peers               name the peers
+
+Every contestant reads the same JPEG photos from a warm page cache on the same cores and writes
+256x256 JPEG records (short side to 256, centre crop, quality 95, 4:2:0) in its own format, with two
+processes. What it wrote is counted and a sample decoded after each run. imgprep also computes its
+statistics, hashes and fsyncs; the peers do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from _hardware import hardware, take_cores
+from _measure import adopt_orphans
+from _photos import lay_out, warm
+from _registry import BENCH, IMGPREP, PEERS, ROOT, chosen
+from _session import Session, imgprep_versions, run_peers
+from _setup import missing, set_up
+from _table import markdown
+
+EXIT_FAILED = 1
+
+
+def default_photos() -> Path:
+    """Return a mini ImageNet made of the photos that scikit-learn installs."""
+    folder = BENCH / "photos"
+    if not folder.exists():
+        BENCH.mkdir(exist_ok=True)
+        script = str(ROOT / "tools" / "mini_imagenet.py")
+        command = [str(IMGPREP.python), script, str(folder), "--images-per-class", "100"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return folder
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The ``run`` command."""
+    peers = chosen([name for name in (arguments.peers or "").split(",") if name])
+    absent = missing([IMGPREP, *peers])
+    if absent:
+        sys.exit(
+            f"bench_build: no environment for {', '.join(absent)}: run `bench_build setup` first"
+        )
+    if arguments.json and not arguments.json.resolve().parent.is_dir():
+        sys.exit(f"bench_build: no folder for {arguments.json}")
+    adopt_orphans()
+    work = BENCH / "work"
+    try:
+        cores = take_cores(arguments.cores)
+        photos = lay_out(arguments.photos or default_photos(), work, arguments.images)
+    except ValueError as error:
+        sys.exit(f"bench_build: {error}")
+    warm(photos.source)
+    about: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "hardware": hardware(cores),
+        "photos": {k: v for k, v in asdict(photos).items() if k != "source"},
+        "pairs": arguments.pairs,
+        "imgprep": imgprep_versions(),
+    }
+
+    def save(results: dict[str, Any]) -> None:
+        if arguments.json:
+            arguments.json.write_text(json.dumps({**about, "peers": results}, indent=1) + "\n")
+
+    session = Session(
+        photos=photos,
+        work=work,
+        pairs=arguments.pairs,
+        memory_always=arguments.memory == "all",
+        timeout_seconds=arguments.timeout,
+    )
+    results = run_peers(session, peers, save)
+    sys.stdout.write(markdown({**about, "peers": results}))
+    return EXIT_FAILED if any("error" in result for result in results.values()) else 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench_build", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    setup = commands.add_parser("setup", help="make the environments that are missing")
+    setup.add_argument("peers", nargs="*", metavar="PEER", help="default: all")
+    bench = commands.add_parser("run", help="measure")
+    bench.add_argument(
+        "--photos", type=Path, metavar="DIR", help="class folders (default: a mini ImageNet)"
+    )
+    bench.add_argument(
+        "--images", type=_positive, default=3000, help="photos a run, cycled (default: 3000)"
+    )
+    bench.add_argument("--pairs", type=_positive, default=5, help="pairs a peer (default: 5)")
+    bench.add_argument("--peers", metavar="A,B", help="default: all")
+    bench.add_argument("--cores", type=_positive, default=2, help="cores to bind to (default: 2)")
+    bench.add_argument(
+        "--memory",
+        choices=("warm-up", "all"),
+        default="warm-up",
+        help="runs in which memory is sampled; sampling slows large peers (default: warm-up)",
+    )
+    bench.add_argument("--timeout", type=float, default=900.0, help="seconds a run (default: 900)")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
+    table = commands.add_parser("table", help="print the table of a --json file")
+    table.add_argument("file", type=Path)
+    commands.add_parser("peers", help="name the peers")
+    return parser
+
+
+def main() -> int:
+    """Parse and do."""
+    arguments = _parser().parse_args()
+    if arguments.command == "setup":
+        set_up(chosen(arguments.peers))
+        return 0
+    if arguments.command == "table":
+        sys.stdout.write(markdown(json.loads(arguments.file.read_text())))
+        return 0
+    if arguments.command == "peers":
+        sys.stdout.writelines(f"{name:16} {peer.what}\n" for name, peer in PEERS.items())
+        return 0
+    return run(arguments)

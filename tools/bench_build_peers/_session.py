@@ -1,0 +1,149 @@
+"""The measured runs: warm-up, then pairs of (imgprep, peer) in alternating order."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from _measure import Measured, RunError, run_command
+from _photos import WorkPhotos
+from _registry import HERE, IMGPREP, ROOT, Peer
+from _setup import versions
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One checked run of one contestant."""
+
+    inner_seconds: float
+    """The work without the imports of the process that was started."""
+    wall_seconds: float
+    cpu_seconds: float
+    peak_pss_mib: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """What all runs share."""
+
+    photos: WorkPhotos
+    work: Path
+    pairs: int
+    memory_always: bool
+    """Sample memory in every run, not only in the warm-up runs."""
+    timeout_seconds: float
+
+
+def inner_seconds(peer: Peer, measured: Measured, images: int) -> float:
+    """Return the seconds that the contestant itself took for its work.
+
+    A peer prints them as JSON. So does imgprep: from the start of the scan to the end of the
+    publication, with the start of its worker processes and their imports; less the import of
+    scikit-learn where it names that by itself, as no peer's imports are counted. An imgprep that
+    names no total is charged its whole process, which never flatters it.
+    """
+    if peer.is_imgprep:
+        timings = json.loads(measured.stdout)["timings"]
+        total = timings.get("total_seconds", measured.wall_seconds)
+        return float(total - timings.get("import_seconds", 0.0))
+    lines = [line for line in measured.stdout.splitlines() if line.startswith('{"images"')]
+    if not lines:
+        raise RunError(f"{peer.name} printed no result")
+    result = json.loads(lines[-1])
+    if result["images"] != images:
+        raise RunError(f"{peer.name} reports {result['images']} images, not {images}")
+    return float(result["inner_seconds"])
+
+
+def check_output(peer: Peer, out: Path, images: int) -> None:
+    """Count and open what was written; nobody wins by not working."""
+    if peer.output == "none":
+        return
+    colours = "grey-too" if peer.keeps_grey else "rgb"
+    script = str(HERE / "_check.py")
+    command = [str(IMGPREP.python), script, peer.output, str(out), str(images), colours]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RunError(f"{peer.name}: {(done.stderr or done.stdout).strip()[-500:]}")
+
+
+def run_once(session: Session, peer: Peer, *, memory: bool) -> Run:
+    """Run, check, delete. What earlier runs wrote is on disk before the clock starts."""
+    out, images = session.work / "out", session.photos.images
+    shutil.rmtree(out, ignore_errors=True)
+    os.sync()
+    measured = run_command(
+        peer.argv(session.photos.source, out),
+        session.work / f"{peer.name}.log",
+        memory=memory,
+        timeout_seconds=session.timeout_seconds,
+    )
+    seconds = inner_seconds(peer, measured, images)
+    check_output(peer, out, images)
+    shutil.rmtree(out, ignore_errors=True)
+    peak = measured.peak_pss_bytes
+    return Run(
+        inner_seconds=seconds,
+        wall_seconds=measured.wall_seconds,
+        cpu_seconds=measured.cpu_seconds,
+        peak_pss_mib=None if peak is None else peak / MIB,
+    )
+
+
+def _say(label: str, peer: Peer, run: Run, images: int) -> None:
+    memory = "" if run.peak_pss_mib is None else f"  peak {run.peak_pss_mib:6.0f} MiB"
+    sys.stderr.write(
+        f"{label:8} {peer.name:16} inner {images / run.inner_seconds:6.0f} img/s"
+        f"  whole {images / run.wall_seconds:6.0f} img/s  cpu {run.cpu_seconds:6.1f} s{memory}\n"
+    )
+    sys.stderr.flush()
+
+
+def run_peer(session: Session, peer: Peer) -> dict[str, Any]:
+    """Run all pairs of one peer and return them as JSON."""
+
+    def once(label: str, contestant: Peer, memory: bool) -> dict[str, Any]:
+        run = run_once(session, contestant, memory=memory or session.memory_always)
+        _say(label, contestant, run, session.photos.images)
+        return asdict(run)
+
+    both = (IMGPREP, peer)
+    # Memory is sampled here: walking the page tables of a large peer would slow it when timed.
+    warm_up = {c.name: once("warm-up", c, True) for c in both}
+    pairs = []
+    for number in range(session.pairs):
+        order = both if number % 2 == 0 else both[::-1]
+        runs = {c.name: once(f"pair {number + 1}", c, False) for c in order}
+        pairs.append({"first": order[0].name, "runs": runs})
+    return {"what": peer.what, "versions": versions(peer), "warm_up": warm_up, "pairs": pairs}
+
+
+def run_peers(
+    session: Session, peers: list[Peer], save: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Run every peer, saving after each; one that fails is named and does not stop the others."""
+    results: dict[str, Any] = {}
+    for peer in peers:
+        try:
+            results[peer.name] = run_peer(session, peer)
+        except RunError as error:
+            sys.stderr.write(f"{peer.name}: FAILED\n{error}\n")
+            results[peer.name] = {"what": peer.what, "error": str(error)}
+        save(results)
+    return results
+
+
+def imgprep_versions() -> dict[str, str]:
+    """Versions of our own environment, and the commit."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return {"imgprep": done.stdout.strip() or "unknown", **versions(IMGPREP)}

@@ -1,0 +1,121 @@
+"""The markdown table of a bench result."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from _registry import PEERS
+
+Json = dict[str, Any]
+
+
+def ratios(result: Json, name: str, key: str) -> list[float]:
+    """Return imgprep's speed over the peer's, for each pair (``key``: the seconds compared)."""
+    runs = [pair["runs"] for pair in result["pairs"]]
+    return [float(run[name][key] / run["imgprep"][key]) for run in runs]
+
+
+def _spread(values: list[float]) -> str:
+    return f"**{median(values):.2f}** [{' '.join(f'{value:.2f}' for value in values)}]"
+
+
+def _rate(images: int, result: Json, name: str, key: str) -> str:
+    return f"{median(images / pair['runs'][name][key] for pair in result['pairs']):.0f}"
+
+
+def _peak_mib(result: Json, name: str) -> float:
+    runs = [result["warm_up"], *(pair["runs"] for pair in result["pairs"])]
+    return float(max(run[name]["peak_pss_mib"] or 0.0 for run in runs))
+
+
+def _row(images: int, name: str, result: Json) -> str:
+    if "error" in result:
+        return f"| {result['what']} | | failed | | | | | |"
+    alone = PEERS[name].output == "none"  # the limit: its start and its memory mean nothing
+    versions = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
+    cells = (
+        result["what"],
+        versions,
+        _rate(images, result, name, "inner_seconds"),
+        _rate(images, result, "imgprep", "inner_seconds"),
+        _spread(ratios(result, name, "inner_seconds")),
+        "-" if alone else _spread(ratios(result, name, "wall_seconds")),
+        "-" if alone else f"{median(ratios(result, name, 'cpu_seconds')):.2f}",
+        "-" if alone else f"{_peak_mib(result, name):.0f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _imgprep_row(images: int, data: Json) -> str:
+    done = [result for result in data["peers"].values() if "error" not in result]
+    runs = [pair["runs"]["imgprep"] for result in done for pair in result["pairs"]]
+    rates = [images / run["inner_seconds"] for run in runs]
+    peak = max(_peak_mib(result, "imgprep") for result in done)
+    versions = ", ".join(f"{key} {value}" for key, value in data["imgprep"].items())
+    rate = f"{median(rates):.0f} ({min(rates):.0f}-{max(rates):.0f} in {len(rates)} runs)"
+    return (
+        f"| imgprep, 2 jobs, statistics, fsync | {versions} | {rate} | | 1 | 1 | 1 | {peak:.0f} |"
+    )
+
+
+def best_off_the_shelf(data: Json) -> tuple[str, list[float]] | None:
+    """Return the off-the-shelf peer that comes closest to imgprep, and its ratios."""
+    found = [
+        (median(values), name, values)
+        for name, result in data["peers"].items()
+        if PEERS[name].off_the_shelf and "error" not in result
+        for values in [ratios(result, name, "inner_seconds")]
+    ]
+    return min(found)[1:] if found else None
+
+
+def _summary(data: Json) -> list[str]:
+    lines = []
+    best = best_off_the_shelf(data)
+    if best:
+        lines.append(f"- imgprep / best off-the-shelf peer ({best[0]}): {_spread(best[1])}")
+    named = (
+        ("webdataset-simd", "imgprep / the webdataset script on the same pillow-simd"),
+        ("img2dataset", "imgprep / img2dataset"),
+        ("limit", "imgprep / decode + encode alone"),
+        ("imgprep-1", "2 jobs / 1 job"),
+    )
+    for name, label in named:
+        result = data["peers"].get(name)
+        if result and "error" not in result:
+            lines.append(f"- {label}: {_spread(ratios(result, name, 'inner_seconds'))}")
+    return lines
+
+
+def markdown(data: Json) -> str:
+    """Return header, table and summary of a result that ``bench_build run`` made."""
+    machine, photos = data["hardware"], data["photos"]
+    images = photos["images"]
+    family, model = machine["cpu_family_model"]
+    head = (
+        f"{machine['cpu']} (family {family}, model {model}), {len(machine['cores_used'])} of "
+        f"{machine['cores']} cores, {machine['memory_gib']} GiB; Linux {machine['kernel']}, Python "
+        f"{machine['python']}; {data['date']}. {images} photos ({photos['distinct']} distinct, "
+        f"mean {photos['mean_megapixels']:.2f} MP and {photos['mean_bytes'] / 1000:.0f} kB), page "
+        f"cache warm; {data['pairs']} pairs each after a warm-up, in alternating order. Ratios are "
+        "imgprep's speed over the peer's within a pair, median [all]: above 1, imgprep is faster. "
+        "Inner leaves out the imports of the process that is started; whole is start to exit; CPU "
+        "is the peer's CPU seconds over imgprep's. Memory is the largest sum of PSS over the "
+        "process tree, sampled in the warm-up runs."
+    )
+    columns = (
+        "peer",
+        "versions",
+        "img/s inner",
+        "imgprep in the same pairs",
+        "ratio, inner",
+        "ratio, whole",
+        "CPU",
+        "peak MiB",
+    )
+    rows = [_row(images, name, result) for name, result in data["peers"].items()]
+    if any("error" not in result for result in data["peers"].values()):
+        rows.append(_imgprep_row(images, data))
+    table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *rows]
+    return "\n".join([head, "", *table, "", *_summary(data), ""])
