@@ -70,8 +70,16 @@ def best_off_the_shelf(data: Json) -> tuple[str, list[float]] | None:
     return min(found)[1:] if found else None
 
 
+def _charged_whole(data: Json) -> bool:
+    """Whether imgprep named no seconds of its own, so that its imports are counted."""
+    runs = [pair["runs"]["imgprep"] for r in data["peers"].values() for pair in r.get("pairs", ())]
+    return any(run["inner_seconds"] == run["wall_seconds"] for run in runs)
+
+
 def _summary(data: Json) -> list[str]:
     lines = []
+    if _charged_whole(data):
+        lines.append("- NOT COMPARABLE: imgprep named no total_seconds; its inner is its whole run")
     best = best_off_the_shelf(data)
     if best:
         lines.append(f"- imgprep / best off-the-shelf peer ({best[0]}): {_spread(best[1])}")
