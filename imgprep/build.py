@@ -25,6 +25,7 @@ from imgprep.plan import SplitPlan, plan_split
 from imgprep.pool import Pool, Progress
 from imgprep.publish import Finished, publish
 from imgprep.report import BuildReport
+from imgprep.scan import printable
 from imgprep.sources import scan_source
 from imgprep.spec import BuildSpec, OnError
 from imgprep.state import (
@@ -219,7 +220,7 @@ def bad_images_message(bad: Sequence[Skip], count: int, options: BuildOptions) -
     """The list of what is wrong, and the way on."""
     shown = list(bad[: options.max_errors or MAX_ERRORS_DEFAULT])
     lines = [f"{count} bad {'entry' if count == 1 else 'entries'} in the source:"]
-    lines += [f"  {skip.where}: {skip.cause}" for skip in shown]
+    lines += [f"  {printable(skip.where)}: {printable(skip.cause)}" for skip in shown]
     if count > len(shown):
         lines.append(f"  … and {count - len(shown)} more")
     lines.append("Mend them, or leave them out with --on-error skip (shards that are done stay).")

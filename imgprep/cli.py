@@ -205,10 +205,9 @@ def build_shards(source: Path, dest: Path, **options: Any) -> None:
 @json_option
 def stats(dest: Path, solver: Solver, as_json: bool) -> None:
     """Print the PCA of the training set's colours, beside the figures known from elsewhere."""
-    from imgprep.stats import stats_report
-    from imgprep.stored_stats import load_rgb_moments
+    from imgprep.stats import load_moments, stats_report
 
-    report = stats_report(load_rgb_moments(dest), solver)
+    report = stats_report(load_moments(dest), solver)
     _print_json(report.to_json()) if as_json else click.echo(report.render())
 
 

@@ -18,6 +18,7 @@ from imgprep.order import shuffled
 from imgprep.plan import SplitPlan
 from imgprep.progress import duration
 from imgprep.reader import SourceReader
+from imgprep.scan import printable
 from imgprep.spec import BuildSpec, ImageSpec
 
 SAMPLE_IMAGES = 300
@@ -61,7 +62,7 @@ class Estimate:
             "(if the disks keep up)",
             f"sample    {self.sample_images} images, {len(self.bad)} of them bad",
         ]
-        lines += [f"  {skip.where}: {skip.cause}" for skip in self.bad[:20]]
+        lines += [f"  {printable(skip.where)}: {printable(skip.cause)}" for skip in self.bad[:20]]
         return "\n".join(lines)
 
 

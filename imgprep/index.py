@@ -9,7 +9,7 @@ from typing import Any
 
 from imgprep.atomic import read_json
 from imgprep.errors import FormatError
-from imgprep.format import DATASET_INFO, FORMAT_NAME, SCHEMA_VERSION, SPLITS
+from imgprep.format import DATASET_INFO, FORMAT_NAME, RGB_PCA, SCHEMA_VERSION, SPLITS
 from imgprep.spec import digest_of
 
 
@@ -69,9 +69,14 @@ class DatasetIndex:
 
 
 def fingerprint_of(info: Mapping[str, Any]) -> str:
-    """Digest of a dataset: everything in its index but the index's own fingerprint and versions."""
-    parts = ("spec", "classes", "label_digits", "label_order_sha256", "splits", "files")
-    return digest_of({name: info[name] for name in parts})
+    """Digest of a dataset: spec, labels, shards and statistics, but not the codec versions.
+
+    ``rgb_pca.json`` is left out: the last bits of its floats depend on the processor's LAPACK,
+    and the pixels that it comes from are in already.
+    """
+    parts = ("spec", "classes", "label_digits", "label_order_sha256", "splits")
+    files = {name: digest for name, digest in info["files"].items() if name != RGB_PCA}
+    return digest_of({**{name: info[name] for name in parts}, "files": files})
 
 
 def load_index(folder: Path) -> DatasetIndex:

@@ -104,8 +104,10 @@ class _Server:
                 continue
             if publication is not None:
                 futures.wait([publication])  # at most one shard waits for the disk
-            publication = self.publisher.submit(self.publish, publish)
-            self.flush()
+            try:
+                self.flush()  # before the result: the parent stops listening after the last one
+            finally:  # even if the parent is gone, what is written gets its name
+                publication = self.publisher.submit(self.publish, publish)
             self.send(_Free())
 
     def publish(self, publish: Callable[[], object]) -> None:
@@ -194,7 +196,8 @@ class Pool(Generic[T, S, R]):
         waiting = deque(tasks)
         for worker in self._workers:
             self._give(worker, waiting)
-        while any(worker.tasks for worker in self._workers):
+        # A result may overtake the message that its worker is free: tasks may wait still.
+        while waiting or any(worker.tasks for worker in self._workers):
             by_handle = {worker.conn: worker for worker in self._workers}
             ready = wait(list(by_handle), timeout=0.5)
             if not ready:

@@ -29,7 +29,7 @@ from imgprep.index import DatasetIndex, SplitInfo, load_index
 from imgprep.labels import LabelMap
 from imgprep.moments import Moments
 from imgprep.pool import Pool, Progress
-from imgprep.stored_stats import load_moments
+from imgprep.stats import load_moments
 from imgprep.verify_shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
 
 LOSSLESS = ("png", "raw")

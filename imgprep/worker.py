@@ -24,6 +24,7 @@ from imgprep.plan import SplitPlan
 from imgprep.pool import Tick
 from imgprep.prepare import Prepared, encode, prepare
 from imgprep.reader import SourceReader
+from imgprep.scan import printable
 from imgprep.shards import ShardFacts, ShardWriter
 from imgprep.spec import ImageSpec
 from imgprep.state import StatePaths, save_pixel_sum
@@ -114,10 +115,10 @@ def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[],
                 partial.abandon()
                 return partial_call(ShardResult, task, None)
             if not facts.records:
-                first = draft.skipped[0]
+                first = printable(f"{draft.skipped[0].where}: {draft.skipped[0].cause}")
                 raise BuildError(
-                    f"{path.name}: none of its images can be used; the first is {first.where}: "
-                    f"{first.cause}: mend the source or make shards larger with --shard-images"
+                    f"{path.name}: none of its images can be used; the first is {first}: "
+                    "mend the source or make shards larger with --shard-images"
                 )
         except BaseException:
             partial.abandon()

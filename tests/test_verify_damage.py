@@ -1,0 +1,160 @@
+"""Whatever is damaged in a finished dataset, verify says which file, and exits with 4."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgprep.index import load_index
+from tests.conftest import imgprep
+
+Spoil = Callable[[Path], None]
+
+
+@pytest.fixture
+def dataset(built: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    shutil.copytree(built, tmp_path / "dataset")
+    return tmp_path / "dataset"
+
+
+def flip_bit(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def cut(path: Path, keep: int) -> None:
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+def swap_labels(path: Path) -> None:
+    """Give one record another label, with tar, index and header all in order."""
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        label = next(member for member in tar if member.name.endswith(".cls"))
+    digits = bytes(data[label.offset_data : label.offset_data + 4])
+    data[label.offset_data : label.offset_data + 4] = b"%04d" % ((int(digits) + 1) % 4)
+    path.write_bytes(bytes(data))
+
+
+def edit_json(path: Path, name: str, value: object) -> None:
+    content = json.loads(path.read_text())
+    content[name] = value
+    path.write_text(json.dumps(content))
+
+
+DAMAGE: dict[str, tuple[Spoil, str]] = {
+    "one bit of an image": (lambda d: flip_bit(d / "train-000001.tar", 5000), "train-000001.tar"),
+    "one bit of a tar header": (lambda d: flip_bit(d / "val-000000.tar", 3), "val-000000.tar"),
+    "one bit of the padding": (lambda d: flip_bit(d / "val-000000.tar", -1), "val-000000.tar"),
+    "a shard cut short": (lambda d: cut(d / "train-000002.tar", 70_000), "train-000002.tar"),
+    "an empty shard": (lambda d: cut(d / "train-000002.tar", 0), "train-000002.tar"),
+    "a shard that is gone": (lambda d: (d / "val-000001.tar").unlink(), "val-000001.tar"),
+    "a label": (lambda d: swap_labels(d / "train-000003.tar"), "label"),
+    "an index": (lambda d: flip_bit(d / "train-000000.idx", 30), "train-000000.idx"),
+    "an index cut short": (lambda d: cut(d / "train-000000.idx", 200), "train-000000.idx"),
+    "an index that is gone": (lambda d: (d / "train-000000.idx").unlink(), "train-000000.idx"),
+    "a done marker": (
+        lambda d: edit_json(d / "train-000000.json", "records", 7),
+        "train-000000.json",
+    ),
+    "the mean image": (lambda d: flip_bit(d / "mean_image.npy", 4000), "mean_image.npy"),
+    "the pixel sum": (lambda d: flip_bit(d / "pixel_sum.npy", 4000), "pixel_sum.npy"),
+    "the PCA": (lambda d: edit_json(d / "rgb_pca.json", "images", 95), "rgb_pca.json"),
+    "the labels": (lambda d: cut(d / "labels.json", 100), "labels.json"),
+    "the list of sources": (
+        lambda d: (d / "val-sources.tsv.gz").write_bytes(gzip.compress(b"0\t3\tx\n")) and None,
+        "val-sources.tsv.gz",
+    ),
+    "a shard too many": (
+        lambda d: shutil.copy(d / "val-000000.tar", d / "val-000009.tar") and None,
+        "val-000009.tar",
+    ),
+    "the dataset index": (
+        lambda d: edit_json(d / "dataset_info.json", "classes", 5),
+        "dataset_info.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_found_and_named(dataset: Path, name: str) -> None:
+    spoil, where = DAMAGE[name]
+    spoil(dataset)
+    ran = imgprep("verify", dataset)
+    assert ran.code == 4, ran.out + ran.err
+    assert where in ran.out + ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_whole_dataset_is_whole(built: Path) -> None:
+    ran = imgprep("verify", built, "--decode")
+    assert ran.code == 0
+    assert "OK: everything is as the index states" in ran.out
+    assert "levels apart" in ran.out
+
+
+def test_the_way_to_mend_a_shard_works(mini: Path, dataset: Path) -> None:
+    flip_bit(dataset / "train-000001.tar", 5000)
+    assert "remove its .tar, .idx and .json" in imgprep("verify", dataset).out
+    for extension in ("tar", "idx", "json"):
+        (dataset / f"train-000001.{extension}").unlink()
+    assert imgprep("build-shards", mini, dataset, "--shard-images", 20).code == 0
+    assert imgprep("verify", dataset, "--decode").code == 0
+
+
+def test_pixels_that_lie_are_found_by_decoding(mini: Path, tmp_path: Path) -> None:
+    """With lossless records, the decoded pixels must give the stored moments exactly."""
+    dest = tmp_path / "raw"
+    built = imgprep("build-shards", mini, dest, "--encoding", "raw", "--split", "train")
+    assert built.code == 0
+    whole = imgprep("verify", dest, "--decode", "--json").json
+    assert whole["mean_difference_levels"] == 0.0
+    moments = json.loads((dest / "rgb_pca.json").read_text())
+    assert moments["images"] == 96
+
+
+def test_no_dataset_is_not_damage(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "none"):
+        ran = imgprep("verify", folder)
+        assert ran.code == 1
+        assert "Traceback" not in ran.err
+
+
+@given(st.data())
+def test_any_flipped_bit_of_the_index_is_refused(built: Path, data: st.DataObject) -> None:
+    """The index is read by trainers: no edit of its meaning may pass."""
+    text = (built / "dataset_info.json").read_bytes()
+    at = data.draw(st.integers(0, len(text) - 1))
+    bit = data.draw(st.integers(0, 7))
+    spoiled = bytearray(text)
+    spoiled[at] ^= 1 << bit
+    folder = built.parent / "spoiled"
+    folder.mkdir(exist_ok=True)
+    (folder / "dataset_info.json").write_bytes(bytes(spoiled))
+    try:
+        index = load_index(folder)
+    except Exception as exc:
+        assert type(exc).__name__ == "FormatError"  # noqa: PT017
+    else:  # white space, or the versions of codecs, which the fingerprint leaves out
+        whole = load_index(built)
+        assert index.fingerprint == whole.fingerprint
+        assert index.splits == whole.splits
+
+
+def test_mean_of_decoded_records_is_near_the_mean_image(built: Path) -> None:
+    """JPEG costs a little; had the crop or order gone wrong, it would cost a lot."""
+    difference = imgprep("verify", built, "--decode", "--json").json["mean_difference_levels"]
+    assert 0 < difference < 6
+    assert np.load(built / "mean_image.npy").std() > 6
