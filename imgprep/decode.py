@@ -126,7 +126,7 @@ def _by_pillow(data: bytes, complaint: str) -> tuple[NDArray[np.uint8], tuple[st
     try:
         opened = open_pixels(data, "JPEG", max_megapixels=None)
     except ImageError as exc:
-        raise ImageError(f"damaged JPEG: {complaint or exc}") from exc
+        raise ImageError(f"damaged JPEG: {complaint}" if complaint else str(exc)) from exc
     return opened.image_hwc, opened.warnings
 
 
