@@ -23,7 +23,7 @@ from imgprep.manifest import SourceScan
 from imgprep.markers import Marker, Skip, done_marker
 from imgprep.plan import SplitPlan, plan_split
 from imgprep.pool import Pool, Progress
-from imgprep.publish import Finished, publish
+from imgprep.publish import Finished, publish_files, publish_index
 from imgprep.report import BuildReport
 from imgprep.scan import printable
 from imgprep.sources import scan_source
@@ -134,6 +134,7 @@ class _Job:
     scan: SourceScan
     plans: list[SplitPlan]
     identity: BuildIdentity
+    started_at: float
     markers: dict[tuple[str, int], Marker] = field(default_factory=dict)
     bad: list[Skip] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
@@ -165,7 +166,7 @@ def build(
     with locked(dest) as paths:
         identity = BuildIdentity(scan.identity(), spec.to_json(), _engine())
         begin(paths, identity, force=options.force)
-        job = _Job(paths, spec, options, listener, scan, plans, identity)
+        job = _Job(paths, spec, options, listener, scan, plans, identity, started)
         job.timings["scan_seconds"] = scan_seconds
         return _run(job)
 
@@ -237,13 +238,24 @@ def _run(job: _Job) -> BuildOutcome:
         if complete is not None:
             _check_repaired(job, complete, pending)
     if complete is None:
-        job.listener.publishing()
-        started = time.monotonic()
-        finished = Finished(job.spec, job.identity, job.scan, _by_split(job))
-        publish(job.paths, finished, _report(job, started))
+        _publish(job)
         complete = load_index(job.paths.dest)
     drop_work_files(job.paths)
     return BuildOutcome(complete, _report(job), images)
+
+
+def _publish(job: _Job) -> None:
+    job.listener.publishing()
+    started = time.monotonic()
+    if any(plan.split == "train" for plan in job.plans):
+        import sklearn.decomposition  # noqa: F401  # takes a second or two: timed apart
+
+        job.timings["import_seconds"] = time.monotonic() - started
+    finished = Finished(job.spec, job.identity, job.scan, _by_split(job))
+    files = publish_files(job.paths, finished)
+    job.timings["publish_seconds"] = time.monotonic() - started
+    job.timings["total_seconds"] = time.monotonic() - job.started_at
+    publish_index(job.paths, finished, files, _report(job))
 
 
 def _finished_index(dest: Path) -> DatasetIndex | None:
@@ -349,15 +361,13 @@ def _by_split(job: _Job) -> dict[str, Sequence[Marker]]:
     }
 
 
-def _report(job: _Job, publish_started: float | None = None) -> BuildReport:
+def _report(job: _Job) -> BuildReport:
     report = BuildReport(
         problems=[{"kind": p.kind, "where": p.where, "cause": p.cause} for p in job.scan.problems],
         problem_counts=dict(job.scan.problem_counts),
         timings=dict(job.timings),
         engine=dict(job.identity.engine),
     )
-    if publish_started is not None:
-        report.timings["publish_seconds"] = time.monotonic() - publish_started
     for shard in sorted(job.markers):
         report.add(job.markers[shard])
     return report

@@ -163,9 +163,8 @@ class Pool(Generic[T, S, R]):
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Pool[T, S, R]:
-        # forkserver: workers share the pages of one clean process that has imported everything.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([self._work.__module__])
+        # spawn: a clean interpreter each, safe whatever threads the caller has
+        context = multiprocessing.get_context("spawn")
         for _ in range(self._jobs):
             ours, theirs = context.Pipe()
             process = context.Process(

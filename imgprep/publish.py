@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +85,8 @@ def merge_moments(paths: StatePaths, markers: Sequence[Marker], size_px: int) ->
     return total
 
 
-def publish(paths: StatePaths, finished: Finished, report: BuildReport) -> dict[str, Any]:
-    """Write statistics, labels, sources and report, then the index; returns the index."""
+def publish_files(paths: StatePaths, finished: Finished) -> dict[str, str]:
+    """Write statistics, labels and sources; returns SHA-256 by name of those the index names."""
     files: dict[str, str] = {}
 
     def keep(name: str, data: bytes) -> None:
@@ -98,13 +98,20 @@ def publish(paths: StatePaths, finished: Finished, report: BuildReport) -> dict[
     keep(LABELS, json_bytes(finished.scan.labels.to_json()))
     for split in finished.markers:
         _write_sources(paths, split, finished.scan.splits[split])
+    return files
+
+
+def publish_index(
+    paths: StatePaths, finished: Finished, files: dict[str, str], report: BuildReport
+) -> None:
+    """Write the report, then the index: the dataset is whole."""
     write_json(paths.dest / REPORT, report.to_json())
-    info = _index(finished, files)
-    write_json(paths.dest / DATASET_INFO, info)
-    return info
+    write_json(paths.dest / DATASET_INFO, _index(finished, files))
 
 
-def _publish_stats(paths: StatePaths, finished: Finished, keep: Any) -> None:
+def _publish_stats(
+    paths: StatePaths, finished: Finished, keep: Callable[[str, bytes], None]
+) -> None:
     from imgprep.pca import fit_pca
     from imgprep.stats import rgb_pca_json
 

@@ -208,7 +208,7 @@ def save_pixel_sum(path: Path, pixel_sum_hwc: NDArray[np.int64]) -> str:
 def load_pixel_sum(path: Path, sha256: str | None) -> NDArray[np.int64] | None:
     """A shard's pixel sum, or None if it is not there as it was written."""
     try:
-        narrow = np.load(path, allow_pickle=False)
+        narrow: NDArray[np.uint32] = np.load(path, allow_pickle=False)
     except (OSError, ValueError):
         return None
     if narrow.dtype != np.dtype("<u4") or hashlib.sha256(narrow.tobytes()).hexdigest() != sha256:

@@ -55,7 +55,7 @@ def check(dest: Path, mini: Path, split: str, found: dict[str, Record]) -> None:
 
 
 def psnr_db(a: NDArray[Any], b: NDArray[Any]) -> float:
-    square = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    square = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return float(10 * np.log10(255**2 / max(square, 1e-9)))
 
 
@@ -93,7 +93,7 @@ def dali_records(dataset: Path, split: str) -> list[tuple[str, NDArray[np.uint8]
     extension = {"jpeg": "jpg", "png": "png", "raw": "npy"}[index.encoding]
     weights = 10 ** np.arange(index.label_digits)[::-1]
 
-    @pipeline_def(batch_size=8, num_threads=1, device_id=None)
+    @pipeline_def(batch_size=8, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
     def pipeline() -> Any:
         image, label = fn.readers.webdataset(
             paths=[str(path) for path in index.shard_paths(split)],

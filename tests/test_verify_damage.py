@@ -53,6 +53,10 @@ def edit_json(path: Path, name: str, value: object) -> None:
     path.write_text(json.dumps(content))
 
 
+def replace(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
 DAMAGE: dict[str, tuple[Spoil, str]] = {
     "one bit of an image": (lambda d: flip_bit(d / "train-000001.tar", 5000), "train-000001.tar"),
     "one bit of a tar header": (lambda d: flip_bit(d / "val-000000.tar", 3), "val-000000.tar"),
@@ -73,11 +77,11 @@ DAMAGE: dict[str, tuple[Spoil, str]] = {
     "the PCA": (lambda d: edit_json(d / "rgb_pca.json", "images", 95), "rgb_pca.json"),
     "the labels": (lambda d: cut(d / "labels.json", 100), "labels.json"),
     "the list of sources": (
-        lambda d: (d / "val-sources.tsv.gz").write_bytes(gzip.compress(b"0\t3\tx\n")) and None,
+        lambda d: replace(d / "val-sources.tsv.gz", gzip.compress(b"0\t3\tx\n")),
         "val-sources.tsv.gz",
     ),
     "a shard too many": (
-        lambda d: shutil.copy(d / "val-000000.tar", d / "val-000009.tar") and None,
+        lambda d: replace(d / "val-000009.tar", (d / "val-000000.tar").read_bytes()),
         "val-000009.tar",
     ),
     "the dataset index": (
