@@ -171,7 +171,6 @@ def build_shards(source: Path, dest: Path, **options: Any) -> None:
     from imgprep.build import BuildOptions, build, dry_run
     from imgprep.spec import BuildSpec, ImageSpec
 
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers are the parallelism
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does
     image = ImageSpec(
         filter=options["filter_name"],
@@ -223,7 +222,6 @@ def verify(dest: Path, decode: bool, jobs: int, as_json: bool, quiet: bool) -> N
     from imgprep.progress import Meter
     from imgprep.verify import verify as verify_dataset
 
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         total = sum(split.records for split in load_index(dest).splits.values())
     except ImgprepError:
@@ -297,6 +295,7 @@ class _Say:
 
 def main() -> None:
     """Entry point of the ``imgprep`` command."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers are the parallelism
     try:
         cli(prog_name="imgprep")
     except BrokenPipeError:  # the reader of our output went away, e.g. ``| head``

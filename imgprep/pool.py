@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from imgprep.errors import BuildError, ImgprepError, WorkerDiedError
@@ -73,10 +74,34 @@ class _Failure:
     error: ImgprepError
 
 
-def _serve(conn: Connection, work: Work[Any, Any, Any], setup: object) -> None:
+def _start_method() -> str:
+    """``fork`` is quick and shares pages, but only a process of one thread may do it."""
+    tasks = Path("/proc/self/task")
+    threads = len(list(tasks.iterdir())) if tasks.is_dir() else 2
+    return "fork" if threads == 1 else "spawn"
+
+
+class _Pipes:
+    """A worker's end of its pipe; a forked worker gives up the ends that are the parent's."""
+
+    def __init__(self, theirs: Connection, parents: list[Connection]) -> None:
+        self.conn = theirs
+        self._parents = parents
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Pipes, (self.conn, [])  # spawned: nothing of the parent's was inherited
+
+    def take(self) -> Connection:
+        """The pipe: from now on it ends when the parent does."""
+        for conn in self._parents:
+            conn.close()
+        return self.conn
+
+
+def _serve(pipes: _Pipes, work: Work[Any, Any, Any], setup: object) -> None:
     """Main loop of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group: the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    conn = pipes.take()
     with ThreadPoolExecutor(1) as publisher, suppress(EOFError, OSError, StoppedError):
         _Server(conn, work, setup, publisher).run()
 
@@ -163,16 +188,21 @@ class Pool(Generic[T, S, R]):
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Pool[T, S, R]:
-        # spawn: a clean interpreter each, safe whatever threads the caller has
-        context = multiprocessing.get_context("spawn")
-        for _ in range(self._jobs):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(theirs, self._work, self._setup), daemon=True
-            )
-            process.start()
-            theirs.close()
-            self._workers.append(_Worker(process, ours))
+        context = multiprocessing.get_context(_start_method())
+        # Workers are born deaf to Ctrl-C, which a terminal sends to all: the parent decides.
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(self._jobs):
+                ours, theirs = context.Pipe()
+                pipes = _Pipes(theirs, [worker.conn for worker in self._workers] + [ours])
+                process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+                    target=_serve, args=(pipes, self._work, self._setup), daemon=True
+                )
+                process.start()
+                theirs.close()
+                self._workers.append(_Worker(process, ours))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from imgprep.spec import digest_of
 
 PLAN = "plan.json"
 LOCK = "lock"
+LOCK_SECONDS = 3.0
+"""How long to wait for DEST: the workers of a killed build hold it for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +117,21 @@ def locked(dest: Path) -> Iterator[StatePaths]:
     except OSError as exc:
         raise DestinationError(f"{dest}: cannot write: {exc.strerror}") from exc
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise BusyError(f"{dest}: another build is writing here: wait for it") from exc
+        _take_lock(fd, dest)
         yield paths
     finally:
         os.close(fd)
+
+
+def _take_lock(fd: int, dest: Path) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            if time.monotonic() > deadline:
+                raise BusyError(f"{dest}: another build is writing here: wait for it") from exc
+            time.sleep(0.05)
 
 
 def begin(paths: StatePaths, identity: BuildIdentity, *, force: bool) -> bool:

@@ -46,24 +46,8 @@ def wait_for_shards(dest: Path, count: int) -> None:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Processes that build shards for ``pid``: the fork server's children."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if int(os.getsid(int(stat.parent.name))) != pid or int(stat.parent.name) == pid:
-                continue
-            if b"forkserver" in stat.read_bytes():
-                found.append(int(stat.parent.name))
-        except (ProcessLookupError, FileNotFoundError):
-            continue
-    parents = {worker: parent_of(worker) for worker in found}
-    return [worker for worker in found if parents[worker] in found]
-
-
-def parent_of(pid: int) -> int:
-    match = re.search(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert match
-    return int(match.group(1))
+    """Worker processes of a build: its children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def session_is_gone(session: int) -> bool:
