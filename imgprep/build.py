@@ -232,6 +232,7 @@ def _run(job: _Job) -> BuildOutcome:
     complete = _finished_index(job.paths.dest)
     pending = _pending(job, published=complete is not None)
     images = sum(_images(job, shard) for shard in pending)
+    check_space(job.paths.dest, job.spec.image, images, len(pending))
     job.listener.started(images, len(job.shards), len(job.shards) - len(pending))
     if pending:
         _build_pending(job, pending, images)
@@ -296,7 +297,6 @@ def _images(job: _Job, shard: tuple[str, int]) -> int:
 
 
 def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> None:
-    check_space(job.paths.dest, job.spec.image, images, len(pending))
     for plan in job.plans:
         save_split(job.paths, job.scan.splits[plan.split], plan)
     started = time.monotonic()

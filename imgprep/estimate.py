@@ -19,6 +19,7 @@ from imgprep.plan import SplitPlan
 from imgprep.progress import duration
 from imgprep.reader import SourceReader
 from imgprep.scan import printable
+from imgprep.sources.detect import readable_bytes
 from imgprep.spec import BuildSpec, ImageSpec
 
 SAMPLE_IMAGES = 300
@@ -52,12 +53,12 @@ class Estimate:
 
     def render(self) -> str:
         """A few lines for people."""
-        gib = 2.0**30
+        error = readable_bytes(self.total_bytes_error)
         lines = [
             f"images    {self.images:,}",
-            f"disk      {self.total_bytes / gib:,.3f} GiB ± {self.total_bytes_error / gib:,.3f} "
-            f"({self.record_bytes_mean:,.0f} bytes a record)",
-            f"free      {self.free_bytes / gib:,.1f} GiB",
+            f"disk      {readable_bytes(self.total_bytes)} ± {error} "
+            f"({self.record_bytes_mean:,.0f} bytes an image)",
+            f"free      {readable_bytes(self.free_bytes)}",
             f"time      about {duration(self.seconds)} with {self.jobs} jobs "
             "(if the disks keep up)",
             f"sample    {self.sample_images} images, {len(self.bad)} of them bad",
@@ -96,8 +97,8 @@ def check_space(dest: Path, spec: ImageSpec, images: int, shards: int) -> None:
     free = free_bytes_at(dest)
     if free < REFUSE_BELOW * expected:
         raise DestinationError(
-            f"{dest}: about {expected / 2**30:,.2f} GiB needed for {images:,} images, "
-            f"{free / 2**30:,.2f} GiB free: free some, or choose another DEST or --encoding"
+            f"{dest}: about {readable_bytes(round(expected))} needed for {images:,} images, "
+            f"{readable_bytes(free)} free: free some, or choose another DEST or --encoding"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from imgprep.atomic import read_json
 from imgprep.errors import FormatError
-from imgprep.format import DATASET_INFO, FORMAT_NAME, RGB_PCA, SCHEMA_VERSION, SPLITS
+from imgprep.format import DATASET_INFO, FORMAT_NAME, RGB_PCA, SCHEMA_VERSION, SPLITS, sources_name
 from imgprep.spec import digest_of
 
 
@@ -71,11 +71,13 @@ class DatasetIndex:
 def fingerprint_of(info: Mapping[str, Any]) -> str:
     """Digest of a dataset: spec, labels, shards and statistics, but not the codec versions.
 
-    ``rgb_pca.json`` is left out: the last bits of its floats depend on the processor's LAPACK,
-    and the pixels that it comes from are in already.
+    Two files are left out though their hashes stand in the index: ``rgb_pca.json``, whose floats
+    depend in their last bits on the processor's LAPACK, and the packed lists of sources, whose
+    bytes depend on zlib. What they come from is in already.
     """
     parts = ("spec", "classes", "label_digits", "label_order_sha256", "splits")
-    files = {name: digest for name, digest in info["files"].items() if name != RGB_PCA}
+    apart = {RGB_PCA, *map(sources_name, SPLITS)}
+    files = {name: digest for name, digest in info["files"].items() if name not in apart}
     return digest_of({**{name: info[name] for name in parts}, "files": files})
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,8 @@ def publish_files(paths: StatePaths, finished: Finished) -> dict[str, str]:
         _publish_stats(paths, finished, keep)
     keep(LABELS, json_bytes(finished.scan.labels.to_json()))
     for split in finished.markers:
-        _write_sources(paths, split, finished.scan.splits[split])
+        name = sources_name(split)
+        files[name] = _write_sources(paths.dest / name, finished.scan.splits[split])
     return files
 
 
@@ -137,11 +139,14 @@ def _png(mean_image: np.ndarray[Any, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_sources(paths: StatePaths, split: str, manifest: SplitManifest) -> None:
-    """One line a manifest row: number in the key, label, source file (tabs escaped)."""
+def _write_sources(path: Path, manifest: SplitManifest) -> str:
+    """One line a manifest row: number in the key, label, source file (tabs escaped).
+
+    Returns the SHA-256 (hex) of the file.
+    """
     labels = manifest.rows["label"]
     with (
-        partial_file(paths.dest / sources_name(split)) as file,
+        partial_file(path) as file,
         gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
     ):
         for start in range(0, len(manifest), 4096):
@@ -150,6 +155,8 @@ def _write_sources(paths: StatePaths, split: str, manifest: SplitManifest) -> No
                 for row in range(start, min(start + 4096, len(manifest)))
             ]
             packed.write("".join(lines).encode("utf-8", "surrogateescape"))
+    with path.open("rb") as written:
+        return hashlib.file_digest(written, "sha256").hexdigest()
 
 
 def _one_line(text: str) -> str:
