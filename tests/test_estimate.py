@@ -1,0 +1,48 @@
+"""Disk and time to expect: the guess that guards a build, and the dry run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from imgprep.errors import DestinationError
+from imgprep.estimate import check_space, free_bytes_at, record_bytes_guess
+from imgprep.spec import ImageSpec
+from tests.conftest import imgprep
+
+SPECS = (
+    ImageSpec(),
+    ImageSpec(quality=75),
+    ImageSpec(subsampling="444"),
+    ImageSpec(encoding="png"),
+    ImageSpec(encoding="raw"),
+    ImageSpec(size_px=128),
+)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_guess_is_near_what_photographs_take(
+    mini: Path, tmp_path: Path, spec: ImageSpec
+) -> None:
+    arguments = ("--size", spec.size_px, "--encoding", spec.encoding, "--quality", spec.quality)
+    ran = imgprep(
+        "build-shards", mini, tmp_path, *arguments, "--subsampling", spec.subsampling,
+        "--dry-run", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    measured = ran.json["total_bytes"] / ran.json["images"]
+    assert 0.5 < measured / record_bytes_guess(spec) < 1.25
+
+
+def test_a_build_that_cannot_fit_is_refused_before_it_starts(tmp_path: Path) -> None:
+    spec = ImageSpec(encoding="raw")
+    fits = int(free_bytes_at(tmp_path) / record_bytes_guess(spec))
+    check_space(tmp_path / "not" / "yet" / "there", spec, fits // 2, 1)
+    with pytest.raises(DestinationError, match=r"needed for .* images, .* free"):
+        check_space(tmp_path, spec, 2 * fits, 1)
+
+
+def test_free_space_is_that_of_the_file_system_to_be_written(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b" / "c"
+    assert abs(free_bytes_at(deep) - free_bytes_at(tmp_path)) < 2**30
