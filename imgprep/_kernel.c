@@ -94,9 +94,12 @@ static int axis_build(Axis *axis, int64_t n_source, int64_t n_scaled, int64_t fi
 
 /* ---- area shrinking --------------------------------------------------------------------- */
 
+/* `source` may be a part of an image of `full` height and width: that which starts at `origin`
+ * (row, column). Its own size is height and width; the axes count its samples. */
 typedef struct {
     const uint8_t *source;
     int64_t height, width;
+    int64_t full[2], origin[2];
     uint8_t *out;
     int64_t size;
     Axis rows, columns;
@@ -106,7 +109,7 @@ typedef struct {
 static int shrink_exact(const Shrink *job) {
     const Axis *rows = &job->rows, *columns = &job->columns;
     const int64_t begin = columns->begin, values = 3 * (columns->end - begin);
-    const uint64_t area = (uint64_t)job->height * (uint64_t)job->width;
+    const uint64_t area = (uint64_t)job->full[0] * (uint64_t)job->full[1];
     uint32_t *line = malloc((size_t)values * sizeof(uint32_t));
     if (!line) return -1;
     for (int64_t i = 0; i < job->size; i++) {
@@ -484,11 +487,33 @@ static int get_integers(PyObject *const *args, int count, int64_t *values) {
     return 0;
 }
 
+/* One axis of the job: its sizes make sense, and the part has what its outputs need. */
+static int is_sound(const Shrink *job, int axis, int64_t n_part, int64_t n_scaled, int64_t first) {
+    const int64_t n_full = job->full[axis], origin = job->origin[axis];
+    if (n_full < 1 || n_full >= SIDE_MAX || n_scaled < 1 || n_scaled > n_full || first < 0 ||
+        first > n_scaled - job->size || origin < 0 || origin >= SIDE_MAX)
+        return 0;
+    const int64_t begin = first * n_full / n_scaled;
+    const int64_t end = ((first + job->size) * n_full + n_scaled - 1) / n_scaled;
+    return origin <= begin && end <= origin + n_part && origin + n_part <= n_full;
+}
+
+/* Count samples from the first of the part. */
+static void axis_move(Axis *axis, int64_t size, int64_t origin) {
+    axis->begin -= origin;
+    axis->end -= origin;
+    for (int64_t k = 0; k < size; k++) axis->start[k] -= (int32_t)origin;
+}
+
 static int run_shrink(Shrink *job, const int64_t scaled[2], const int64_t corner[2], int avx2) {
-    const int exact =
-        !fits_fixed(job->height, scaled[0]) || !fits_fixed(job->width, scaled[1]);
-    int bad = axis_build(&job->rows, job->height, scaled[0], corner[0], job->size, exact) < 0 ||
-              axis_build(&job->columns, job->width, scaled[1], corner[1], job->size, exact) < 0;
+    const int64_t *full = job->full;
+    const int exact = !fits_fixed(full[0], scaled[0]) || !fits_fixed(full[1], scaled[1]);
+    int bad = axis_build(&job->rows, full[0], scaled[0], corner[0], job->size, exact) < 0 ||
+              axis_build(&job->columns, full[1], scaled[1], corner[1], job->size, exact) < 0;
+    if (!bad) {
+        axis_move(&job->rows, job->size, job->origin[0]);
+        axis_move(&job->columns, job->size, job->origin[1]);
+    }
     if (!bad && exact)
         bad = shrink_exact(job);
 #if WITH_AVX2
@@ -504,15 +529,17 @@ static int run_shrink(Shrink *job, const int64_t scaled[2], const int64_t corner
 }
 
 static PyObject *area_shrink(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n) {
-    if (n != 7) {
-        PyErr_SetString(PyExc_TypeError, "area_shrink(image, out, scaled_height, scaled_width, "
-                                         "top, left, use_avx2) takes 7 arguments");
+    if (n != 11) {
+        PyErr_SetString(PyExc_TypeError,
+                        "area_shrink(image, out, full_height, full_width, origin_top, "
+                        "origin_left, scaled_height, scaled_width, top, left, use_avx2) takes 11 "
+                        "arguments");
         return NULL;
     }
-    int64_t numbers[4];
-    const int avx2 = wants_avx2(args[6]);
-    if (avx2 < 0 || get_integers(args + 2, 4, numbers) < 0) return NULL;
-    const int64_t *scaled = numbers, *corner = numbers + 2;
+    int64_t numbers[8];
+    const int avx2 = wants_avx2(args[10]);
+    if (avx2 < 0 || get_integers(args + 2, 8, numbers) < 0) return NULL;
+    const int64_t *scaled = numbers + 4, *corner = numbers + 6;
     Py_buffer image, out;
     if (get_image(args[0], &image, 0, 'B', "image") < 0) return NULL;
     if (get_image(args[1], &out, PyBUF_WRITABLE, 'B', "out") < 0) {
@@ -522,12 +549,13 @@ static PyObject *area_shrink(PyObject *Py_UNUSED(module), PyObject *const *args,
     Shrink job = {.source = image.buf,
                   .height = image.shape[0],
                   .width = image.shape[1],
+                  .full = {numbers[0], numbers[1]},
+                  .origin = {numbers[2], numbers[3]},
                   .out = out.buf,
                   .size = out.shape[0]};
-    const int sound = out.shape[1] == job.size && job.height < SIDE_MAX && job.width < SIDE_MAX &&
-                      scaled[0] >= 1 && scaled[1] >= 1 && scaled[0] <= job.height &&
-                      scaled[1] <= job.width && corner[0] >= 0 && corner[1] >= 0 &&
-                      corner[0] <= scaled[0] - job.size && corner[1] <= scaled[1] - job.size;
+    const int sound = out.shape[1] == job.size &&
+                      is_sound(&job, 0, job.height, scaled[0], corner[0]) &&
+                      is_sound(&job, 1, job.width, scaled[1], corner[1]);
     int bad = 0;
     if (sound) {
         Py_BEGIN_ALLOW_THREADS
@@ -538,8 +566,8 @@ static PyObject *area_shrink(PyObject *Py_UNUSED(module), PyObject *const *args,
     PyBuffer_Release(&out);
     if (!sound) {
         PyErr_SetString(PyExc_ValueError,
-                        "the scaled size must be 1 to the source size in both axes, "
-                        "and the square crop must lie inside it");
+                        "the scaled size must be 1 to the source size in both axes, and the "
+                        "square crop must lie inside it and inside the part that is given");
         return NULL;
     }
     if (bad) return PyErr_NoMemory();
@@ -592,7 +620,8 @@ static PyObject *add_moments(PyObject *Py_UNUSED(module), PyObject *const *args,
 
 static PyMethodDef methods[] = {
     {"area_shrink", (PyCFunction)(void (*)(void))area_shrink, METH_FASTCALL,
-     "area_shrink(image, out, scaled_height, scaled_width, top, left, use_avx2)"},
+     "area_shrink(image, out, full_height, full_width, origin_top, origin_left, scaled_height, "
+     "scaled_width, top, left, use_avx2)"},
     {"add_moments", (PyCFunction)(void (*)(void))add_moments, METH_FASTCALL,
      "add_moments(image, pixel_sum, use_avx2) -> (rr, gg, bb, rg, rb, gb)"},
     {NULL, NULL, 0, NULL},

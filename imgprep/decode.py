@@ -1,12 +1,18 @@
-"""Bytes of an image file to RGB pixels: JPEG by libjpeg-turbo 3, all else by Pillow.
+"""Bytes of an image file to RGB pixels: JPEG by libjpeg-turbo, all else by Pillow.
+
+JPEG goes to ``imgprep.jpegwindow`` first, which is fast but does sound baseline images only. What
+that declines goes to libjpeg-turbo 3 (``simplejpeg``): it gives the same pixels, and says what is
+wrong with a file.
 
 The format is told from the bytes. Hostile bytes raise ImageError and nothing else, and nothing is
-printed. Both decoders give the same pixels within 1 level.
+printed. Pillow gives the same pixels as the others within 1 level.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import simplejpeg
@@ -14,7 +20,9 @@ from numpy.typing import NDArray
 
 from imgprep.decoded import Decoded, Notes, check_megapixels, turn_upright
 from imgprep.errors import ImageError
+from imgprep.geometry import Window
 from imgprep.jpegfile import JpegHeader, mended, read_header
+from imgprep.jpegwindow import decode_window, is_plain
 from imgprep.spec import ExifPolicy
 
 __all__ = ["Decoded", "Notes", "decode_image"]
@@ -38,13 +46,21 @@ _HARMFUL = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
 _local = threading.local()
 
 
-def decode_image(data: bytes, *, max_megapixels: int, exif: ExifPolicy) -> Decoded:
+def decode_image(
+    data: bytes,
+    *,
+    max_megapixels: int,
+    exif: ExifPolicy,
+    window_of: Callable[[int, int], Window] | None = None,
+) -> Decoded:
     """The whole image as RGB uint8, and notes on what it was.
 
     Grey becomes three equal channels; CMYK and YCCK go through Pillow, alpha is dropped as
     Pillow's ``convert("RGB")`` drops it, 16-bit samples keep their high byte, of several frames the
-    first counts. ``exif="apply"`` turns the image upright. ImageError, with the cause alone: not an
-    image, truncated, damaged, above ``max_megapixels``, or of a kind without a defined RGB value.
+    first counts. ``exif="apply"`` turns the image upright. Where only some of the pixels are
+    needed, ``window_of`` tells which from the height and width; at least those are given back.
+    ImageError, with the cause alone: not an image, truncated, damaged (also outside the window),
+    above ``max_megapixels``, or of a kind without a defined RGB value.
     """
     if data[:2] != b"\xff\xd8":
         from imgprep.pillowfile import decode_other
@@ -52,13 +68,26 @@ def decode_image(data: bytes, *, max_megapixels: int, exif: ExifPolicy) -> Decod
         return decode_other(data, max_megapixels=max_megapixels, exif=exif)
     header = read_header(data)
     check_megapixels(header.height_px, header.width_px, max_megapixels)
+    notes = Notes("JPEG", header.mode, header.exif_orientation, ())
+    turn = header.exif_orientation if exif == "apply" else 1
+    if is_plain(header):
+        height, width = header.height_px, header.width_px
+        if window_of is None or turn != 1:
+            window = Window(0, height, 0, width)
+        else:
+            window = window_of(height, width)
+        found = decode_window(data, header, window, _buffer(height * width * 3))
+        if found is not None:
+            image_hwc, part = found
+            if turn == 1:
+                return Decoded(image_hwc, notes, part)
+            return Decoded(turn_upright(image_hwc, turn), notes)
     image_hwc, warnings = _decode_jpeg(data, header)
-    if exif == "apply":
-        image_hwc = turn_upright(image_hwc, header.exif_orientation)
-    return Decoded(image_hwc, Notes("JPEG", header.mode, header.exif_orientation, warnings))
+    return Decoded(turn_upright(image_hwc, turn), replace(notes, warnings=warnings))
 
 
 def _decode_jpeg(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """The whole image by libjpeg-turbo 3 or Pillow, and the warnings."""
     if header.components not in (1, 3):
         return _decode_four(data, header)
     buffer = _buffer(header.height_px * header.width_px * 3)

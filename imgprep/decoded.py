@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.errors import ImageError
+from imgprep.geometry import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Decoded:
 
     image_hwc: NDArray[np.uint8]
     notes: Notes
+    part: Part | None = None
+    """Where ``image_hwc`` lies in the image, if it is not all of it."""
 
 
 def check_megapixels(height_px: int, width_px: int, max_megapixels: int) -> None:

@@ -14,6 +14,32 @@ class Crop:
     size_px: int
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of an image, ends excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where pixels lie in the image that they are a part of: their first row and column."""
+
+    full_height: int
+    full_width: int
+    top: int = 0
+    left: int = 0
+
+    def holds(self, window: Window, shape: tuple[int, ...]) -> bool:
+        """Whether a part of this shape (height, width, ...) holds all of the window."""
+        bottom, right = self.top + shape[0], self.left + shape[1]
+        rows = 0 <= self.top <= window.top and window.bottom <= bottom <= self.full_height
+        return rows and 0 <= self.left <= window.left and window.right <= right <= self.full_width
+
+
 def scaled_size(height_px: int, width_px: int, short_px: int) -> tuple[int, int]:
     """Height and width after the short side became ``short_px``.
 
@@ -30,6 +56,18 @@ def centre_crop(scaled_hw: tuple[int, int], size_px: int) -> Crop:
     """The central square; an odd surplus pixel goes to the right and to the bottom."""
     height, width = scaled_hw
     return Crop((height - size_px) // 2, (width - size_px) // 2, size_px)
+
+
+def covered(source_hw: tuple[int, int], scaled_hw: tuple[int, int], crop: Crop) -> Window:
+    """The source pixels that the crop of the scaled image covers, in part or whole."""
+    height, width = source_hw
+    tall, wide = scaled_hw
+    return Window(
+        crop.top * height // tall,
+        -(-(crop.top + crop.size_px) * height // tall),
+        crop.left * width // wide,
+        -(-(crop.left + crop.size_px) * width // wide),
+    )
 
 
 def source_box(

@@ -25,6 +25,8 @@ class JpegHeader:
     width_px: int
     components: int
     frame_marker: int
+    sampling: bytes
+    """Of each component the horizontal and vertical sampling factor, four bits each."""
     adobe_transform: int | None
     exif_orientation: int
     segments: tuple[tuple[int, int, int], ...]
@@ -42,7 +44,7 @@ class JpegHeader:
 def read_header(data: bytes) -> JpegHeader:
     """Walk the segments up to the first scan; a few microseconds. ImageError if there is none."""
     segments: list[tuple[int, int, int]] = []
-    frame: tuple[int, int, int, int] | None = None
+    frame: tuple[int, int, int, int, bytes] | None = None
     transform: int | None = None
     orientation = 0
     position, total = 2, len(data)
@@ -69,7 +71,7 @@ def read_header(data: bytes) -> JpegHeader:
             if end - body < 6:
                 raise ImageError("damaged JPEG: its frame header is too short")
             height, width, components = struct.unpack_from(">HHB", data, body + 1)
-            frame = (marker, height, width, components)
+            frame = (marker, height, width, components, data[body + 7 : end : 3])
         elif marker == _APP1 and not orientation and data[body : body + 6] == b"Exif\0\0":
             orientation = exif_orientation(data[body + 6 : end])
         elif marker == _APP14 and data[body : body + 5] == b"Adobe" and end - body >= 12:
@@ -84,6 +86,7 @@ def read_header(data: bytes) -> JpegHeader:
         width_px=frame[2],
         components=frame[3],
         frame_marker=frame[0],
+        sampling=frame[4],
         adobe_transform=transform,
         exif_orientation=orientation or 1,
         segments=tuple(segments),

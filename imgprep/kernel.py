@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.errors import UsageError
-from imgprep.geometry import Crop
+from imgprep.geometry import Crop, Part, covered
 
 _kernel: Any
 try:
@@ -63,21 +63,34 @@ def area_shrink(
     scaled_hw: tuple[int, int],
     crop: Crop,
     *,
+    part: Part | None = None,
     backend: str | None = None,
 ) -> NDArray[np.uint8]:
     """The ``crop`` of the image shrunk to ``scaled_hw`` by area averaging (as INTER_AREA).
 
-    ``image_hwc`` is C-contiguous (height, width, 3) uint8; the result is a new (size, size, 3)
-    uint8 array. An output pixel is the mean of the source area that it covers, edge pixels by
-    their covered fraction. ValueError if ``scaled_hw`` is larger than the image in an axis, or if
-    the crop leaves it.
+    ``image_hwc`` is C-contiguous (height, width, 3) uint8, of the whole image or of the ``part``
+    of it; the result is a new (size, size, 3) uint8 array. An output pixel is the mean of the
+    source area that it covers, edge pixels by their covered fraction. ValueError if ``scaled_hw``
+    is larger than the image in an axis, or if the crop leaves it or needs more than the part.
     """
     backend = backend or BACKEND
+    part = part or Part(*image_hwc.shape[:2])
     if backend == "numpy":
-        return _area_shrink_numpy(image_hwc, scaled_hw, crop)
+        return _area_shrink_numpy(image_hwc, scaled_hw, crop, part)
     size = crop.size_px
     out_hwc = np.empty((size, size, 3), np.uint8)
-    _kernel.area_shrink(image_hwc, out_hwc, *scaled_hw, crop.top, crop.left, backend == "c-avx2")
+    _kernel.area_shrink(
+        image_hwc,
+        out_hwc,
+        part.full_height,
+        part.full_width,
+        part.top,
+        part.left,
+        *scaled_hw,
+        crop.top,
+        crop.left,
+        backend == "c-avx2",
+    )
     return out_hwc
 
 
@@ -138,24 +151,26 @@ def _weighted(
 
 
 def _area_shrink_numpy(
-    image_hwc: NDArray[np.uint8], scaled_hw: tuple[int, int], crop: Crop
+    image_hwc: NDArray[np.uint8], scaled_hw: tuple[int, int], crop: Crop, part: Part
 ) -> NDArray[np.uint8]:
     _check_image(image_hwc, np.uint8, "image")
-    height, width, _ = image_hwc.shape
+    height, width = part.full_height, part.full_width
     tall, wide = scaled_hw
     size = crop.size_px
     inside = 0 <= crop.top <= tall - size and 0 <= crop.left <= wide - size and size >= 1
-    if not inside or tall > height or wide > width:
+    fits = inside and tall <= height and wide <= width
+    if not fits or not part.holds(covered((height, width), scaled_hw, crop), image_hwc.shape):
         raise ValueError(
-            "the scaled size must be 1 to the source size in both axes, "
-            "and the square crop must lie inside it"
+            "the scaled size must be 1 to the source size in both axes, and the "
+            "square crop must lie inside it and inside the part that is given"
         )
     # Integers below 2**53, which float64 holds exactly, so the order of sums does not matter.
     row, down = _overlaps(height, tall, crop.top, size)
     column, across = _overlaps(width, wide, crop.left, size)
-    left, right = crop.left * width // wide, -(-(crop.left + size) * width // wide)
-    lines = _weighted(image_hwc[:, left:right], row, down)
-    totals = _weighted(lines.swapaxes(0, 1), column - left, across)
+    window = covered((height, width), scaled_hw, crop)
+    left, right = window.left - part.left, window.right - part.left
+    lines = _weighted(image_hwc[:, left:right], row - part.top, down)
+    totals = _weighted(lines.swapaxes(0, 1), column - window.left, across)
     area = height * width
     levels = (totals.swapaxes(0, 1).astype(np.int64) + area // 2) // area
     return np.ascontiguousarray(levels, dtype=np.uint8)

@@ -11,8 +11,9 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from imgprep.decode import Notes, decode_image
+from imgprep.geometry import Window
 from imgprep.kernel import BACKEND
-from imgprep.resize import resize_crop
+from imgprep.resize import needed_window, resize_crop
 from imgprep.spec import ImageSpec
 
 PNG_COMPRESS_LEVEL = 1
@@ -33,9 +34,19 @@ class Prepared:
 
 def prepare(data: bytes, spec: ImageSpec) -> Prepared:
     """Decode, resize the short side and crop the centre. ImageError if the image is unusable."""
-    decoded = decode_image(data, max_megapixels=spec.max_megapixels, exif=spec.exif)
-    image_hwc = resize_crop(decoded.image_hwc, size_px=spec.size_px, filter_name=spec.filter)
-    enlarged = min(decoded.image_hwc.shape[:2]) < spec.size_px
+    size_px, filter_name = spec.size_px, spec.filter
+
+    def window_of(height: int, width: int) -> Window:
+        return needed_window(height, width, size_px=size_px, filter_name=filter_name)
+
+    decoded = decode_image(
+        data, max_megapixels=spec.max_megapixels, exif=spec.exif, window_of=window_of
+    )
+    image_hwc = resize_crop(
+        decoded.image_hwc, size_px=size_px, filter_name=filter_name, part=decoded.part
+    )
+    # A part is at least a record, unless it is the whole image.
+    enlarged = min(decoded.image_hwc.shape[:2]) < size_px
     return Prepared(image_hwc, decoded.notes, enlarged)
 
 

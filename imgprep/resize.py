@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgprep.geometry import Crop, centre_crop, scaled_size, source_box
+from imgprep.geometry import Crop, Part, Window, centre_crop, covered, scaled_size, source_box
 from imgprep.kernel import area_shrink
 
 ENLARGING_FILTER = "bicubic"
@@ -25,28 +25,38 @@ _TOUCHY = frozenset({"box", "bicubic", "lanczos"})
 _WHOLE_LIMIT = 4
 
 
+def needed_window(height: int, width: int, *, size_px: int, filter_name: str) -> Window:
+    """The part of an image of this size that ``resize_crop`` looks at."""
+    if min(height, width) < size_px or (filter_name != "area" and min(height, width) != size_px):
+        return Window(0, height, 0, width)
+    scaled_hw = scaled_size(height, width, size_px)
+    return covered((height, width), scaled_hw, centre_crop(scaled_hw, size_px))
+
+
 def resize_crop(
-    image_hwc: NDArray[np.uint8], *, size_px: int, filter_name: str
+    image_hwc: NDArray[np.uint8], *, size_px: int, filter_name: str, part: Part | None = None
 ) -> NDArray[np.uint8]:
     """The central ``size_px`` square after the short side became ``size_px``.
 
     ``image_hwc`` is C-contiguous (height, width, 3) uint8; the result is a new array, never a
     view of it. ``filter_name`` is one of ``imgprep.spec.FILTERS``: ``area`` shrinks by area
     averaging and enlarges by bicubic; the others are Pillow's (antialiased) in both directions.
-    An image whose short side fits is only cropped.
+    An image whose short side fits is only cropped. With ``part``, ``image_hwc`` is only a part of
+    the image: at least its ``needed_window``.
 
     Equal to resizing all of the image and then cropping, within 1 level (2 where bicubic or
     lanczos enlarge an image that is over 4 times as long as wide).
     """
-    height, width, _ = image_hwc.shape
+    part = part or Part(*image_hwc.shape[:2])
+    height, width = part.full_height, part.full_width
     short = min(height, width)
     scaled_hw = scaled_size(height, width, size_px)
     crop = centre_crop(scaled_hw, size_px)
     if short == size_px:
-        return _cut(image_hwc, crop).copy()
+        return _cut(image_hwc, crop.top - part.top, crop.left - part.left, size_px).copy()
     if filter_name == "area":
         if short > size_px:
-            return area_shrink(image_hwc, scaled_hw, crop)
+            return area_shrink(image_hwc, scaled_hw, crop, part=part)
         filter_name = ENLARGING_FILTER
     scaled_pixels = scaled_hw[0] * scaled_hw[1]
     whole = scaled_pixels <= max(height * width, _WHOLE_LIMIT * size_px * size_px)
@@ -59,8 +69,8 @@ def resize_crop(
     return _resample_box(image_hwc, scaled_hw, crop, filter_name)
 
 
-def _cut(image_hwc: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
-    return image_hwc[crop.top : crop.top + crop.size_px, crop.left : crop.left + crop.size_px]
+def _cut(image_hwc: NDArray[np.uint8], top: int, left: int, size_px: int) -> NDArray[np.uint8]:
+    return image_hwc[top : top + size_px, left : left + size_px]
 
 
 def _method(filter_name: str) -> Image.Resampling:
