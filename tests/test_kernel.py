@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imgprep.errors import UsageError
-from imgprep.geometry import Crop, centre_crop, scaled_size
+from imgprep.geometry import Crop, Part, centre_crop, covered, scaled_size
 from imgprep.kernel import add_moments, area_shrink, available_backends, choose_backend
 
 BACKENDS = available_backends()
@@ -83,6 +83,49 @@ def test_compiled_backends_give_the_same_bytes(
 ) -> None:
     results = {area_shrink(*case, backend=backend).tobytes() for backend in COMPILED}
     assert len(results) <= 1
+
+
+@settings(max_examples=80)
+@given(shrinks(), st.tuples(*[st.integers(0, 3)] * 4))
+def test_the_covered_part_is_enough(
+    case: tuple[NDArray[np.uint8], tuple[int, int], Crop], margins: tuple[int, int, int, int]
+) -> None:
+    image_hwc, scaled, crop = case
+    height, width, _ = image_hwc.shape
+    window = covered((height, width), scaled, crop)
+    above, below, before, behind = margins
+    top, left = max(window.top - above, 0), max(window.left - before, 0)
+    cut = image_hwc[top : window.bottom + below, left : window.right + behind].copy()
+    part = Part(height, width, top, left)
+    for backend in BACKENDS:
+        expected = area_shrink(image_hwc, scaled, crop, backend=backend)
+        assert (area_shrink(cut, scaled, crop, part=part, backend=backend) == expected).all()
+
+
+@each_backend
+@pytest.mark.parametrize(
+    ("part", "shape"),
+    [
+        (Part(20, 40, 1, 5), (19, 20)),
+        (Part(20, 40, 0, 6), (20, 20)),
+        (Part(20, 40, 0, 5), (19, 20)),
+        (Part(20, 40, 0, 5), (20, 19)),
+        (Part(20, 40, 0, 5), (21, 30)),
+        (Part(20, 40, 0, 5), (20, 36)),
+        (Part(20, 40, -1, 5), (21, 30)),
+        (Part(20, 40, 0, -1), (20, 40)),
+        (Part(2**40, 40), (20, 40)),
+        (Part(20, 40, 0, 2**40), (20, 40)),
+        (Part(0, 0), (20, 40)),
+    ],
+)
+def test_a_part_that_is_too_small_or_outside_is_refused(
+    backend: str, part: Part, shape: tuple[int, int]
+) -> None:
+    with pytest.raises(ValueError, match="part that is given"):  # needs columns 5 to 25
+        area_shrink(noise(*shape), (8, 16), Crop(0, 2, 8), part=part, backend=backend)
+    fitting = Part(20, 40, 0, 5)
+    area_shrink(noise(20, 20), (8, 16), Crop(0, 2, 8), part=fitting, backend=backend)
 
 
 @each_backend

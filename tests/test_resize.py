@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgprep.geometry import Crop, centre_crop, scaled_size
+from imgprep.geometry import Crop, Part, Window, centre_crop, scaled_size
 from imgprep.kernel import area_shrink
-from imgprep.resize import resize_crop
+from imgprep.resize import needed_window, resize_crop
 from imgprep.spec import FILTERS
 
 
@@ -81,6 +81,26 @@ def test_area_equals_resize_then_crop(height: int, width: int, size_px: int, see
     found = resize_crop(image_hwc, size_px=size_px, filter_name="area")
     expected = resize_then_crop(image_hwc, size_px, "area")
     assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@given(st.sampled_from(FILTERS), sides, sides, st.integers(8, 48))
+def test_the_needed_window_is_enough(
+    filter_name: str, height: int, width: int, size_px: int
+) -> None:
+    image_hwc = picture(height, width, 7)
+    window = needed_window(height, width, size_px=size_px, filter_name=filter_name)
+    cut = image_hwc[window.top : window.bottom, window.left : window.right].copy()
+    part = Part(height, width, window.top, window.left)
+    found = resize_crop(cut, size_px=size_px, filter_name=filter_name, part=part)
+    expected = resize_crop(image_hwc, size_px=size_px, filter_name=filter_name)
+    assert (found == expected).all()
+
+
+def test_area_needs_the_square_in_the_middle() -> None:
+    found = needed_window(375, 500, size_px=256, filter_name="area")
+    assert found == Window(0, 375, 61, 437)
+    assert needed_window(375, 500, size_px=256, filter_name="box") == Window(0, 375, 0, 500)
+    assert needed_window(500, 256, size_px=256, filter_name="box") == Window(122, 378, 0, 256)
 
 
 @pytest.mark.parametrize("filter_name", FILTERS)
