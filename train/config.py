@@ -156,6 +156,8 @@ class OptimConfig:
     dexp_target_factor: float = 250.0
     dexp_steps: int = 4
     """``dexp``: the author's later schedule: equal steps down to ``lr / target_factor``."""
+    conv1_slow_epoch: int | None = None
+    """First epoch in which conv1 learns at a tenth of the rate (source: 68 of 93); None never."""
     conv1_freeze_epoch: int | None = None
     """First epoch in which conv1 no longer learns (source: 72 of 93); None never."""
     batch_images: int = 128

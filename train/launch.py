@@ -1,0 +1,120 @@
+"""Which processes train on which devices, decided before any of them starts; and start them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from train.config import RunConfig
+from train.errors import ConfigError
+from train.world import World
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hardware:
+    """What this machine offers."""
+
+    gpus: int
+    """GPUs that this process may use."""
+    cores: int
+    """Processors that this process may use."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Processes and devices of a run."""
+
+    parallel: str
+    """``none``, ``data`` or ``columns``."""
+    processes: int
+    """On this machine."""
+    device_type: str
+    devices_per_process: int
+    threads_per_process: int
+    """Of arithmetic on the CPU, and of decoding."""
+
+    def devices(self, local_rank: int) -> tuple[str, ...]:
+        """Names of the devices of one process of this machine."""
+        count = self.devices_per_process
+        if self.device_type == "cpu":
+            return ("cpu",) * count
+        return tuple(f"cuda:{local_rank * count + k}" for k in range(count))
+
+
+def find_hardware() -> Hardware:
+    """GPUs and processors of this machine; imports torch."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return Hardware(gpus=gpus, cores=cores or 1)
+
+
+def place(config: RunConfig, hardware: Hardware, world: World, processes: int | None) -> Placement:
+    """Where a run goes.
+
+    By itself: a column on each of two GPUs if there are two (and the net has two columns), one
+    GPU, or the CPU. ``processes`` is how many the user wants on this machine; None takes one, or,
+    for data parallelism, one for each GPU (on a CPU: two).
+
+    Raises:
+        ConfigError: there are not that many devices, or the launcher started another number.
+    """
+    on_gpu = config.device == "cuda" or (config.device == "auto" and hardware.gpus > 0)
+    if config.device == "cuda" and not hardware.gpus:
+        raise ConfigError("--device cuda: no GPU is visible here; see nvidia-smi, or use cpu")
+    parallel = _parallel(config, hardware, on_gpu)
+    per_process = 2 if parallel == "columns" else 1
+    if world.launched:
+        if processes not in (None, world.local_size):
+            raise ConfigError(
+                f"--processes {processes}, but the launcher started {world.local_size} here"
+            )
+        count = world.local_size
+    else:
+        count = processes or _processes(parallel, hardware, on_gpu)
+    if on_gpu and count * per_process > hardware.gpus:
+        raise ConfigError(
+            f"{count} process{'es' * (count > 1)} of {per_process} GPU{'s' * (per_process > 1)} "
+            f"need {count * per_process} GPUs, but {hardware.gpus} are visible"
+        )
+    if parallel == "none" and (count > 1 or world.size > 1):
+        raise ConfigError("--parallel none is one process; use data or columns for more")
+    return Placement(
+        parallel=parallel,
+        processes=count,
+        device_type="cuda" if on_gpu else "cpu",
+        devices_per_process=per_process,
+        threads_per_process=max(1, hardware.cores // count),
+    )
+
+
+def _parallel(config: RunConfig, hardware: Hardware, on_gpu: bool) -> str:
+    if config.parallel != "auto":
+        return config.parallel
+    if on_gpu and hardware.gpus >= 2:
+        return "data" if config.net.architecture == "one-gpu" else "columns"
+    return "none"
+
+
+def _processes(parallel: str, hardware: Hardware, on_gpu: bool) -> int:
+    if parallel != "data":
+        return 1
+    return hardware.gpus if on_gpu else 2
+
+
+def start_processes(arguments: Sequence[str], processes: int) -> None:
+    """Become torchrun, which runs ``python -m train`` with these arguments in every process.
+
+    Replaces this process: signals then reach the launcher itself. Does not return.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        "--nproc-per-node", str(processes), "-m", "train", *arguments,
+    ]  # fmt: skip
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun says so; we set threads later
+    os.execv(sys.executable, command)

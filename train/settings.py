@@ -1,0 +1,154 @@
+"""Settings from a preset, a TOML file and flags, in this order; and back to TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from train.config import RunConfig
+from train.errors import ConfigError
+from train.presets import preset
+
+Settings = Mapping[str, Any]
+"""Nested settings, such as ``{"seed": 1, "optim": {"lr": 0.02}}``."""
+
+
+def resolve(name: str | None, file: Settings, flags: Settings) -> RunConfig:
+    """The settings of a run: ``flags`` over ``file`` over the preset.
+
+    Args:
+        name: preset from the command line; None takes the file's, or ``paper``.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type, out of range or at odds with another.
+    """
+    chosen = name or file.get("preset", "paper")
+    overrides = merge(file, flags)
+    epochs = overrides.get("optim", {}).get("epochs")
+    base = preset(chosen, None if epochs is None else _number(epochs, int, "optim.epochs"))
+    config: RunConfig = _with(base, {**overrides, "preset": chosen})
+    return config
+
+
+def merge(below: Settings, above: Settings) -> dict[str, Any]:
+    """``above`` laid over ``below``, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Settings of a TOML file.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot read the settings: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise ConfigError(f"{path}: not TOML: {exc}") from exc
+
+
+def to_toml(config: RunConfig) -> str:
+    """All settings as TOML, which ``read_toml`` and ``resolve`` read back.
+
+    TOML has no null: a setting that is None is written as ``"none"``.
+    """
+    import tomli_w
+
+    return tomli_w.dumps(_plain(dataclasses.asdict(config)))
+
+
+def from_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
+    """``("optim.lr=0.02", "net.init=he")`` as nested settings; values are TOML, or bare words.
+
+    Raises:
+        ConfigError: an assignment has no ``=``.
+    """
+    settings: dict[str, Any] = {}
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"{assignment!r}: expected SETTING=VALUE, such as optim.lr=0.02")
+        try:
+            value: Any = tomllib.loads(f"value = {text}")["value"]
+        except ValueError:
+            value = text
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        settings = merge(settings, value)
+    return settings
+
+
+def from_json(value: Settings) -> RunConfig:
+    """Settings as a checkpoint holds them: complete, nested, None as null or ``"none"``.
+
+    Raises:
+        ConfigError: as ``resolve``.
+    """
+    config: RunConfig = _with(RunConfig(), value)
+    return config
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return list(value)
+    return "none" if value is None else value
+
+
+def _with(base: Any, overrides: Settings, where: str = "") -> Any:
+    """The dataclass ``base`` with some fields replaced, checked against their annotations."""
+    hints = get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for name, value in overrides.items():
+        if name not in hints:
+            raise ConfigError(
+                f"unknown setting {where}{name}; {where or 'a run '}has {', '.join(hints)}"
+            )
+        if dataclasses.is_dataclass(hints[name]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}{name} is a section, not {value!r}")
+            changes[name] = _with(getattr(base, name), value, f"{where}{name}.")
+        else:
+            changes[name] = _coerce(value, hints[name], f"{where}{name}")
+    return dataclasses.replace(base, **changes)
+
+
+def _coerce(value: Any, annotation: Any, name: str) -> Any:
+    """``value`` as a field annotated so wants it; ConfigError if it cannot be."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        if value in (None, "none") and type(None) in arguments:
+            return None
+        (inner,) = [kind for kind in arguments if kind is not type(None)]
+        return _coerce(value, inner, name)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{name} must be a list, not {value!r}")
+        return tuple(_coerce(item, arguments[0], name) for item in value)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{name} {value!r} is none of {', '.join(map(str, arguments))}")
+        return value
+    return _number(value, annotation, name)
+
+
+def _number(value: Any, kind: type, name: str) -> Any:
+    fits = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return kind(value)
+    if not fits:
+        raise ConfigError(f"{name} must be of type {kind.__name__}, not {value!r}")
+    return kind(value)

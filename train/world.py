@@ -1,0 +1,142 @@
+"""Which process of how many this is, read from what started it: torchrun, SLURM, or nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from train.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+SLURM_PORT_BASE = 20_000
+SLURM_PORTS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """One process among all that train together."""
+
+    rank: int = 0
+    """Of all processes on all machines; decides which records this one reads."""
+    size: int = 1
+    local_rank: int = 0
+    """Among the processes of this machine; decides which GPUs this one takes."""
+    local_size: int = 1
+    launched: bool = False
+    """Whether torchrun or SLURM started this process: then it starts no others."""
+    address: str = "127.0.0.1"
+    port: int = 29_500
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size or not 0 <= self.local_rank < self.local_size:
+            raise ConfigError(
+                f"rank {self.rank} of {self.size}, local rank {self.local_rank} of "
+                f"{self.local_size}: the launcher's environment contradicts itself"
+            )
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process logs, evaluates in public and saves."""
+        return self.rank == 0
+
+    @property
+    def machines(self) -> int:
+        """Machines, if all run as many processes as this one."""
+        return max(1, self.size // self.local_size)
+
+
+def world_from(environment: Mapping[str, str]) -> World:
+    """The world that the launcher's environment variables state.
+
+    torchrun's variables come first, then SLURM's (``srun tools/train ...``); with neither this
+    process is alone.
+
+    Raises:
+        ConfigError: a variable is missing or no number.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        size = _number(environment, "WORLD_SIZE")
+        return World(
+            rank=_number(environment, "RANK"),
+            size=size,
+            local_rank=_number(environment, "LOCAL_RANK", 0),
+            local_size=_number(environment, "LOCAL_WORLD_SIZE", size),
+            launched=True,
+            address=environment.get("MASTER_ADDR", "127.0.0.1"),
+            port=_number(environment, "MASTER_PORT", 29_500),
+        )
+    if "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
+        return _from_slurm(environment)
+    return World()
+
+
+def _from_slurm(environment: Mapping[str, str]) -> World:
+    size = _number(environment, "SLURM_STEP_NUM_TASKS")
+    nodes = _number(environment, "SLURM_STEP_NUM_NODES", 1)
+    if size % nodes:
+        raise ConfigError(f"{size} SLURM tasks on {nodes} nodes: give every node as many")
+    job = _number(environment, "SLURM_JOB_ID", 0)
+    hosts = environment.get("SLURM_STEP_NODELIST", "127.0.0.1")
+    return World(
+        rank=_number(environment, "SLURM_PROCID"),
+        size=size,
+        local_rank=_number(environment, "SLURM_LOCALID"),
+        local_size=size // nodes,
+        launched=True,
+        address=environment.get("MASTER_ADDR", first_host(hosts)),
+        port=_number(environment, "MASTER_PORT", SLURM_PORT_BASE + job % SLURM_PORTS),
+    )
+
+
+def first_host(hosts: str) -> str:
+    """First name of a SLURM node list: ``node[07-09,12],gpu1`` gives ``node07``."""
+    first = re.match(r"([^,\[]+)(?:\[([^\]]+)\])?([^,]*)", hosts)
+    if first is None:
+        raise ConfigError(f"the SLURM node list {hosts!r} cannot be read: set MASTER_ADDR")
+    number = re.split(r"[,-]", first[2])[0] if first[2] else ""
+    return f"{first[1]}{number}{first[3]}"
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return int(text or "")
+    except ValueError as exc:
+        raise ConfigError(f"environment variable {name} is {text!r}, not a number") from exc
+
+
+@contextmanager
+def process_group(world: World, device: torch.device) -> Iterator[None]:
+    """Join the other processes, by NCCL for GPUs and gloo for CPUs; leave them at the end.
+
+    The GPU group also has gloo, for what is decided on the host (stop, counts).
+    """
+    if world.size == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend,
+        init_method=f"tcp://{world.address}:{world.port}" if not _is_torchrun() else "env://",
+        rank=world.rank,
+        world_size=world.size,
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _is_torchrun() -> bool:
+    import os
+
+    return "RANK" in os.environ
