@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,27 @@ def test_scripts_are_executable_and_parse(script: str) -> None:
     path = ROOT / script
     assert path.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_setup_names_every_extension_that_did_not_build(tmp_path: Path) -> None:
+    """Its functions run on a tree in which the one extension is absent and the other no library."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    declared = [each["name"] for each in config["tool"]["setuptools"]["ext-modules"]]
+    assert declared == ["imgprep._kernel", "imgprep._jpeg"]
+    for folder in ("tools", "imgprep", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
+    (tmp_path / "imgprep" / "__init__.py").touch()
+    (tmp_path / "imgprep" / "_jpeg.abi3.so").write_text("not a library")
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    functions = (ROOT / "tools" / "setup").read_text("utf-8").removesuffix('main "$@"\n')
+    ran = subprocess.run(
+        ["bash", "-c", functions + "broken_extensions", str(tmp_path / "tools" / "setup")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.split() == ["_kernel", "_jpeg"]
+    log = (tmp_path / ".venv" / "setup.log").read_text()
+    assert "No module named 'imgprep._kernel'" in log
+    assert "file too short" in log or "invalid ELF header" in log

@@ -158,10 +158,10 @@ def test_the_tree_names_every_module() -> None:
     modules = {
         path.relative_to(REPOSITORY).as_posix()
         for folder in ("imgprep", "imgprep/sources")
-        for path in (REPOSITORY / folder).glob("*.[cp]*")
-        if path.suffix in (".c", ".py")
+        for path in (REPOSITORY / folder).iterdir()
+        if path.suffix in (".c", ".h", ".py")
     } - {"imgprep/__init__.py", "imgprep/__main__.py"}
-    assert modules == set(re.findall(r"imgprep/[\w/]+\.(?:py|c)\b", marked("tree")))
+    assert modules == set(re.findall(r"imgprep/[\w/]+\.(?:py|c|h)\b", marked("tree")))
 
 
 def masked(line: str) -> str:
