@@ -113,6 +113,8 @@ class NetConfig:
     dropout_keep: float = 0.5
     classes: int | None = None
     """None: as many as the dataset has."""
+    width_divisor: int = 1
+    """Every width but the classes is divided by this: small nets for trials on slow machines."""
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -125,6 +127,10 @@ class NetConfig:
         _require(self.init in ("normal", "he"), f"init is normal or he, not {self.init!r}")
         _require(0 < self.dropout_keep <= 1, f"dropout_keep must be in (0, 1]: {self.dropout_keep}")
         _require(self.lrn_size % 2 == 1, f"lrn_size must be odd, not {self.lrn_size}")
+        _require(
+            self.width_divisor in (1, 2, 4, 8, 16),
+            f"width_divisor must be 1, 2, 4, 8 or 16, not {self.width_divisor}",
+        )
         _require(
             self.classes is None or self.classes >= 2, f"classes must be 2 or more: {self.classes}"
         )
@@ -153,6 +159,8 @@ class OptimConfig:
     """A smaller gain in top-1 error (a fraction) counts as none."""
     step_epochs: tuple[int, ...] = ()
     """``steps``: epochs, counted from 0, that begin with a drop."""
+    bias_drops: int | None = None
+    """Drops (``plateau``, ``steps``) that the biases' rate follows; None: all, 1 in the source."""
     dexp_target_factor: float = 250.0
     dexp_steps: int = 4
     """``dexp``: the author's later schedule: equal steps down to ``lr / target_factor``."""
@@ -176,6 +184,21 @@ class OptimConfig:
         _require(self.batch_images >= 1, f"batch_images must be 1 or more: {self.batch_images}")
         _require(self.accumulate >= 1, f"accumulate must be 1 or more: {self.accumulate}")
         _require(self.epochs >= 1, f"epochs must be 1 or more: {self.epochs}")
+        _require(self.lr_drops >= 0, f"lr_drops must not be negative: {self.lr_drops}")
+        _require(self.plateau_epochs >= 1, f"plateau_epochs must be 1+: {self.plateau_epochs}")
+        _require(
+            self.bias_drops is None or self.bias_drops >= 0,
+            f"bias_drops must not be negative: {self.bias_drops}",
+        )
+        _require(self.lars >= 0, f"lars must not be negative: {self.lars}")
+        _require(
+            self.dexp_target_factor >= 1,
+            f"dexp_target_factor must be 1 or more: {self.dexp_target_factor}",
+        )
+        _require(
+            self.scale_lr_from_batch is None or self.scale_lr_from_batch >= 1,
+            f"scale_lr_from_batch must be 1 or more: {self.scale_lr_from_batch}",
+        )
         _require(0 < self.lr_factor < 1, f"lr_factor must be between 0 and 1: {self.lr_factor}")
         _require(self.dexp_steps >= 1, f"dexp_steps must be 1 or more: {self.dexp_steps}")
         _require(

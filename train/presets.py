@@ -49,6 +49,7 @@ def source_2012(epochs: int = AUTHOR_EPOCHS) -> RunConfig:
             decay_biases=False,
             schedule="steps",
             step_epochs=tuple(sorted({_part(e, epochs) for e in (23, 51, 78)} - {0})),
+            bias_drops=1,
             conv1_slow_epoch=_part(68, epochs),
             conv1_freeze_epoch=_part(72, epochs),
             epochs=epochs,

@@ -1,0 +1,1 @@
+"""The update rule and the schedule of its rate."""

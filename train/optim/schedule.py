@@ -1,0 +1,184 @@
+"""The learning rate as a pure function of settings, progress and validation errors so far.
+
+Four kinds. ``plateau``: divided by ten when the validation error stalls (paper, section 5).
+``steps``: at the epochs that the author chose by hand (lab notes of layer-params-145). ``dexp``:
+his later automatic schedule, equal steps down to the last rate (layer-params-170). ``constant``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from math import floor, isfinite
+from typing import Any
+
+from train.config import OptimConfig
+from train.errors import CheckpointError
+
+DEXP_BIAS_TARGET_FACTOR = 10.0
+DEXP_BIAS_STEPS = 2
+"""``dexp`` takes the biases' rate down by 10 in two halves (layer-params-170.cfg of 2012)."""
+CONV1 = "conv1"
+CONV1_SLOW_FACTOR = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Learning rates of one update. Rate 0 means no update at all, not even decay or momentum
+    (weights.cu 148 of the 2012 source)."""
+
+    lr_weights: float
+    lr_biases: float
+    layer_factors: Mapping[str, float] = field(default_factory=dict)
+    """Multipliers of single layers: 0 freezes one. Layers not named have 1."""
+
+    def of(self, layer: str, kind: str) -> float:
+        """Rate of a layer's ``weight`` or ``bias``."""
+        rate = self.lr_biases if kind == "bias" else self.lr_weights
+        return rate * self.layer_factors.get(layer, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A learning rate set by hand on resuming, kept for the record."""
+
+    epoch: float
+    old_lr: float
+    new_lr: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleState:
+    """What the schedule remembers; equal settings, state and epoch give equal rates."""
+
+    asked_lr: float
+    """``OptimConfig.lr`` as last asked for: another value on resuming is an override."""
+    base_lr: float
+    """Rate before any drop, so that later drops keep their sizes after an override."""
+    drops: int = 0
+    best_error: float | None = None
+    waiting_since: float = 0.0
+    """Epochs finished at the last improvement or drop."""
+    finished: bool = False
+    """A plateau schedule has stalled once more after its last drop: stop."""
+    errors: tuple[tuple[float, float], ...] = ()
+    """(epochs finished, top-1 error) of every validation."""
+    overrides: tuple[Override, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, lists and dicts."""
+        state = asdict(self)
+        state["errors"] = [list(each) for each in self.errors]
+        state["overrides"] = list(state["overrides"])
+        return state
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ScheduleState:
+        """Inverse of ``to_json``.
+
+        Raises:
+            CheckpointError: ``value`` is not what ``to_json`` gives.
+        """
+        try:
+            parts = dict(value)
+            errors = tuple((float(epoch), float(error)) for epoch, error in parts.pop("errors"))
+            overrides = tuple(Override(**each) for each in parts.pop("overrides"))
+            return cls(errors=errors, overrides=overrides, **parts)
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise CheckpointError(f"the state of the schedule is malformed: {exc!r}") from exc
+
+
+def start(config: OptimConfig) -> ScheduleState:
+    """The state at the first update."""
+    return ScheduleState(asked_lr=config.lr, base_lr=config.lr)
+
+
+def rate(config: OptimConfig, state: ScheduleState, epoch: float) -> Rates:
+    """Rates when ``epoch`` epochs are done; a fraction counts, as in the 2012 source.
+
+    ``dexp`` is spread over ``config.epochs``: other lengths move its steps.
+    """
+    scale = 1.0
+    if config.scale_lr_from_batch is not None:
+        scale = config.batch_images / config.scale_lr_from_batch
+    lr = state.base_lr * scale
+    return Rates(
+        lr_weights=lr * _decay(config, state, epoch),
+        lr_biases=lr * config.lr_bias_multiplier * _bias_decay(config, state, epoch),
+        layer_factors=_layer_factors(config, epoch),
+    )
+
+
+def after_validation(
+    config: OptimConfig, state: ScheduleState, epoch: float, top1_error: float
+) -> ScheduleState:
+    """The state once the net of ``epoch`` finished epochs has been validated.
+
+    The error improves when it is lower than the best by more than ``plateau_min_gain``; gains
+    smaller than that add up, as the best stays what it was. ``plateau_epochs`` without one bring
+    a drop, and after ``lr_drops`` drops the end. Other kinds only keep the record.
+    """
+    if not isfinite(top1_error):
+        raise ValueError(f"top-1 error {top1_error} is not a number")
+    state = replace(state, errors=(*state.errors, (float(epoch), float(top1_error))))
+    if state.best_error is None or state.best_error - top1_error > config.plateau_min_gain:
+        return replace(state, best_error=float(top1_error), waiting_since=float(epoch))
+    if config.schedule != "plateau" or epoch - state.waiting_since < config.plateau_epochs:
+        return state
+    if state.drops < config.lr_drops:
+        return replace(state, drops=state.drops + 1, waiting_since=float(epoch))
+    return replace(state, finished=True)
+
+
+def resumed(config: OptimConfig, state: ScheduleState, epoch: float) -> ScheduleState:
+    """The state to go on with. A new ``config.lr`` becomes the rate of the weights from now on
+    (times the scaling by batch), drops go on from there, and the change is recorded."""
+    if config.lr == state.asked_lr:
+        return state
+    decay = _decay(config, state, epoch)
+    change = Override(epoch=float(epoch), old_lr=state.base_lr * decay, new_lr=config.lr)
+    return replace(
+        state,
+        asked_lr=config.lr,
+        base_lr=config.lr / decay,
+        waiting_since=float(epoch),
+        finished=False,
+        overrides=(*state.overrides, change),
+    )
+
+
+def _decay(config: OptimConfig, state: ScheduleState, epoch: float) -> float:
+    if config.schedule == "dexp":
+        return _dexp(config.dexp_target_factor, config.dexp_steps, epoch / config.epochs)
+    return config.lr_factor ** _drops(config, state, epoch)
+
+
+def _bias_decay(config: OptimConfig, state: ScheduleState, epoch: float) -> float:
+    if config.schedule == "dexp":
+        return _dexp(DEXP_BIAS_TARGET_FACTOR, DEXP_BIAS_STEPS, epoch / config.epochs)
+    drops = _drops(config, state, epoch)
+    return config.lr_factor ** min(drops, drops if config.bias_drops is None else config.bias_drops)
+
+
+def _drops(config: OptimConfig, state: ScheduleState, epoch: float) -> int:
+    if config.schedule == "plateau":
+        return state.drops
+    if config.schedule == "steps":
+        return sum(epoch >= step for step in config.step_epochs)
+    return 0
+
+
+def _dexp(target_factor: float, steps: int, progress: float) -> float:
+    """1 down to ``1 / target_factor`` in ``steps`` equal parts of the run, each by one ratio."""
+    if steps == 1:
+        return 1.0
+    step = min(floor(progress * steps), steps - 1)
+    return float(target_factor ** (-step / (steps - 1)))
+
+
+def _layer_factors(config: OptimConfig, epoch: float) -> dict[str, float]:
+    if config.conv1_freeze_epoch is not None and epoch >= config.conv1_freeze_epoch:
+        return {CONV1: 0.0}
+    if config.conv1_slow_epoch is not None and epoch >= config.conv1_slow_epoch:
+        return {CONV1: CONV1_SLOW_FACTOR}
+    return {}
