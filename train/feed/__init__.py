@@ -1,0 +1,1 @@
+"""The input of the training: from shards to batches, by DALI."""

@@ -1,0 +1,35 @@
+"""The whole net on one device: the columns of 2012 are the groups of grouped convolutions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from train.config import NetConfig
+from train.net.base import DROPPED, Masks, Net
+from train.net.plan import Plan
+from train.net.tower import Tower
+from train.randomness import MaskKey
+
+
+class GroupedNet(Net):
+    """Any architecture on one device. Its weights are empty until they are loaded."""
+
+    def __init__(self, plan: Plan, config: NetConfig, device: torch.device) -> None:
+        tower = Tower(plan.layers, plan, config, groups=plan.columns)
+        super().__init__(plan, config, [device], [tower.to_empty(device=device)])
+        self.tower = [tower]  # in a list, so that it is no second submodule
+
+    def forward_features(self, images: Tensor, masks: Masks | None = None) -> Tensor:
+        (tower,) = self.tower
+        x = tower.pool5(tower.pool2(tower.pool1(images)))
+        if "conv6" in self.plan.layers:
+            x = tower.sixth(x)
+        x = x.flatten(1)
+        for name in DROPPED:
+            x = tower.hidden(name, x, None if masks is None else masks[name][0])
+        return x
+
+    def draw_masks(self, key: MaskKey) -> Masks:
+        (device,) = self.devices
+        return {name: (torch.cat(self._halves(name, key, device, 0, 1), 1),) for name in DROPPED}

@@ -1,0 +1,80 @@
+"""The net of 2012: two columns on two devices, which meet at conv3, fc6, fc7 and fc8 only.
+
+One process drives both devices. Each column keeps its half of every layer; where the columns
+meet, each sends the other its activations, and autograd sends the gradients back: 468,992 bytes
+an image in all. fc8 lies on the first device whole, so there only the second column sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from train.config import NetConfig
+from train.errors import ConfigError
+from train.net.base import DROPPED, FLOAT_BYTES, Masks, Net
+from train.net.link import Link
+from train.net.plan import Plan
+from train.net.tower import Tower
+from train.randomness import MaskKey
+
+Pair = tuple[Tensor, Tensor]
+
+
+class ColumnNet(Net):
+    """Two columns. Weights are empty until they are loaded. ``link`` counts what is sent."""
+
+    def __init__(self, plan: Plan, config: NetConfig, devices: Sequence[torch.device]) -> None:
+        if plan.columns != 2 or len(devices) != 2:
+            raise ConfigError(
+                f"the {config.architecture} net on {len(devices)} device(s) has no two columns"
+            )
+        halves = {name: layer.half() for name, layer in plan.layers.items()}
+        second = {name: layer for name, layer in halves.items() if layer.split}
+        columns = (
+            Tower(halves, plan, config, groups=1).to_empty(device=devices[0]),
+            Tower(second, plan, config, groups=1).to_empty(device=devices[1]),
+        )
+        super().__init__(plan, config, devices, list(columns))
+        self.columns = columns  # a tuple, so that they are no second submodules
+        self.link = Link((self.devices[0], self.devices[1]))
+
+    def forward_features(self, images: Tensor, masks: Masks | None = None) -> Tensor:
+        a, b = self.columns
+        # The image is an input of both columns, not one of their messages (fidelity: 13.2).
+        pair = (images, images.to(self.devices[1], non_blocking=True))
+        pair = (a.pool2(a.pool1(pair[0])), b.pool2(b.pool1(pair[1])))
+        joined = self._join("conv3", pair)
+        pair = (a.pool5(joined[0]), b.pool5(joined[1]))
+        if "conv6" in self.plan.layers:
+            joined = self._join("conv6", pair)
+            pair = (a.sixth(joined[0]), b.sixth(joined[1]))
+        pair = (pair[0].flatten(1), pair[1].flatten(1))
+        for name in DROPPED:
+            joined = self._join(name, pair)
+            mask_a, mask_b = (None, None) if masks is None else masks[name]
+            pair = (a.hidden(name, joined[0], mask_a), b.hidden(name, joined[1], mask_b))
+        return torch.cat([pair[0], self.link.send(pair[1], "fc8", 1, 0)], 1)
+
+    def _join(self, joint: str, pair: Pair) -> Pair:
+        """Both columns' activations, a's before b's, on each device."""
+        from_b = self.link.send(pair[1], joint, 1, 0)
+        from_a = self.link.send(pair[0], joint, 0, 1)
+        return torch.cat([pair[0], from_b], 1), torch.cat([from_a, pair[1]], 1)
+
+    def draw_masks(self, key: MaskKey) -> Masks:
+        return {
+            name: tuple(
+                self._halves(name, key, device, column)[0]
+                for column, device in enumerate(self.devices)
+            )
+            for name in DROPPED
+        }
+
+    def link_bytes_per_image(self) -> dict[str, int]:
+        return {
+            joint: values * FLOAT_BYTES * (1 if joint == "fc8" else 2)
+            for joint, values in self.plan.joints().items()
+        }
