@@ -1,0 +1,134 @@
+"""What may change when a run goes on, and what is refused, with both values and a way out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import pytest
+
+from tests.checkpoints import make_checkpoint
+from train.checkpoint import Checkpoint, Position, Shape
+from train.compatible import AT_START_ONLY, Expected, changed_settings, check_labels, check_resume
+from train.config import InputConfig, NetConfig, OptimConfig, RunConfig
+from train.errors import CheckpointError
+
+
+def saved(config: RunConfig | None = None, **changes: Any) -> Checkpoint:
+    """A checkpoint as it comes back from a file, with lists for tuples."""
+    checkpoint = make_checkpoint(config or RunConfig(), **changes)
+    optim = {**checkpoint.config["optim"], "step_epochs": []}
+    return replace(checkpoint, config={**checkpoint.config, "optim": optim})
+
+
+def expected(config: RunConfig | None = None, **changes: Any) -> Expected:
+    this = Expected(
+        config=config or RunConfig(),
+        dataset_fingerprint="f" * 64,
+        label_order_sha256="a" * 64,
+        classes=4,
+        data_processes=2,
+    )
+    return replace(this, **changes)
+
+
+def test_the_same_run_goes_on() -> None:
+    check_resume(saved(), expected())
+    assert changed_settings(saved(), RunConfig()) == []
+
+
+OTHER_VALUES: dict[str, Any] = {
+    "architecture": "conv6",
+    "activation": "tanh",
+    "first_layer": "conv-lrn-pool-relu",
+    "dropout": "inverted",
+    "init": "he",
+    "classes": 7,
+    "lrn_size": 7,
+    "dropout_keep": 0.75,
+    "width_divisor": 4,
+}
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(NetConfig)])
+def test_the_net_must_be_the_same_but_for_its_first_weights(name: str) -> None:
+    old = getattr(NetConfig(), name)
+    new = OTHER_VALUES.get(name, not old if isinstance(old, bool) else old and old * 2)
+    assert new != old
+    config = RunConfig(net=replace(NetConfig(), **{name: new}))
+    if name in AT_START_ONLY:
+        check_resume(saved(), expected(config))
+    else:
+        with pytest.raises(CheckpointError, match=f"net.{name}: the checkpoint has {old}, .*{new}"):
+            check_resume(saved(), expected(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset_fingerprint": "0" * 64}, r"dataset fingerprint: .*f{64}.*0{64}; name the"),
+        ({"label_order_sha256": "b" * 64}, r"label order: .*a{64}.*b{64}; .*same labels"),
+        ({"classes": 5}, "classes: the checkpoint has 4, this run 5; start a new run"),
+        ({"config": RunConfig(seed=3)}, "seed: the checkpoint has 0, this run 3; set --seed"),
+        (
+            {"config": RunConfig(optim=OptimConfig(batch_images=64))},
+            "batch size: the checkpoint has 128, this run 64; set --batch-size back",
+        ),
+        ({"data_processes": 1}, "data processes: .* 2, this run 1; .*--allow-reshard"),
+    ],
+)
+def test_refusals_name_both_values_and_the_way_out(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        check_resume(saved(), expected(**change))
+
+
+def test_all_refusals_come_at_once() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        check_resume(saved(), expected(RunConfig(seed=1), classes=9, data_processes=3))
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_another_number_of_processes_can_be_allowed_but_nothing_else_with_it() -> None:
+    check_resume(saved(), expected(data_processes=5), allow_reshard=True)
+    with pytest.raises(CheckpointError, match="seed"):
+        check_resume(saved(), expected(RunConfig(seed=1), data_processes=5), allow_reshard=True)
+
+
+def test_the_order_of_images_may_change_between_epochs_only() -> None:
+    config = RunConfig(input=InputConfig(window_shards=2))
+    between = Position(epoch=2, step_in_epoch=0, global_step=20)
+    check_resume(saved(position=between), expected(config))
+    with pytest.raises(
+        CheckpointError, match=r"window_shards: .* 16, this run 2; .*within an epoch"
+    ):
+        check_resume(saved(), expected(config))
+
+
+def test_other_settings_may_change_and_are_listed() -> None:
+    config = RunConfig(optim=OptimConfig(lr=0.5, accumulate=4), input=InputConfig(lighting="off"))
+    check_resume(saved(), expected(config))
+    lines = changed_settings(saved(), config)
+    assert lines == [
+        "input.lighting: the checkpoint has eigenvalue, this run off",
+        "optim.lr: the checkpoint has 0.01, this run 0.5",
+        "optim.accumulate: the checkpoint has 1, this run 4",
+    ]
+
+
+def test_a_setting_that_the_checkpoint_does_not_know_is_a_change() -> None:
+    old = asdict(RunConfig())
+    old["net"].pop("activation")
+    old["optim"]["step_epochs"] = []
+    with pytest.raises(CheckpointError, match=r"net\.activation: the checkpoint has nothing"):
+        check_resume(replace(saved(), config=old), expected())
+
+
+def test_measuring_needs_the_same_classes() -> None:
+    check_labels(saved(), label_order_sha256="a" * 64, classes=4)
+    with pytest.raises(CheckpointError, match="other classes"):
+        check_labels(saved(), label_order_sha256="a" * 64, classes=5)
+
+
+def test_the_shape_of_the_world_comes_from_the_checkpoint() -> None:
+    one = Shape(data_processes=1, batch_images=128, accumulate=4)
+    check_resume(saved(world=one), expected(data_processes=1))
