@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from types import SimpleNamespace
+from typing import IO, TYPE_CHECKING, Any
 
-from imgprep.errors import FormatError
+from imgprep.errors import DestinationError, FormatError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PARTIAL_SUFFIX = ".partial"
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def disk_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turn what goes wrong while ``what`` is written into ``folder`` into a message.
+
+    Raises:
+        DestinationError: the disk is full or cannot be written.
+    """
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in _DISK_FULL:
+            raise DestinationError(
+                f"{folder}: no space left while writing {what} ({exc.strerror}): "
+                "free some and run the same command again"
+            ) from exc
+        raise DestinationError(
+            f"{folder}: cannot write {what}: {exc.strerror or exc}: "
+            "mend that and run the same command again"
+        ) from exc
 
 
 def sync_folder(folder: Path) -> None:
@@ -70,6 +97,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a small file, whole or not at all."""
     with partial_file(path) as file:
         file.write(data)
+
+
+def save_npy(file: IO[bytes], array: NDArray[Any]) -> None:
+    """Write the array as ``.npy``, in pieces.
+
+    ``numpy.save`` into a real file does not tell why a write failed; through ``write`` it does.
+    """
+    import numpy as np
+
+    np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
 def write_json(path: Path, value: object) -> None:

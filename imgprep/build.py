@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from imgprep.atomic import disk_errors
 from imgprep.errors import (
     BadImagesError,
     BuildError,
@@ -165,7 +166,8 @@ def build(
     plans = plan_all(scan, spec)
     with locked(dest) as paths:
         identity = BuildIdentity(scan.identity(), spec.to_json(), _engine())
-        begin(paths, identity, force=options.force)
+        with disk_errors(dest, "the plan"):
+            begin(paths, identity, force=options.force)
         job = _Job(paths, spec, options, listener, scan, plans, identity, started)
         job.timings["scan_seconds"] = scan_seconds
         return _run(job)
@@ -253,10 +255,11 @@ def _publish(job: _Job) -> None:
 
         job.timings["import_seconds"] = time.monotonic() - started
     finished = Finished(job.spec, job.identity, job.scan, _by_split(job))
-    files = publish_files(job.paths, finished)
-    job.timings["publish_seconds"] = time.monotonic() - started
-    job.timings["total_seconds"] = time.monotonic() - job.started_at
-    publish_index(job.paths, finished, files, _report(job))
+    with disk_errors(job.paths.dest, "statistics and index"):
+        files = publish_files(job.paths, finished)
+        job.timings["publish_seconds"] = time.monotonic() - started
+        job.timings["total_seconds"] = time.monotonic() - job.started_at
+        publish_index(job.paths, finished, files, _report(job))
 
 
 def _finished_index(dest: Path) -> DatasetIndex | None:
@@ -297,8 +300,9 @@ def _images(job: _Job, shard: tuple[str, int]) -> int:
 
 
 def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> None:
-    for plan in job.plans:
-        save_split(job.paths, job.scan.splits[plan.split], plan)
+    with disk_errors(job.paths.dest, "the plan"):
+        for plan in job.plans:
+            save_split(job.paths, job.scan.splits[plan.split], plan)
     started = time.monotonic()
     try:
         _run_pool(job, pending)

@@ -22,6 +22,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from imgprep.atomic import save_npy
 from imgprep.errors import FormatError
 from imgprep.labels import LabelMap
 
@@ -98,7 +99,8 @@ class SplitManifest:
     def save(self, folder: Path) -> None:
         """Write the manifest into ``folder``, which is made where missing; ``meta.json`` last."""
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "rows.npy", self.rows, allow_pickle=False)
+        with (folder / "rows.npy").open("wb") as file:
+            save_npy(file, self.rows)
         (folder / "names.bin").write_bytes(self.names)
         meta = {
             "format": MANIFEST_FORMAT,

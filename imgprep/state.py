@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import partial_file, read_json, remove_partials, write_json
+from imgprep.atomic import partial_file, read_json, remove_partials, save_npy, write_json
 from imgprep.errors import BusyError, ChangedError, DestinationError, UsageError
 from imgprep.format import DATASET_INFO, SCHEMA_VERSION, SPLITS, STATE_FOLDER, shard_stem
 from imgprep.manifest import SplitManifest
@@ -205,14 +205,14 @@ def save_split(paths: StatePaths, manifest: SplitManifest, plan: SplitPlan) -> N
     """Leave manifest and plan of a split where every worker can map them."""
     manifest.save(paths.manifest(plan.split))
     with partial_file(paths.order(plan.split)) as file:
-        np.save(file, plan.order, allow_pickle=False)
+        save_npy(file, plan.order)
 
 
 def save_pixel_sum(path: Path, pixel_sum_hwc: NDArray[np.int64]) -> str:
     """Keep a shard's pixel sum until the merge; returns the SHA-256 (hex) of its uint32 content."""
     narrow = pixel_sum_hwc.astype("<u4")
     with partial_file(path) as file:
-        np.save(file, narrow, allow_pickle=False)
+        save_npy(file, narrow)
     return hashlib.sha256(narrow.tobytes()).hexdigest()
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from functools import partial as partial_call
@@ -14,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from imgprep.atomic import PartialFile, write_bytes
-from imgprep.errors import BuildError, DestinationError, ImageError
+from imgprep.atomic import PartialFile, disk_errors, write_bytes
+from imgprep.errors import BuildError, ImageError
 from imgprep.format import IMAGE_EXTENSIONS, label_bytes, record_key, shard_stem
 from imgprep.manifest import SplitManifest
 from imgprep.markers import Marker, Skip
@@ -30,7 +28,6 @@ from imgprep.spec import ImageSpec
 from imgprep.state import StatePaths, save_pixel_sum
 
 READ_AHEAD_IMAGES = 16
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _UPRIGHT = 1
 
 
@@ -99,7 +96,7 @@ def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[],
     """
     split = _open_split(setup, task.split)
     path = setup.dest / f"{shard_stem(task.split, task.number)}.tar"
-    with _disk_errors(path):
+    with disk_errors(path.parent, path.name):
         partial = PartialFile(path)
         try:
             draft = _Draft(
@@ -183,7 +180,7 @@ def _publish(draft: _Draft, facts: ShardFacts) -> ShardResult:
     """Flush and name the tar and what goes beside it, then write the marker."""
     task, setup = draft.task, draft.setup
     stem = shard_stem(task.split, task.number)
-    with _disk_errors(draft.partial.path):
+    with disk_errors(setup.dest, draft.partial.path.name):
         draft.partial.commit()
         write_bytes(setup.dest / f"{stem}.idx", facts.idx_bytes)  # flushes the folder entries too
         second, pixel_sum_sha256 = _publish_moments(draft)
@@ -210,16 +207,3 @@ def _publish_moments(draft: _Draft) -> tuple[tuple[int, ...] | None, str | None]
     moments = draft.accumulator.moments()
     path = StatePaths(draft.setup.dest).pixel_sum(draft.task.split, draft.task.number)
     return moments.second, save_pixel_sum(path, moments.pixel_sum_hwc)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in _DISK_FULL:
-            raise DestinationError(
-                f"{path.parent}: no space left while writing {path.name} ({exc.strerror}): "
-                "free some and run the same command again"
-            ) from exc
-        raise DestinationError(f"{path}: cannot write: {exc.strerror or exc}") from exc

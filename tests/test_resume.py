@@ -92,7 +92,10 @@ def test_killed_twenty_times_at_random(mini: Path, undisturbed: Path, tmp_path: 
         try:
             process.wait(timeout=rng.uniform(0.1, 1.6))
         except subprocess.TimeoutExpired:
-            process.kill()  # the parent alone: its workers must notice
+            if kills % 2:
+                process.kill()  # the parent alone: its workers must notice
+            else:
+                os.killpg(process.pid, signal.SIGKILL)  # all of them at once
             kills += 1
         process.communicate()
         wait_until_gone(process.pid)
