@@ -2,7 +2,7 @@
 
 bench_build setup [PEER...]     make the peers' environments under .bench/envs (minutes, once)
 bench_build run [--json FILE]   measure, print the table
-bench_build table FILE          print the table of an earlier run
+bench_build table FILE...       print one table of earlier runs over the same photos
 bench_build peers               name the peers
 
 Every contestant reads the same JPEG photos from a warm page cache on the same cores and writes
@@ -28,7 +28,7 @@ from _photos import lay_out, warm
 from _registry import BENCH, IMGPREP, PEERS, ROOT, chosen
 from _session import Session, imgprep_versions, run_peers
 from _setup import missing, set_up
-from _table import markdown
+from _table import markdown, merged
 
 EXIT_FAILED = 1
 
@@ -118,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--timeout", type=float, default=900.0, help="seconds a run (default: 900)")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
-    table = commands.add_parser("table", help="print the table of a --json file")
-    table.add_argument("file", type=Path)
+    table = commands.add_parser("table", help="print the table of --json files")
+    table.add_argument("files", type=Path, nargs="+", metavar="FILE")
     commands.add_parser("peers", help="name the peers")
     return parser
 
@@ -131,7 +131,11 @@ def main() -> int:
         set_up(chosen(arguments.peers))
         return 0
     if arguments.command == "table":
-        sys.stdout.write(markdown(json.loads(arguments.file.read_text())))
+        try:
+            data = merged([json.loads(path.read_text()) for path in arguments.files])
+        except ValueError as error:
+            sys.exit(f"bench_build: {error}")
+        sys.stdout.write(markdown(data))
         return 0
     if arguments.command == "peers":
         sys.stdout.writelines(f"{name:16} {peer.what}\n" for name, peer in PEERS.items())

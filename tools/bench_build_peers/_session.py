@@ -143,7 +143,12 @@ def run_peers(
 
 
 def imgprep_versions() -> dict[str, str]:
-    """Versions of our own environment, and the commit."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return {"imgprep": done.stdout.strip() or "unknown", **versions(IMGPREP)}
+    """Versions of our own environment, and the last commit that touched the package."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments, "--", "imgprep"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    commit = git("log", "-1", "--format=%h") or "unknown"
+    changed = "-dirty" if git("status", "--porcelain") else ""
+    return {"imgprep": commit + changed, **versions(IMGPREP)}

@@ -10,6 +10,29 @@ from _registry import PEERS
 Json = dict[str, Any]
 
 
+FULL_SET_IMAGES = 1_281_167 + 50_000
+"""ILSVRC2012, train and val."""
+SAME = ("date", "hardware", "photos", "pairs")
+"""What runs must have in common to stand in one table."""
+
+
+def merged(runs: list[Json]) -> Json:
+    """One result of several runs, each with other peers.
+
+    Raises:
+        ValueError: they were not made alike.
+    """
+    differing = [name for name in SAME if any(run[name] != runs[0][name] for run in runs)]
+    if differing:
+        raise ValueError(f"the files differ in {', '.join(differing)}")
+    ours = {
+        key: " / ".join(dict.fromkeys(run["imgprep"][key] for run in runs))
+        for key in runs[0]["imgprep"]
+    }
+    peers = {name: result for run in runs for name, result in run["peers"].items()}
+    return {**runs[0], "imgprep": ours, "peers": peers}
+
+
 def ratios(result: Json, name: str, key: str) -> list[float]:
     """Return imgprep's speed over the peer's, for each pair (``key``: the seconds compared)."""
     runs = [pair["runs"] for pair in result["pairs"]]
@@ -47,10 +70,16 @@ def _row(images: int, name: str, result: Json) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _imgprep_row(images: int, data: Json) -> str:
+def _imgprep_rates(data: Json) -> list[float]:
+    """Images a second in every timed run of imgprep with two jobs."""
     done = [result for result in data["peers"].values() if "error" not in result]
     runs = [pair["runs"]["imgprep"] for result in done for pair in result["pairs"]]
-    rates = [images / run["inner_seconds"] for run in runs]
+    return [data["photos"]["images"] / run["inner_seconds"] for run in runs]
+
+
+def _imgprep_row(data: Json) -> str:
+    done = [result for result in data["peers"].values() if "error" not in result]
+    rates = _imgprep_rates(data)
     peak = max(_peak_mib(result, "imgprep") for result in done)
     versions = ", ".join(f"{key} {value}" for key, value in data["imgprep"].items())
     rate = f"{median(rates):.0f} ({min(rates):.0f}-{max(rates):.0f} in {len(rates)} runs)"
@@ -93,6 +122,15 @@ def _summary(data: Json) -> list[str]:
         result = data["peers"].get(name)
         if result and "error" not in result:
             lines.append(f"- {label}: {_spread(ratios(result, name, 'inner_seconds'))}")
+    rates = _imgprep_rates(data)
+    if rates:
+        slow, middle, fast = (
+            f"{FULL_SET_IMAGES / rate / 60:.0f}" for rate in (min(rates), median(rates), max(rates))
+        )
+        lines.append(
+            f"- ILSVRC2012 whole ({FULL_SET_IMAGES:,} images) at imgprep's median rate, if its "
+            f"photos are like these and the disks keep up: {middle} min ({fast}-{slow})"
+        )
     return lines
 
 
@@ -124,6 +162,6 @@ def markdown(data: Json) -> str:
     )
     rows = [_row(images, name, result) for name, result in data["peers"].items()]
     if any("error" not in result for result in data["peers"].values()):
-        rows.append(_imgprep_row(images, data))
+        rows.append(_imgprep_row(data))
     table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *rows]
     return "\n".join([head, "", *table, "", *_summary(data), ""])
