@@ -65,7 +65,7 @@ def place(config: RunConfig, hardware: Hardware, world: World, processes: int | 
     on_gpu = config.device == "cuda" or (config.device == "auto" and hardware.gpus > 0)
     if config.device == "cuda" and not hardware.gpus:
         raise ConfigError("--device cuda: no GPU is visible here; see nvidia-smi, or use cpu")
-    parallel = _parallel(config, hardware, on_gpu)
+    parallel = _parallel(config, hardware, world, on_gpu=on_gpu)
     per_process = 2 if parallel == "columns" else 1
     if world.launched:
         if processes not in (None, world.local_size):
@@ -91,12 +91,13 @@ def place(config: RunConfig, hardware: Hardware, world: World, processes: int | 
     )
 
 
-def _parallel(config: RunConfig, hardware: Hardware, on_gpu: bool) -> str:
+def _parallel(config: RunConfig, hardware: Hardware, world: World, *, on_gpu: bool) -> str:
     if config.parallel != "auto":
         return config.parallel
-    if on_gpu and hardware.gpus >= 2:
-        return "data" if config.net.architecture == "one-gpu" else "columns"
-    return "none"
+    two_columns = config.net.architecture != "one-gpu"
+    if on_gpu and two_columns and hardware.gpus >= 2 * world.local_size:
+        return "columns"
+    return "data" if world.size > 1 or (on_gpu and hardware.gpus >= 2) else "none"
 
 
 def _processes(parallel: str, hardware: Hardware, on_gpu: bool) -> int:

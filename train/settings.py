@@ -28,7 +28,8 @@ def resolve(name: str | None, file: Settings, flags: Settings) -> RunConfig:
     """
     chosen = name or file.get("preset", "paper")
     overrides = merge(file, flags)
-    epochs = overrides.get("optim", {}).get("epochs")
+    optim = overrides.get("optim")
+    epochs = optim.get("epochs") if isinstance(optim, Mapping) else None
     base = preset(chosen, None if epochs is None else _number(epochs, int, "optim.epochs"))
     config: RunConfig = _with(base, {**overrides, "preset": chosen})
     return config

@@ -29,8 +29,8 @@ class World:
     local_size: int = 1
     launched: bool = False
     """Whether torchrun or SLURM started this process: then it starts no others."""
-    address: str = "127.0.0.1"
-    port: int = 29_500
+    rendezvous: str = "env://"
+    """Where the processes meet: torchrun's variables, or ``tcp://HOST:PORT``."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size or not 0 <= self.local_rank < self.local_size:
@@ -67,8 +67,6 @@ def world_from(environment: Mapping[str, str]) -> World:
             local_rank=_number(environment, "LOCAL_RANK", 0),
             local_size=_number(environment, "LOCAL_WORLD_SIZE", size),
             launched=True,
-            address=environment.get("MASTER_ADDR", "127.0.0.1"),
-            port=_number(environment, "MASTER_PORT", 29_500),
         )
     if "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
         return _from_slurm(environment)
@@ -82,14 +80,15 @@ def _from_slurm(environment: Mapping[str, str]) -> World:
         raise ConfigError(f"{size} SLURM tasks on {nodes} nodes: give every node as many")
     job = _number(environment, "SLURM_JOB_ID", 0)
     hosts = environment.get("SLURM_STEP_NODELIST", "127.0.0.1")
+    address = environment.get("MASTER_ADDR", first_host(hosts))
+    port = _number(environment, "MASTER_PORT", SLURM_PORT_BASE + job % SLURM_PORTS)
     return World(
         rank=_number(environment, "SLURM_PROCID"),
         size=size,
         local_rank=_number(environment, "SLURM_LOCALID"),
         local_size=size // nodes,
         launched=True,
-        address=environment.get("MASTER_ADDR", first_host(hosts)),
-        port=_number(environment, "MASTER_PORT", SLURM_PORT_BASE + job % SLURM_PORTS),
+        rendezvous=f"tcp://{address}:{port}",
     )
 
 
@@ -125,18 +124,9 @@ def process_group(world: World, device: torch.device) -> Iterator[None]:
 
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
-        backend,
-        init_method=f"tcp://{world.address}:{world.port}" if not _is_torchrun() else "env://",
-        rank=world.rank,
-        world_size=world.size,
+        backend, init_method=world.rendezvous, rank=world.rank, world_size=world.size
     )
     try:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def _is_torchrun() -> bool:
-    import os
-
-    return "RANK" in os.environ

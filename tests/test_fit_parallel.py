@@ -1,0 +1,61 @@
+"""However a run is divided, it ends in the same numbers: one device, two columns, two processes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training import fit, rows, train, weights
+
+STEPS = 8  # past an epoch of 6, so a validation lies between
+
+
+@pytest.fixture(scope="module")
+def alone(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    fit(built, out, "--steps", STEPS, "--parallel", "none")
+    return out
+
+
+def assert_same_run(out: Path, expected: Path) -> None:
+    """Equal but for the rounding of float32 sums taken in another order."""
+    ours, theirs = weights(out / "last.pt"), weights(expected / "last.pt")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        scale = float(tensor.abs().max())
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4 * scale, msg=name)
+    for one, other in zip(rows(out / "steps.csv"), rows(expected / "steps.csv"), strict=True):
+        assert math.isclose(float(one["loss"]), float(other["loss"]), rel_tol=1e-4)
+    assert rows(out / "epochs.csv") == rows(expected / "epochs.csv")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("--parallel", "columns"),
+        ("--parallel", "data", "--processes", 2),
+        ("--parallel", "columns", "--processes", 2),
+        ("--parallel", "none", "--accumulate", 3),
+    ],
+    ids=lambda how: " ".join(map(str, how)),
+)
+def test_the_same_numbers(
+    built: Path, alone: Path, tmp_path: Path, how: tuple[object, ...]
+) -> None:
+    fit(built, tmp_path / "run", "--steps", STEPS, *how)
+    assert_same_run(tmp_path / "run", alone)
+
+
+def test_a_run_goes_on_in_another_shape(built: Path, alone: Path, tmp_path: Path) -> None:
+    """In columns up to the middle of an epoch, then in two processes, then alone."""
+    out = tmp_path / "run"
+    fit(built, out, "--steps", 3, "--parallel", "columns")
+    refused = train("fit", built, "--out", out, "--parallel", "data", "--device", "cpu")
+    assert refused.code == 1
+    assert "--allow-reshard" in refused.err
+    fit(built, out, "--steps", 5, "--parallel", "data", "--allow-reshard")
+    fit(built, out, "--steps", STEPS, "--parallel", "none", "--allow-reshard")
+    assert_same_run(out, alone)

@@ -1,0 +1,106 @@
+"""A run as a user makes it: trains, validates, saves; its checkpoint is evaluated and exported."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training import SMALL, STEPS_PER_EPOCH, fit, rows, train
+from train.settings import resolve
+
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def run(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    ran = fit(built, out, "--epochs", EPOCHS, "--json")
+    result = json.loads(ran.out)
+    assert result["epochs"] == EPOCHS
+    assert result["steps"] == EPOCHS * STEPS_PER_EPOCH
+    return out
+
+
+def test_the_loss_falls_below_chance(run: Path) -> None:
+    losses = [float(row["loss"]) for row in rows(run / "steps.csv")]
+    assert len(losses) == EPOCHS * STEPS_PER_EPOCH
+    assert sum(losses[-6:]) / 6 < math.log(4) - 0.1  # 4 classes
+
+
+def test_every_epoch_is_validated_and_the_best_is_kept(run: Path) -> None:
+    epochs = rows(run / "epochs.csv")
+    assert [int(row["epoch"]) for row in epochs] == list(range(1, EPOCHS + 1))
+    best = torch.load(run / "best.pt", weights_only=True)["best"]
+    assert best["top1_error"] == pytest.approx(min(float(row["top1_error"]) for row in epochs))
+    assert len(list(run.glob("epoch_*.pt"))) == 3  # keep_checkpoints
+
+
+def test_the_resolved_settings_lie_beside_the_run(run: Path) -> None:
+    config = resolve(None, tomllib.loads((run / "config.toml").read_text()), {})
+    assert config.preset == "source-2012"
+    assert config.optim.epochs == EPOCHS
+    assert config.net.width_divisor == 16
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_evaluate_prints_errors_as_fractions(run: Path, built: Path, views: int) -> None:
+    ran = train("evaluate", run / "best.pt", built, "--views", views, "--json", "--device", "cpu")
+    assert ran.code == 0, ran.err
+    assert ran.json["count"] == 24
+    assert 0 <= ran.json["top5_error"] <= ran.json["top1_error"] <= 1
+    if views == 1:  # what the loop measured
+        best = torch.load(run / "best.pt", weights_only=True)["best"]
+        assert ran.json["top1_error"] == best["top1_error"]
+
+
+def test_several_checkpoints_are_averaged(run: Path, built: Path) -> None:
+    ran = train("evaluate", run / "best.pt", run / "last.pt", built, "--device", "cpu")
+    assert ran.code == 0, ran.err
+    assert "24" in ran.out
+
+
+def test_a_finished_run_has_nothing_to_do(run: Path, built: Path) -> None:
+    before = (run / "steps.csv").read_bytes()
+    ran = fit(built, run)
+    assert "4 epochs are done" in ran.out
+    assert (run / "steps.csv").read_bytes() == before
+
+
+def test_the_export_is_a_plain_state_dict(run: Path, tmp_path: Path) -> None:
+    ran = train("export", run / "last.pt", "--out", tmp_path / "net.pt")
+    assert ran.code == 0, ran.err
+    state = torch.load(tmp_path / "net.pt", weights_only=True)
+    assert state["conv1.weight"].shape == (6, 3, 11, 11)  # 96 filters / 16
+
+
+def test_figures_of_a_run(run: Path) -> None:
+    ran = train("figures", run)
+    assert ran.code == 0, ran.err
+    for name in ran.out.split():
+        assert Path(name).stat().st_size > 0
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ran = train("fit", built, "--out", out, *SMALL, "--parallel", "columns", "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    assert not out.exists()
+    plan = ran.json
+    assert plan["ranks"] == [{"local_rank": 0, "devices": ["cpu", "cpu"]}]
+    assert (plan["steps_per_epoch"], plan["batch_images"]) == (STEPS_PER_EPOCH, 16)
+    assert plan["link_bytes_per_step"] > 0
+
+
+def test_the_papers_net_sends_what_the_paper_sent(built: Path, tmp_path: Path) -> None:
+    ran = train(
+        "fit", built, "--out", tmp_path / "run", "--device", "cpu", "--parallel", "columns",
+        "--classes", 1000, "--dry-run", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert ran.json["parameters"] == 60_965_224
+    assert ran.json["link_bytes_per_step"] == 128 * 468_992

@@ -1,0 +1,126 @@
+"""Settings: preset, then file, then flags; checked, and the same after a round trip by TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.config import InputConfig, NetConfig, OptimConfig, RunConfig
+from train.errors import ConfigError
+from train.presets import AUTHOR_EPOCHS, PRESETS, preset
+from train.settings import from_assignments, from_json, merge, read_toml, resolve, to_toml
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_toml_and_json(name: str, tmp_path: Path) -> None:
+    config = resolve(name, {}, {})
+    assert config == preset(name)
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(config))
+    assert resolve(None, read_toml(path), {}) == config
+    assert from_json(dataclasses.asdict(config)) == config
+
+
+@given(
+    lr=st.floats(1e-6, 10),
+    chunk=st.integers(1, 64),
+    steps=st.lists(st.integers(1, 90), unique=True, max_size=4),
+    freeze=st.none() | st.integers(0, 90),
+)
+def test_any_settings_survive_toml(
+    lr: float, chunk: int, steps: list[int], freeze: int | None
+) -> None:
+    config = RunConfig(
+        input=InputConfig(crop_chunk=chunk),
+        optim=OptimConfig(lr=lr, step_epochs=tuple(sorted(steps)), conv1_freeze_epoch=freeze),
+    )
+    assert resolve(None, tomllib.loads(to_toml(config)), {}) == config
+
+
+def test_flags_come_over_the_file_and_the_file_over_the_preset() -> None:
+    file = {"preset": "source-2012", "optim": {"lr": 0.5, "momentum": 0.8}}
+    config = resolve(None, file, from_assignments(("optim.lr=0.25", "net.activation=tanh")))
+    assert (config.preset, config.optim.lr, config.optim.momentum) == ("source-2012", 0.25, 0.8)
+    assert config.net.activation == "tanh"
+    assert config.net.init_sd_conv345 == 0.03  # of the preset
+
+
+def test_epochs_place_the_events_of_the_preset() -> None:
+    whole, short = preset("source-2012"), resolve("source-2012", {}, {"optim": {"epochs": 31}})
+    assert whole.optim.step_epochs == (23, 51, 78)
+    assert whole.optim.epochs == AUTHOR_EPOCHS
+    assert (whole.input.lighting_stop_epoch, whole.optim.conv1_freeze_epoch) == (68, 72)
+    assert short.optim.step_epochs == (8, 17, 26)
+    assert short.input.lighting_stop_epoch == 23
+    assert short.optim.epochs == 31
+
+
+def test_a_file_with_absolute_events_keeps_them_when_epochs_change(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(preset("source-2012")))
+    longer = resolve(None, read_toml(path), {"optim": {"epochs": 135}})
+    assert longer.optim.step_epochs == (23, 51, 78)
+    assert longer.optim.epochs == 135
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.lr", "SETTING=VALUE"),
+        ("optim.rate=1", "unknown setting optim.rate"),
+        ("nett.init=he", "unknown setting nett"),
+        ("optim=3", "is a section"),
+        ("optim.lr=fast", "must be of type float"),
+        ("optim.epochs=1.5", "must be of type int"),
+        ("optim.epochs=true", "must be of type int"),
+        ("net.lrn=1", "must be of type bool"),
+        ("net.dropout=some", "is none of vanilla, inverted"),
+        ("optim.step_epochs=3", "must be a list"),
+        ("optim.step_epochs=[5, 3]", "must rise"),
+        ("optim.momentum=1.0", "must be in"),
+        ("input.crop_px=4", "at least 8"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve("paper", {}, from_assignments((assignment,)))
+
+
+def test_two_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ConfigError, match="one column"):
+        resolve("paper", {}, {"parallel": "columns", "net": {"architecture": "one-gpu"}})
+
+
+def test_none_can_be_set() -> None:
+    config = resolve("source-2012", {}, from_assignments(("optim.conv1_freeze_epoch=none",)))
+    assert config.optim.conv1_freeze_epoch is None
+
+
+def test_an_unreadable_file_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        read_toml(tmp_path / "no.toml")
+    (tmp_path / "bad.toml").write_text("a = [")
+    with pytest.raises(ConfigError, match="not TOML"):
+        read_toml(tmp_path / "bad.toml")
+
+
+def test_merge_is_by_section() -> None:
+    assert merge({"a": {"x": 1, "y": 2}, "b": 1}, {"a": {"x": 3}}) == {
+        "a": {"x": 3, "y": 2},
+        "b": 1,
+    }
+
+
+def test_the_papers_words_are_the_defaults() -> None:
+    assert preset("paper") == RunConfig()
+    net = NetConfig()
+    assert (net.init_sd, net.init_sd_conv345, net.init_bias, net.lrn_alpha) == (0.01, 0.01, 1, 1e-4)
+    optim = OptimConfig()
+    assert (optim.lr, optim.momentum, optim.weight_decay, optim.batch_images) == (
+        0.01, 0.9, 0.0005, 128,
+    )  # fmt: skip

@@ -1,0 +1,103 @@
+"""Who trains where: the launcher's environment, and the placement on devices."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.config import NetConfig, RunConfig
+from train.errors import ConfigError
+from train.launch import Hardware, place
+from train.world import World, first_host, world_from
+
+ALONE = World()
+
+
+def test_without_a_launcher_a_process_is_alone() -> None:
+    assert world_from({"HOME": "/root", "SLURM_PROCID": "3"}) == ALONE
+
+
+def test_torchrun_is_understood() -> None:
+    world = world_from({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"})
+    assert (world.rank, world.size, world.local_rank, world.machines) == (5, 8, 1, 2)
+    assert world.launched
+    assert not world.is_main
+    assert world.rendezvous == "env://"
+
+
+def test_slurm_is_understood() -> None:
+    world = world_from(
+        {
+            "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2",
+            "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-09,12]", "SLURM_JOB_ID": "123456",
+        }
+    )  # fmt: skip
+    assert (world.rank, world.size, world.local_rank, world.local_size) == (3, 4, 1, 2)
+    assert world.rendezvous == "tcp://gpu07:23456"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [("a", "a"), ("a,b", "a"), ("n[1-4]", "n1"), ("n[003,7]-ib,m", "n003-ib"), ("x1,n[1-2]", "x1")],
+)
+def test_first_host_of_a_slurm_list(hosts: str, first: str) -> None:
+    assert first_host(hosts) == first
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2"},
+    ],
+)
+def test_an_environment_that_contradicts_itself_is_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigError):
+        world_from(environment)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "config", "parallel", "devices"),
+    [
+        (0, RunConfig(), "none", [("cpu",)]),
+        (1, RunConfig(), "none", [("cuda:0",)]),
+        (2, RunConfig(), "columns", [("cuda:0", "cuda:1")]),
+        (2, RunConfig(net=NetConfig(architecture="one-gpu")), "data", [("cuda:0",), ("cuda:1",)]),
+        (2, RunConfig(device="cpu"), "none", [("cpu",)]),
+        (2, RunConfig(parallel="data"), "data", [("cuda:0",), ("cuda:1",)]),
+        (0, RunConfig(parallel="data"), "data", [("cpu",), ("cpu",)]),
+        (0, RunConfig(parallel="columns"), "columns", [("cpu", "cpu")]),
+    ],
+)
+def test_a_run_is_placed_by_what_is_there(
+    gpus: int, config: RunConfig, parallel: str, devices: list[tuple[str, ...]]
+) -> None:
+    placed = place(config, Hardware(gpus=gpus, cores=8), ALONE, None)
+    assert placed.parallel == parallel
+    assert [placed.devices(rank) for rank in range(placed.processes)] == devices
+
+
+@given(gpus=st.integers(2, 16), processes=st.integers(1, 8))
+def test_no_two_processes_share_a_gpu(gpus: int, processes: int) -> None:
+    config = RunConfig(parallel="columns")
+    if 2 * processes > gpus:
+        with pytest.raises(ConfigError, match="GPUs"):
+            place(config, Hardware(gpus=gpus, cores=4), ALONE, processes)
+        return
+    placed = place(config, Hardware(gpus=gpus, cores=4), ALONE, processes)
+    used = [name for rank in range(placed.processes) for name in placed.devices(rank)]
+    assert len(used) == len(set(used)) == 2 * processes
+
+
+def test_what_cannot_be_placed_is_refused() -> None:
+    here = Hardware(gpus=0, cores=2)
+    with pytest.raises(ConfigError, match="no GPU is visible"):
+        place(RunConfig(device="cuda"), here, ALONE, None)
+    with pytest.raises(ConfigError, match="one process"):
+        place(RunConfig(parallel="none"), here, ALONE, 2)
+    launched = World(rank=0, size=2, local_size=2, launched=True)
+    with pytest.raises(ConfigError, match="the launcher started 2"):
+        place(RunConfig(), here, launched, 3)
+    assert place(RunConfig(), here, launched, None).parallel == "data"

@@ -1,0 +1,71 @@
+"""Small training runs for the tests: a narrow AlexNet on small crops of the mini ImageNet."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.conftest import Ran
+
+SMALL = (
+    "--device", "cpu",
+    "--preset", "source-2012",
+    "--set", "net.width_divisor=16",
+    "--set", "input.crop_px=96",
+    "--batch-size", "16",
+    "--log-every", "1",
+)  # fmt: skip
+"""96 training records: 6 updates an epoch."""
+STEPS_PER_EPOCH = 6
+
+
+def train_command(*arguments: object) -> list[str]:
+    """The ``train`` command line, run by this very Python."""
+    return [sys.executable, "-m", "train", *map(str, arguments)]
+
+
+def train(*arguments: object, **options: Any) -> Ran:
+    """Run ``train`` as a user would, in a process of its own."""
+    result = subprocess.run(
+        train_command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, **options.pop("env", {})},
+        **options,
+    )
+    return Ran(result.returncode, result.stdout, result.stderr)
+
+
+def fit(dataset: Path, out: Path, *arguments: object) -> Ran:
+    """A small run that must end well."""
+    ran = train("fit", dataset, "--out", out, *SMALL, *arguments)
+    assert ran.code == 0, ran.err
+    return ran
+
+
+def weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Weights and velocities of a checkpoint, by name."""
+    value = torch.load(checkpoint, weights_only=True)
+    return {
+        f"{part}.{name}": tensor
+        for part in ("model", "velocities")
+        for name, tensor in value[part].items()
+    }
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV without its timings."""
+    with path.open(newline="") as file:
+        return [
+            {key: value for key, value in row.items() if not key.endswith(("_s", "_ms", "per_s"))}
+            for row in csv.DictReader(file)
+        ]

@@ -1,0 +1,295 @@
+"""The command line of the training: parse, call, print. A command imports what is heavy itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imgprep import __version__
+from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
+from train.config import Device, Parallel
+from train.presets import PRESETS
+
+if TYPE_CHECKING:
+    from train.evaluate import Evaluation
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+SHOWN_CODES = (0, 1, 2)
+EPILOG = "Exit codes: " + "; ".join(f"{code} {EXIT_CODES[code]}" for code in SHOWN_CODES) + "."
+
+
+class ErrorGroup(click.Group):
+    """Shows our errors as one message on stderr, with the exit code that the tree gives them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn errors into messages and exit codes."""
+        try:
+            return super().invoke(ctx)
+        except ImgprepError as exc:
+            click.echo(f"train: {exc}", err=True)
+            ctx.exit(exc.exit_code)
+        except KeyboardInterrupt:
+            click.echo("train: interrupted", err=True)
+            ctx.exit(EXIT_FAILED)
+
+
+@click.group(cls=ErrorGroup, context_settings=CONTEXT, epilog=EPILOG)
+@click.version_option(__version__, prog_name="train")
+def cli() -> None:
+    """Train AlexNet from the shards of ``imgprep build-shards``.
+
+    \b
+      tools/train fit DATASET --out RUN             train, or go on where the run stopped
+      tools/train evaluate RUN/best.pt DATASET      top-1 and top-5 error
+      tools/train export RUN/best.pt --out FILE     the plain network
+      tools/train figures RUN                       filters and learning curves
+    """
+
+
+def _common(*decorators: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+device_option = click.option(
+    "--device",
+    type=click.Choice(Device.__args__),  # type: ignore[attr-defined]
+    help="Where to compute [default: auto: GPUs if there are any].",
+)
+
+# Flags and the settings that they override; only flags that are given count.
+FLAGS = {
+    "batch_size": "optim.batch_images",
+    "epochs": "optim.epochs",
+    "lr": "optim.lr",
+    "momentum": "optim.momentum",
+    "weight_decay": "optim.weight_decay",
+    "schedule": "optim.schedule",
+    "accumulate": "optim.accumulate",
+    "steps": "steps",
+    "seed": "seed",
+    "parallel": "parallel",
+    "device": "device",
+    "amp": "amp",
+    "threads": "input.threads",
+    "checkpoint_every": "checkpoint_every_steps",
+    "log_every": "log_every_steps",
+}
+
+_FIT_OPTIONS = _common(
+    click.option("--out", type=FOLDER, required=True, metavar="RUN",
+                 help="Folder of the run; run again with the same one to go on."),
+    click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)),
+                 help="Settings to begin from [default: paper]."),
+    click.option("--config", "config_file", type=FILE, metavar="FILE",
+                 help="TOML settings over the preset; flags come over both."),
+    click.option("--set", "assignments", multiple=True, metavar="SETTING=VALUE",
+                 help="Any other setting, such as optim.lr_factor=0.5; as often as you like."),
+    click.option("--parallel", type=click.Choice(Parallel.__args__),  # type: ignore[attr-defined]
+                 help="none: one device; columns: a column on each of two; data: copies "
+                      "[default: auto: columns on two GPUs, else none]."),
+    device_option,
+    click.option("--processes", type=click.IntRange(min=1), metavar="N",
+                 help="Processes on this machine [default: one; for data, one a GPU]."),
+    click.option("--batch-size", type=int, metavar="N",
+                 help="Images an update, over all processes [default: 128]."),
+    click.option("--accumulate", type=int, metavar="N",
+                 help="Compute a batch in N parts, to save memory."),
+    click.option("--epochs", type=int, metavar="N", help="[default: the preset's, 90 or 93]"),
+    click.option("--steps", type=int, metavar="N", help="Stop after N updates."),
+    click.option("--lr", type=float, metavar="X",
+                 help="Learning rate; for a run that goes on, the rate from here [default: 0.01]."),
+    click.option("--momentum", type=float, metavar="X", help="[default: 0.9]"),
+    click.option("--weight-decay", "--wd", "weight_decay", type=float, metavar="X",
+                 help="[default: 0.0005]"),
+    click.option("--schedule", type=click.Choice(["plateau", "steps", "dexp", "constant"]),
+                 help="How the rate falls [default: the preset's]."),
+    click.option("--classes", default="auto", show_default=True, metavar="N",
+                 help="Outputs of the network; auto: as the dataset has."),
+    click.option("--seed", type=int, metavar="N", help="[default: 0]"),
+    click.option("--amp", type=click.Choice(["float32", "float16", "bfloat16"]),
+                 help="Arithmetic under autocast [default: float32]."),
+    click.option("--threads", "-j", type=int, metavar="N",
+                 help="Decoding threads a process [default: its processors]."),
+    click.option("--checkpoint-every", type=int, metavar="STEPS",
+                 help="Also save every so many updates [default: each epoch]."),
+    click.option("--log-every", type=int, metavar="STEPS", help="[default: 20]"),
+    click.option("--allow-reshard", is_flag=True,
+                 help="Go on with another number of processes than before."),
+    click.option("--verify", is_flag=True, help="Check the whole dataset first."),
+    click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
+    json_option,
+    click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+)  # fmt: skip
+
+
+@cli.command()
+@click.argument("dataset", type=FOLDER)
+@_FIT_OPTIONS
+def fit(dataset: Path, **options: Any) -> None:
+    """Train on DATASET, a folder that imgprep built; or go on with the run in --out.
+
+    \b
+    Examples:
+      tools/train fit /data/imagenet-256 --out runs/first --preset source-2012
+      tools/train fit /data/imagenet-256 --out runs/first --lr 0.001    (go on, at another rate)
+      torchrun --nproc-per-node 4 -m train fit DATASET --out RUN --parallel data
+    """
+    from train.fit import Request, prepare, run
+
+    request = Request(
+        dataset=dataset,
+        out=options["out"],
+        preset=options["preset_name"],
+        config_file=options["config_file"],
+        flags=_settings_of(options),
+        processes=options["processes"],
+    )
+    job = prepare(request)
+    if options["dry_run"]:
+        _print_json(job.plan.to_json()) if options["as_json"] else click.echo(job.plan.render())
+        return
+    if options["verify"] and job.world.is_main:
+        _verify(dataset)
+    if not job.world.launched and job.placement.processes > 1:
+        from train.launch import start_processes
+
+        start_processes(_without_verify(sys.argv[1:]), job.placement.processes)
+    say = Say(quiet=options["quiet"] or not job.world.is_main)
+    outcome = run(job, say, allow_reshard=options["allow_reshard"])
+    if job.world.is_main:
+        if options["as_json"]:
+            _print_json(outcome.to_json())
+        else:
+            click.echo(outcome.render())
+
+
+@cli.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=FILE)
+@click.argument("dataset", type=FOLDER)
+@click.option("--views", type=click.Choice(["1", "10"]), default="1", show_default=True,
+              help="1: the centre crop; 10: corners, centre and their mirror images.")  # fmt: skip
+@click.option("--split", type=click.Choice(["val", "train"]), default="val", show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
+@device_option
+@click.option("--per-class", is_flag=True, help="Also the error of each class.")
+@json_option
+def evaluate(checkpoints: tuple[Path, ...], dataset: Path, **options: Any) -> None:
+    """Measure CHECKPOINTS on DATASET; several are averaged, as the paper's ensembles were.
+
+    Errors are fractions. The centre crop and the ten views are those of the paper; class
+    probabilities are averaged over views and networks.
+    """
+    from train.measure import MeasureOptions, measure
+
+    evaluation = measure(
+        checkpoints,
+        dataset,
+        MeasureOptions(
+            views=10 if options["views"] == "10" else 1,
+            split=options["split"],
+            batch_images=options["batch_size"],
+            device=options["device"] or "auto",
+        ),
+    )
+    if options["as_json"]:
+        _print_json(evaluation.to_json(per_class=options["per_class"]))
+    else:
+        _echo_evaluation(evaluation, options["views"], per_class=options["per_class"])
+
+
+@cli.command()
+@click.argument("checkpoint", type=FILE)
+@click.option("--out", type=FILE, required=True, help="File to write: .pt or .onnx.")
+def export(checkpoint: Path, out: Path) -> None:
+    """Write the network of CHECKPOINT alone: a plain state dict (.pt) or ONNX (.onnx)."""
+    from train.export import export_checkpoint
+
+    click.echo(export_checkpoint(checkpoint, out))
+
+
+@cli.command()
+@click.argument("run", type=FOLDER)
+def figures(run: Path) -> None:
+    """Draw the first-layer filters by column, and the learning curves, into RUN."""
+    from train.figures import draw_run
+
+    for path in draw_run(run):
+        click.echo(path)
+
+
+class Say:
+    """Prints how a run goes on, on stderr."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def line(self, text: str) -> None:
+        """Progress: a line, whether on a terminal or not, as training logs are."""
+        if not self._quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Something that the user should know; shown even when quiet."""
+        click.echo(f"train: warning: {text}", err=True)
+
+
+def _settings_of(options: dict[str, Any]) -> dict[str, Any]:
+    from train.settings import from_assignments, merge
+
+    settings = from_assignments(options["assignments"])
+    for flag, setting in FLAGS.items():
+        if options[flag] is not None:
+            value: Any = options[flag]
+            for part in reversed(setting.split(".")):
+                value = {part: value}
+            settings = merge(settings, value)
+    if options["classes"] != "auto":
+        if not options["classes"].isdigit():
+            raise click.BadParameter("expected a number or auto", param_hint="--classes")
+        settings = merge(settings, {"net": {"classes": int(options["classes"])}})
+    return settings
+
+
+def _verify(dataset: Path) -> None:
+    from imgprep.errors import DamageError
+    from imgprep.verify import verify
+
+    report = verify(dataset, decode=True, jobs=os.cpu_count() or 1, advanced=lambda done: None)
+    click.echo(report.render(), err=True)
+    if report.exit_code:
+        raise DamageError(f"{dataset}: damaged; mend it before training (see above)")
+
+
+def _without_verify(arguments: list[str]) -> list[str]:
+    return [argument for argument in arguments if argument != "--verify"]
+
+
+def _echo_evaluation(evaluation: Evaluation, views: str, *, per_class: bool) -> None:
+    click.echo(evaluation.render(views=int(views), per_class=per_class))
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def main() -> None:
+    """Entry point of ``tools/train`` and ``python -m train``."""
+    try:
+        cli(prog_name="train")
+    except BrokenPipeError:  # the reader of our output went away, e.g. ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)

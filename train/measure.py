@@ -1,0 +1,98 @@
+"""Measure saved networks on a dataset: what ``evaluate`` on the command line does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from train import checkpoint as checkpoints
+from train.checkpoint import Checkpoint
+from train.compatible import check_labels
+from train.config import RunConfig
+from train.dataset import TrainingSet, open_dataset
+from train.errors import ConfigError
+from train.evaluate import Evaluation, evaluate
+from train.feed.loader import EvalLoader, Share
+from train.launch import find_hardware
+from train.net import Net, build_net
+from train.net.memory import keep_pages
+from train.settings import from_json
+from train.world import process_group, world_from
+
+Views = Literal[1, 10]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasureOptions:
+    """How to measure."""
+
+    views: Views = 1
+    split: str = "val"
+    batch_images: int = 64
+    device: str = "auto"
+
+
+def measure(paths: Sequence[Path], dataset: Path, options: MeasureOptions) -> Evaluation:
+    """Errors of the networks in ``paths``, averaged if several; under torchrun, divided up.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged, or was trained on other classes.
+        ConfigError: the checkpoints see their input in different ways.
+        DataError, FormatError: the dataset cannot be read.
+    """
+    hardware = find_hardware()
+    world = world_from(os.environ)
+    device = _device(options.device, hardware.gpus, world.local_rank)
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, hardware.cores // world.local_size))
+        keep_pages()
+    saved = [checkpoints.load(path) for path in paths]
+    configs = [from_json(each.config) for each in saved]
+    if any(_sight(config) != _sight(configs[0]) for config in configs):
+        raise ConfigError("these networks were trained on different input; measure them apart")
+    data = open_dataset(dataset, crop_px=configs[0].input.crop_px)
+    nets = [_net(each, config, data, device) for each, config in zip(saved, configs, strict=True)]
+    with process_group(world, device):
+        loader = EvalLoader(
+            data,
+            configs[0].input,
+            Share(world.rank, world.size),
+            batch_images=options.batch_images,
+            device=device,
+            split=options.split,
+            views=options.views,
+        )
+        try:
+            return evaluate(nets, loader, count=data.records(options.split), processes=world.size)
+        finally:
+            loader.close()
+
+
+def _net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: torch.device) -> Net:
+    check_labels(saved, label_order_sha256=data.label_order_sha256, classes=data.classes)
+    net = build_net(
+        config.net,
+        classes=saved.classes,
+        devices=(device,),
+        columns=False,
+        seed=0,
+        image_px=config.input.crop_px,
+    )
+    net.load_canonical_state(saved.model)
+    return net
+
+
+def _sight(config: RunConfig) -> tuple[object, ...]:
+    """What decides how a network sees an image at test time."""
+    return (config.input.crop_px, config.input.mean)
+
+
+def _device(asked: str, gpus: int, local_rank: int) -> torch.device:
+    if asked == "cuda" and not gpus:
+        raise ConfigError("--device cuda: no GPU is visible here; see nvidia-smi, or use cpu")
+    return torch.device("cpu" if asked == "cpu" or not gpus else f"cuda:{local_rank}")

@@ -1,0 +1,158 @@
+"""What a run is going to do, worked out before it starts; ``--dry-run`` shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from train.config import RunConfig
+from train.dataset import TrainingSet
+from train.launch import Placement
+from train.net import Net, net_plan
+from train.net.alexnet import GroupedNet
+from train.net.base import DROPPED
+from train.net.columns import ColumnNet
+from train.world import World
+
+MIB = 2**20
+FLOAT_BYTES = 4
+COPIES_OF_WEIGHTS = 3
+"""Weights, gradients, velocities."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The size of a run."""
+
+    preset: str
+    placement: Placement
+    processes: int
+    """On all machines."""
+    classes: int
+    parameters: int
+    train_images: int
+    val_images: int
+    batch_images: int
+    epochs: int
+    steps_per_epoch: int
+    steps: int
+    link_bytes_per_step: int
+    """Between the columns, or between the processes (each way, ring all-reduce), in a step."""
+    memory_bytes_per_device: int
+    """Weights, gradients, velocities and saved activations; libraries come on top."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "preset": self.preset,
+            "parallel": self.placement.parallel,
+            "processes": self.processes,
+            "ranks": [
+                {"local_rank": rank, "devices": list(self.placement.devices(rank))}
+                for rank in range(self.placement.processes)
+            ],
+            "classes": self.classes,
+            "parameters": self.parameters,
+            "train_images": self.train_images,
+            "val_images": self.val_images,
+            "batch_images": self.batch_images,
+            "epochs": self.epochs,
+            "steps_per_epoch": self.steps_per_epoch,
+            "steps": self.steps,
+            "link_bytes_per_step": self.link_bytes_per_step,
+            "memory_bytes_per_device": self.memory_bytes_per_device,
+        }
+
+    def render(self) -> str:
+        """For people."""
+        place = self.placement
+        ranks = "; ".join(
+            f"rank {rank} on {' + '.join(place.devices(rank))}" for rank in range(place.processes)
+        )
+        each = -(-self.batch_images // self.processes)
+        return "\n".join(
+            (
+                f"run       preset {self.preset}, {self.classes} classes, "
+                f"{self.parameters:,} parameters",
+                f"devices   {place.parallel}: {self.processes} process"
+                f"{'es' * (self.processes > 1)}; {ranks}",
+                f"batch     {self.batch_images} images an update, {each} a process",
+                f"length    {self.epochs} epochs of {self.steps_per_epoch:,} steps "
+                f"({self.train_images:,} images); stops after {self.steps:,} steps at the latest",
+                f"validate  {self.val_images:,} images",
+                f"link      {self.link_bytes_per_step:,} bytes a step"
+                + (" between the columns" if place.parallel == "columns" else ""),
+                f"memory    about {self.memory_bytes_per_device / MIB:,.0f} MiB a device, "
+                "without libraries and input buffers",
+            )
+        )
+
+
+def make_plan(config: RunConfig, data: TrainingSet, placement: Placement, world: World) -> Plan:
+    """Work out the size of a run, from a network without data."""
+    processes = world.size if world.launched else placement.processes
+    classes = config.net.classes or data.classes
+    probe = _empty_net(config, classes, columns=placement.parallel == "columns")
+    steps_per_epoch = -(-data.records("train") // config.optim.batch_images)
+    rows = -(-config.optim.batch_images // processes // config.optim.accumulate)
+    parameters = sum(parameter.numel() for parameter in probe.parameters())
+    return Plan(
+        preset=config.preset,
+        placement=placement,
+        processes=processes,
+        classes=classes,
+        parameters=parameters,
+        train_images=data.records("train"),
+        val_images=data.records("val") if "val" in data.index.splits else 0,
+        batch_images=config.optim.batch_images,
+        epochs=config.optim.epochs,
+        steps_per_epoch=steps_per_epoch,
+        steps=min(config.steps or 2**63, config.optim.epochs * steps_per_epoch),
+        link_bytes_per_step=_link_bytes(config, probe, placement, processes, parameters),
+        memory_bytes_per_device=(
+            COPIES_OF_WEIGHTS * FLOAT_BYTES * parameters + rows * _saved_bytes(config, classes)
+        )
+        // placement.devices_per_process,
+    )
+
+
+def _link_bytes(
+    config: RunConfig, net: Net, placement: Placement, processes: int, parameters: int
+) -> int:
+    total = 0
+    if placement.parallel == "columns":
+        rows = -(-config.optim.batch_images // processes)
+        total += 2 * rows * sum(net.link_bytes_per_image().values())  # and back
+    if processes > 1:
+        total += 2 * FLOAT_BYTES * parameters * (processes - 1) // processes
+    return total
+
+
+def _saved_bytes(config: RunConfig, classes: int) -> int:
+    """Bytes of activations that the forward pass keeps for the backward pass, an image."""
+    net = _empty_net(config, classes, columns=False)
+    weights = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
+    seen: dict[int, torch.UntypedStorage] = {}  # held, so that no two have one address
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            seen[storage._cdata] = storage
+        return tensor
+
+    image = torch.empty((1, 3, config.input.crop_px, config.input.crop_px), device="meta")
+    mask = torch.empty((1, net.plan.hidden_units), dtype=torch.bool, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(image, dict.fromkeys(DROPPED, (mask,)))
+    return sum(storage.nbytes() for storage in seen.values())
+
+
+def _empty_net(config: RunConfig, classes: int, *, columns: bool) -> Net:
+    """The network without data, so that it takes no time and no memory."""
+    plan = net_plan(config.net, classes=classes, image_px=config.input.crop_px)
+    meta = torch.device("meta")
+    if columns:
+        return ColumnNet(plan, config.net, (meta, meta))
+    return GroupedNet(plan, config.net, meta)

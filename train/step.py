@@ -1,0 +1,157 @@
+"""One update: forward, loss, backward, step; for one device, two columns or many processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from train.config import RunConfig
+from train.errors import ConfigError
+from train.feed.loader import Batch
+from train.net import MaskKey, Net
+from train.optim.schedule import Rates
+from train.optim.sgd import Sgd
+from train.world import World
+
+TOP_K = 5
+FLOAT_TYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StepSums:
+    """What one update saw, summed over this process's rows; stays on the device (no wait)."""
+
+    sums: Tensor
+    """float64 (3,): cross-entropy, rows whose best class is right, rows with it among five."""
+    images: int
+
+
+class Stepper:
+    """Makes updates of one network.
+
+    The loss is the mean over the *global* batch at its true size, the short last one too (2012
+    source, layer.cu). Processes add their parts up; so the update does not depend on how many
+    there are, but for the rounding of sums.
+    """
+
+    def __init__(self, net: Net, sgd: Sgd, config: RunConfig, world: World) -> None:
+        self._net = net
+        self._sgd = sgd
+        self._config = config
+        self._processes = world.size
+        self.device = net.devices[0]
+        check_amp(config.amp, self.device)
+        self._module = _wrapped(net, config, world)
+        self._scaler = torch.amp.GradScaler(
+            self.device.type, enabled=config.amp == "float16", init_scale=1024.0
+        )
+
+    def __call__(self, batch: Batch, rates: Rates, *, global_step: int) -> StepSums:
+        """Make the update number ``global_step`` (from 0) from this process's part of a batch."""
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        rows = len(batch.labels_n)
+        parts = list(_parts(rows, self._config.optim.accumulate))
+        for part in parts:
+            key = MaskKey(
+                seed=self._config.seed,
+                step=global_step,
+                first_row=batch.first_row + part.start,
+                rows=part.stop - part.start,
+                global_rows=batch.global_images,
+            )
+            with self._no_reduction(unless=part is parts[-1]):
+                sums += self._backward(
+                    batch.images[part], batch.labels_n[part], key, batch.global_images
+                )
+        if not rows:  # the others wait for this process's part of the sum: it is nothing
+            with self._no_reduction(unless=True):
+                self._backward_nothing(batch, global_step)
+        self._update(rates)
+        return StepSums(sums, rows)
+
+    def _backward(self, images: Tensor, labels_n: Tensor, key: MaskKey, divisor: int) -> Tensor:
+        with torch.autocast(
+            self.device.type,
+            dtype=FLOAT_TYPES[self._config.amp],
+            enabled=self._config.amp != "float32",
+        ):
+            logits_nk = self._module(images, self._net.draw_masks(key))
+        logits_nk = logits_nk.float()
+        loss = cross_entropy(logits_nk, labels_n, reduction="sum")
+        self._scaler.scale(loss * (self._processes / divisor)).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            best = logits_nk.topk(min(TOP_K, logits_nk.shape[1]), dim=1).indices
+            hits = best == labels_n[:, None]
+            return torch.stack((loss.double(), hits[:, 0].sum().double(), hits.sum().double()))
+
+    def _backward_nothing(self, batch: Batch, global_step: int) -> None:
+        image = torch.zeros((1, *batch.images.shape[1:]), device=self.device)
+        key = MaskKey(
+            seed=self._config.seed,
+            step=global_step,
+            first_row=0,
+            rows=1,
+            global_rows=batch.global_images,
+        )
+        (self._module(image, self._net.draw_masks(key)).sum() * 0).backward()
+
+    def _update(self, rates: Rates) -> None:
+        if self._scaler.is_enabled():
+            self._scaler.unscale_(self._sgd.optimizer)
+        self._sgd.step(rates)
+        self._sgd.zero_grad()
+
+    def _no_reduction(self, *, unless: bool) -> AbstractContextManager[Any]:
+        if unless or not isinstance(self._module, DistributedDataParallel):
+            return nullcontext()
+        return self._module.no_sync()
+
+
+def check_amp(amp: str, device: torch.device) -> None:
+    """Refuse arithmetic that the device can only emulate.
+
+    Raises:
+        ConfigError: bfloat16 or float16 on a CPU without units for it (25 times slower).
+    """
+    if amp == "float32" or device.type != "cpu":
+        return
+    supported = {
+        "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    if not supported[amp]():
+        raise ConfigError(f"amp {amp}: this CPU has no units for it and would be 25 times slower")
+
+
+def _wrapped(net: Net, config: RunConfig, world: World) -> nn.Module:
+    module: nn.Module = net
+    if config.compile:
+        module = torch.compile(module)  # type: ignore[assignment]
+    if world.size == 1:
+        return module
+    one_gpu = net.devices[0].type == "cuda" and len(set(net.devices)) == 1
+    return DistributedDataParallel(
+        module,
+        device_ids=[net.devices[0]] if one_gpu else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _parts(rows: int, count: int) -> Iterator[slice]:
+    """``range(rows)`` in at most ``count`` slices of nearly equal length, none empty."""
+    for k in range(count):
+        start, stop = rows * k // count, rows * (k + 1) // count
+        if start < stop:
+            yield slice(start, stop)
