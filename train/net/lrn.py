@@ -8,9 +8,13 @@ and Caffe do, while the paper's formula does not.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from train.net import native
 from train.net.response import Response, response_norm
 
 
@@ -28,7 +32,7 @@ class ChannelNorm(nn.Module):
     """LRN of (n, channels, height, width) over ``size`` channels in each of ``groups`` groups.
 
     ``constants.alpha`` is what multiplies the sum of squares: for ``F.local_response_norm`` it
-    would be ``alpha / size``.
+    would be ``alpha / size``. With ``rectify`` it normalises ``max(x, 0)``, in the same pass.
     """
 
     def __init__(self, constants: Response, *, size: int, groups: int) -> None:
@@ -37,9 +41,33 @@ class ChannelNorm(nn.Module):
         self.size = size
         self.groups = groups
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, rectify: bool = False) -> Tensor:
+        if self.constants.beta == 0.75 and native.takes(x):
+            result = _Native.apply(x, self, rectify)  # type: ignore[no-untyped-call]
+            assert isinstance(result, Tensor)
+            return result
         window = partial(channel_sums, size=self.size, groups=self.groups)
-        return response_norm(x, window, self.constants)
+        return response_norm(torch.relu(x) if rectify else x, window, self.constants)
 
     def extra_repr(self) -> str:
         return f"{self.constants}, size={self.size}, groups={self.groups}"
+
+
+class _Native(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: ChannelNorm, rectify: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.settings = {
+            "groups": norm.groups,
+            "size": norm.size,
+            "k": norm.constants.k,
+            "alpha": norm.constants.alpha,
+            "rectify": rectify,
+        }
+        return native.lrn_forward(x, **ctx.settings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return native.lrn_backward(x, gradient, **ctx.settings), None, None

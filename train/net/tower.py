@@ -55,6 +55,7 @@ class Tower(nn.Module):
         super().__init__()
         self.padding_px = plan.padding_px
         self.activation = ACTIVATIONS[config.activation]
+        self.rectifies = config.activation == "relu"
         self.first_layer = config.first_layer
         self.dropout = config.dropout
         self.keep = config.dropout_keep
@@ -63,9 +64,7 @@ class Tower(nn.Module):
         size = config.lrn_size
         alpha = config.lrn_alpha / size if config.lrn_alpha_divided else config.lrn_alpha
         constants = Response(k=config.lrn_k, alpha=alpha, beta=config.lrn_beta)
-        self.lrn: nn.Module = nn.Identity()
-        if config.lrn:
-            self.lrn = ChannelNorm(constants, size=size, groups=groups)
+        self.lrn = ChannelNorm(constants, size=size, groups=groups) if config.lrn else None
         self.spatial: nn.Module = SpatialNorm() if config.spatial_norm else nn.Identity()
 
     def run(self, name: str, x: Tensor) -> Tensor:
@@ -74,18 +73,29 @@ class Tower(nn.Module):
         assert isinstance(result, Tensor)
         return result
 
+    def _normalised(self, x: Tensor, *, rectify: bool = False) -> Tensor:
+        if self.lrn is None:
+            return x
+        normalised: Tensor = self.lrn(x, rectify=rectify)
+        return normalised
+
+    def _activated_and_normalised(self, x: Tensor) -> Tensor:
+        if self.lrn is not None and self.rectifies:
+            return self._normalised(x, rectify=True)  # both in one pass over memory
+        return self._normalised(self.activation(x))
+
     def pool1(self, images: Tensor) -> Tensor:
         """(n, 3, px, px) -> (n, conv1, 27, 27): layer 1 in either order (fidelity: 5)."""
         images = images.contiguous(memory_format=torch.channels_last)
         pad = self.padding_px  # right and bottom: the last windows read zeros, that is the mean
         x = self.run("conv1", functional.pad(images, (0, pad, 0, pad)))
         if self.first_layer == "conv-lrn-pool-relu":
-            return self.activation(max_pool(self.lrn(x)))
-        return max_pool(self.lrn(self.activation(x)))
+            return self.activation(max_pool(self._normalised(x)))
+        return max_pool(self._activated_and_normalised(x))
 
     def pool2(self, x: Tensor) -> Tensor:
         """(n, conv1, 27, 27) -> (n, conv2, 13, 13)."""
-        return max_pool(self.spatial(self.lrn(self.activation(self.run("conv2", x)))))
+        return max_pool(self.spatial(self._activated_and_normalised(self.run("conv2", x))))
 
     def pool5(self, joined: Tensor) -> Tensor:
         """(n, both columns of conv2, 13, 13) -> (n, conv5, 6, 6)."""
