@@ -91,3 +91,13 @@ def test_a_disk_that_fills_up_loses_nothing_that_is_done(
         tar = marker.with_suffix(".tar").read_bytes()
         assert hashlib.sha256(tar).hexdigest() == json.loads(marker.read_text())["sha256"]
     assert files_of(mended) == files_of(undisturbed)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_work(source: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    build = shlex.join(command("build-shards", source, disk / "out", *OPTIONS))
+    script = f"mount -t tmpfs -o size=2m none {disk}; {build} || echo first $?; ls {disk}/out"
+    ran = subprocess.run([*NAME_SPACE, script], capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["first", "1"]
+    assert "needed for 60 images, 2" in ran.stderr

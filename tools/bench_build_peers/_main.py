@@ -3,6 +3,7 @@
 bench_build setup [PEER...]     make the peers' environments under .bench/envs (minutes, once)
 bench_build run [--json FILE]   measure, print the table
 bench_build table FILE...       print one table of earlier runs over the same photos
+bench_build memory              imgprep alone: memory by the number of jobs
 bench_build peers               name the peers
 
 Every contestant reads the same JPEG photos from a warm page cache on the same cores and writes
@@ -24,13 +25,15 @@ from typing import Any
 
 from _hardware import hardware, take_cores
 from _measure import adopt_orphans
-from _photos import lay_out, warm
+from _memory import memory_table
+from _photos import WorkPhotos, lay_out, warm
 from _registry import BENCH, IMGPREP, PEERS, ROOT, chosen
 from _session import Session, imgprep_versions, run_peers
 from _setup import missing, set_up
 from _table import markdown, merged
 
 EXIT_FAILED = 1
+WORK = BENCH / "work"
 
 
 def default_photos() -> Path:
@@ -44,6 +47,16 @@ def default_photos() -> Path:
     return folder
 
 
+def work_photos(arguments: argparse.Namespace) -> WorkPhotos:
+    """Return the photos that the options name, laid out and in the page cache."""
+    try:
+        photos = lay_out(arguments.photos or default_photos(), WORK, arguments.images)
+    except ValueError as error:
+        sys.exit(f"bench_build: {error}")
+    warm(photos.source)
+    return photos
+
+
 def run(arguments: argparse.Namespace) -> int:
     """The ``run`` command."""
     peers = chosen([name for name in (arguments.peers or "").split(",") if name])
@@ -55,13 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json and not arguments.json.resolve().parent.is_dir():
         sys.exit(f"bench_build: no folder for {arguments.json}")
     adopt_orphans()
-    work = BENCH / "work"
     try:
         cores = take_cores(arguments.cores)
-        photos = lay_out(arguments.photos or default_photos(), work, arguments.images)
     except ValueError as error:
         sys.exit(f"bench_build: {error}")
-    warm(photos.source)
+    photos = work_photos(arguments)
     about: dict[str, Any] = {
         "date": date.today().isoformat(),
         "hardware": hardware(cores),
@@ -76,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     session = Session(
         photos=photos,
-        work=work,
+        work=WORK,
         pairs=arguments.pairs,
         memory_always=arguments.memory == "all",
         timeout_seconds=arguments.timeout,
@@ -101,12 +112,14 @@ def _parser() -> argparse.ArgumentParser:
     setup = commands.add_parser("setup", help="make the environments that are missing")
     setup.add_argument("peers", nargs="*", metavar="PEER", help="default: all")
     bench = commands.add_parser("run", help="measure")
-    bench.add_argument(
-        "--photos", type=Path, metavar="DIR", help="class folders (default: a mini ImageNet)"
-    )
-    bench.add_argument(
-        "--images", type=_positive, default=3000, help="photos a run, cycled (default: 3000)"
-    )
+    memory = commands.add_parser("memory", help="memory of imgprep by the number of jobs")
+    for command in (bench, memory):
+        command.add_argument(
+            "--photos", type=Path, metavar="DIR", help="class folders (default: a mini ImageNet)"
+        )
+        command.add_argument(
+            "--images", type=_positive, default=3000, help="photos a run, cycled (default: 3000)"
+        )
     bench.add_argument("--pairs", type=_positive, default=5, help="pairs a peer (default: 5)")
     bench.add_argument("--peers", metavar="A,B", help="default: all")
     bench.add_argument("--cores", type=_positive, default=2, help="cores to bind to (default: 2)")
@@ -136,6 +149,9 @@ def main() -> int:
         except ValueError as error:
             sys.exit(f"bench_build: {error}")
         sys.stdout.write(markdown(data))
+        return 0
+    if arguments.command == "memory":
+        sys.stdout.write(memory_table(work_photos(arguments).source, WORK))
         return 0
     if arguments.command == "peers":
         sys.stdout.writelines(f"{name:16} {peer.what}\n" for name, peer in PEERS.items())

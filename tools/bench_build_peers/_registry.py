@@ -150,6 +150,14 @@ PEERS: dict[str, Peer] = {
             packages=("simplejpeg",),
             output="none",
         ),
+        Peer(
+            name="limit-1",
+            what="the same limit in 1 process",
+            env="plain",
+            command=("peer_limit.py", "1"),
+            packages=("simplejpeg",),
+            output="none",
+        ),
         _imgprep("imgprep-1", "imgprep, 1 job", 1),
     )
 }

@@ -1,4 +1,6 @@
-"""The limit: simplejpeg decodes every photo and encodes one 256x256 record, in two processes.
+"""The limit: simplejpeg decodes every photo and encodes one 256x256 record.
+
+Usage: peer_limit.py SOURCE OUT [processes, 2 if not given]
 
 Nothing is read (the bytes are in memory), resized or written within the clock. What is encoded is
 made beforehand from real photos, as many as fit in a few dozen MiB, and cycled.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import io
+import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +22,7 @@ from _task import PROCESSES, QUALITY, arguments, list_photos, report
 from PIL import Image
 
 ENCODED = 256
+WORKERS = int(sys.argv[3]) if len(sys.argv) > 3 else PROCESSES
 
 jpegs: list[bytes] = []
 records: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
@@ -39,8 +43,8 @@ def main() -> None:
     for path, _ in photos[:: -(-len(photos) // ENCODED)]:
         records.append(np.asarray(Image.open(io.BytesIO(pillow_record(path)))))
     gc.freeze()
-    with get_context("fork").Pool(PROCESSES) as pool:
-        pool.map(decode_and_encode, range(PROCESSES), chunksize=1)
+    with get_context("fork").Pool(WORKERS) as pool:
+        pool.map(decode_and_encode, range(WORKERS), chunksize=1)
         start = time.perf_counter()
         count = sum(
             size > 0

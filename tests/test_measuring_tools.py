@@ -1,0 +1,50 @@
+"""The tools that measure a set: what they print agrees with what a build writes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from imgprep.index import load_index
+from tests.conftest import REPOSITORY
+
+
+def tool(name: str, *arguments: object) -> str:
+    program = [sys.executable, str(REPOSITORY / "tools" / name)]
+    ran = subprocess.run(
+        [*program, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_sizes_are_those_of_a_build(mini: Path, built: Path) -> None:
+    rows = re.findall(r"^\| `(.+?)` \| ([\d,]+) \| ([\d,]+) \|", tool("sizes", mini), re.MULTILINE)
+    sizes = {name: (int(i.replace(",", "")), int(r.replace(",", ""))) for name, i, r in rows}
+    assert len(sizes) == 6
+    assert sizes["--encoding raw"][0] == 128 + 256 * 256 * 3
+    splits = load_index(built).splits
+    records = sum(split.records for split in splits.values())
+    shards = [built / shard.name for split in splits.values() for shard in split.shards]
+    ends = 10_240 * len(shards)  # each tar is filled up to this length, at least two blocks
+    written = sum(path.stat().st_size + path.with_suffix(".idx").stat().st_size for path in shards)
+    expected = records * sizes["--encoding jpeg --quality 95 --subsampling 420"][1]
+    # The mean is rounded; an index line is shorter for the first members of a shard.
+    assert -records * 8 < written - expected < ends + 2 * 512 * len(shards)
+
+
+def test_the_interval_holds_the_stored_deviation_and_can_be_drawn_again(built: Path) -> None:
+    printed = tool("pca_interval", built, "--draws", 200)
+    assert printed == tool("pca_interval", built, "--draws", 200)
+    assert printed.startswith("96 training records, 200 draws")
+    rows = re.findall(r"^PC\d +([\d.]+) +95 % ([\d.]+)-([\d.]+)$", printed, re.MULTILINE)
+    stored, low, high = np.array(rows, dtype=float).T
+    eigenvalues = json.loads((built / "rgb_pca.json").read_text())["eigenvalues"]
+    np.testing.assert_allclose(stored, np.sqrt(eigenvalues), atol=0.006)
+    assert (low < high).all()
+    assert low[0] < stored[0] < high[0]  # JPEG takes a little colour from the others
