@@ -164,8 +164,8 @@ def build(
     scan_seconds = time.monotonic() - started
     _check_problems(scan, options)
     plans = plan_all(scan, spec)
+    identity = BuildIdentity(scan.identity(), spec.to_json(), _engine())
     with locked(dest) as paths:
-        identity = BuildIdentity(scan.identity(), spec.to_json(), _engine())
         with disk_errors(dest, "the plan"):
             begin(paths, identity, force=options.force)
         job = _Job(paths, spec, options, listener, scan, plans, identity, started)

@@ -19,6 +19,26 @@ def test_number_of_workers_does_not_matter(
     assert files_of(tmp_path / "out") == files_of(built)
 
 
+@pytest.mark.parametrize(("variable", "value"), [("IMGPREP_JPEG", "full"), ("IMGPREP_KERNEL", "c")])
+def test_the_fast_code_gives_the_bytes_of_the_plain_code(
+    mini: Path,
+    built: Path,
+    tmp_path: Path,
+    variable: str,
+    value: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    ran = imgprep("build-shards", mini, tmp_path / "out", "--jobs", 2, "--shard-images", 20)
+    assert ran.code == 0, ran.err
+    assert files_of(tmp_path / "out") == files_of(built)
+    monkeypatch.setenv(variable, "turbo")
+    ran = imgprep("build-shards", mini, tmp_path / "other")
+    assert ran.code == 2
+    assert f"{variable} is 'turbo'" in ran.err
+    assert not (tmp_path / "other").exists()
+
+
 def test_place_of_the_source_does_not_matter(mini: Path, built: Path, tmp_path: Path) -> None:
     shutil.copytree(mini, tmp_path / "moved")  # new place; copytree keeps the times
     ran = imgprep("build-shards", tmp_path / "moved", tmp_path / "out", "--shard-images", 20)
