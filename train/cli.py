@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,9 +15,6 @@ from imgprep import __version__
 from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
 from train.config import Device, Parallel
 from train.presets import PRESETS
-
-if TYPE_CHECKING:
-    from train.evaluate import Evaluation
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 SHOWN_CODES = (0, 1, 2)
@@ -208,7 +205,7 @@ def evaluate(checkpoints: tuple[Path, ...], dataset: Path, **options: Any) -> No
     if options["as_json"]:
         _print_json(evaluation.to_json(per_class=options["per_class"]))
     else:
-        _echo_evaluation(evaluation, options["views"], per_class=options["per_class"])
+        click.echo(evaluation.render(per_class=options["per_class"]))
 
 
 @cli.command()
@@ -276,10 +273,6 @@ def _verify(dataset: Path) -> None:
 
 def _without_verify(arguments: list[str]) -> list[str]:
     return [argument for argument in arguments if argument != "--verify"]
-
-
-def _echo_evaluation(evaluation: Evaluation, views: str, *, per_class: bool) -> None:
-    click.echo(evaluation.render(views=int(views), per_class=per_class))
 
 
 def _print_json(value: object) -> None:

@@ -15,19 +15,19 @@ import torch
 from imgprep.atomic import write_bytes
 from train import checkpoint as checkpoints
 from train.checkpoint import Checkpoint
+from train.compatible import Expected, changed_settings, check_resume
 from train.config import RunConfig
 from train.dataset import TrainingSet, open_dataset
 from train.errors import ConfigError
 from train.feed.loader import EvalLoader, Share, TrainLoader
 from train.launch import Placement, find_hardware, place
-from train.logs import RunLogs
+from train.logs import Length, RunLogs
 from train.loop import Listener, Loop, Parts
 from train.net import build_net
 from train.net.memory import keep_pages
 from train.optim import schedule
 from train.optim.sgd import Sgd
 from train.plan import Plan, make_plan
-from train.compatible import Expected, changed_settings, check_resume
 from train.run_folder import RunFolder, locked_run
 from train.settings import merge, read_toml, resolve, to_toml
 from train.step import Stepper
@@ -105,7 +105,12 @@ def prepare(request: Request) -> FitJob:
     config = _settings(request)
     world = world_from(os.environ)
     placement = place(config, find_hardware(), world, request.processes)
-    data = open_dataset(request.dataset, crop_px=config.input.crop_px)
+    data = open_dataset(request.dataset)
+    if config.input.crop_px > data.size_px:
+        raise ConfigError(
+            f"crops of {config.input.crop_px} px do not fit records of {data.size_px} px: set "
+            "input.crop_px"
+        )
     plan = make_plan(config, data, placement, world)
     return FitJob(
         config=config, data=data, world=world, placement=placement, plan=plan, out=request.out
@@ -204,7 +209,8 @@ def _loop(job: FitJob, stop: StopSignal, listener: Listener) -> Iterator[Loop]:
         val = EvalLoader(
             job.data, input_config, share, batch_images=batch_images, device=devices[0]
         )
-    logs = RunLogs(job.out, enabled=job.world.is_main)
+    length = Length(epochs=config.optim.epochs, steps_per_epoch=train.steps_per_epoch)
+    logs = RunLogs(job.out, enabled=job.world.is_main, length=length)
     parts = Parts(
         config=config,
         data=job.data,

@@ -63,7 +63,7 @@ class Loop:
     parts: Parts
     progress: ScheduleState
     window: Window
-    position: Position = Position()
+    position: Position = field(default_factory=Position)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     _saved_at: Position | None = None

@@ -15,7 +15,7 @@ from train.checkpoint import Checkpoint
 from train.compatible import check_labels
 from train.config import RunConfig
 from train.dataset import TrainingSet, open_dataset
-from train.errors import ConfigError
+from train.errors import ConfigError, DataError
 from train.evaluate import Evaluation, evaluate
 from train.feed.loader import EvalLoader, Share
 from train.launch import find_hardware
@@ -55,8 +55,10 @@ def measure(paths: Sequence[Path], dataset: Path, options: MeasureOptions) -> Ev
     configs = [from_json(each.config) for each in saved]
     if any(_sight(config) != _sight(configs[0]) for config in configs):
         raise ConfigError("these networks were trained on different input; measure them apart")
-    data = open_dataset(dataset, crop_px=configs[0].input.crop_px)
+    data = open_dataset(dataset)
     nets = [_net(each, config, data, device) for each, config in zip(saved, configs, strict=True)]
+    if not data.records(options.split):
+        raise DataError(f"{dataset}: no records in split {options.split!r}")
     with process_group(world, device):
         loader = EvalLoader(
             data,
