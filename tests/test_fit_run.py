@@ -13,7 +13,7 @@ import torch
 from tests.training import SMALL, STEPS_PER_EPOCH, fit, rows, train
 from train.settings import resolve
 
-EPOCHS = 4
+EPOCHS = 6
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,10 @@ SMALL = (
     "--device", "cpu",
     "--preset", "source-2012",
     "--set", "net.width_divisor=16",
+    "--set", "net.init_sd=0.04",  # times sqrt(16): as much signal as in the full width
+    "--set", "net.init_sd_conv345=0.12",
+    "--set", "input.shuffle=true",
+    "--set", "input.crop_chunk=1",
     "--set", "input.crop_px=96",
     "--batch-size", "16",
     "--log-every", "1",
