@@ -43,9 +43,7 @@ class ColumnNet(Net):
 
     def forward_features(self, images: Tensor, masks: Masks | None = None) -> Tensor:
         a, b = self.columns
-        # The image is an input of both columns, not one of their messages (fidelity: 13.2).
-        pair = (images, images.to(self.devices[1], non_blocking=True))
-        pair = (a.pool2(a.pool1(pair[0])), b.pool2(b.pool1(pair[1])))
+        pair = (a.pool2(a.pool1(images)), b.pool2(b.pool1(self.link.deliver(images))))
         joined = self._join("conv3", pair)
         pair = (a.pool5(joined[0]), b.pool5(joined[1]))
         if "conv6" in self.plan.layers:

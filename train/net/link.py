@@ -25,6 +25,7 @@ class Link:
         self.devices = devices
         self.forward_bytes: Counter[str] = Counter()
         self.backward_bytes: Counter[str] = Counter()
+        self.input_bytes: Counter[str] = Counter()
         self.observer: Observer | None = None
         self._lock = threading.Lock()  # autograd has a thread for each GPU
 
@@ -32,12 +33,20 @@ class Link:
         """Count from 0 again."""
         self.forward_bytes.clear()
         self.backward_bytes.clear()
+        self.input_bytes.clear()
 
     def send(self, tensor: Tensor, joint: str, source: int, target: int) -> Tensor:
         """The tensor on the device of column ``target``; its gradient returns the same way."""
         result = _Send.apply(tensor, self, joint, source, target)  # type: ignore[no-untyped-call]
         assert isinstance(result, Tensor)
         return result
+
+    def deliver(self, images: Tensor) -> Tensor:
+        """The input, which the first column has, for the second: it needs no gradient.
+
+        Its bytes are counted apart: an image goes to both columns, it is none of their messages.
+        """
+        return self.move(images.detach(), "images", 0, 1, self.input_bytes)
 
     def move(
         self, tensor: Tensor, joint: str, source: int, target: int, counter: Counter[str]

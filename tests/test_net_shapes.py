@@ -1,0 +1,185 @@
+"""The golden numbers of the network: parameters, sizes, zeros round the image, first weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests.nets import CPU, SMALL, SMALL_PX, SOURCE, batch, make_net
+from train.config import NetConfig
+from train.errors import ConfigError
+from train.net import MaskKey, build_net, net_plan
+from train.net.init import initial_state
+from train.net.plan import pooled
+
+PARAMETERS = {
+    "conv1": 34_944,
+    "conv2": 307_456,
+    "conv3": 885_120,
+    "conv4": 663_936,
+    "conv5": 442_624,
+    "fc6": 37_752_832,
+    "fc7": 16_781_312,
+    "fc8": 4_097_000,
+}
+
+
+def paper_net(**settings: Any) -> nn.Module:
+    config = NetConfig(**settings)
+    return build_net(config, classes=1000, devices=[CPU], columns=False, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [("two-column", 60_965_224), ("one-gpu", 59_798_312), ("conv6", 61_555_304)],
+)
+def test_parameter_counts_are_the_published_ones(architecture: str, expected: int) -> None:
+    net = paper_net(architecture=architecture)
+    assert sum(parameter.numel() for parameter in net.parameters()) == expected
+    plan = net_plan(NetConfig(architecture=architecture), classes=1000)  # type: ignore[arg-type]
+    assert plan.parameters == expected
+
+
+def test_each_layer_has_its_parameters_and_columns_divide_them() -> None:
+    plan = net_plan(NetConfig(), classes=1000)
+    assert {name: layer.parameters for name, layer in plan.layers.items()} == PARAMETERS
+    halves = {name: layer.half().parameters for name, layer in plan.layers.items()}
+    assert sum(halves.values()) == 32_531_112
+    assert sum(halves.values()) - halves["fc8"] == 28_434_112
+
+
+def test_each_layer_has_its_size_from_224_pixels() -> None:
+    net = paper_net()
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        shapes[names[module]] = (*inputs[0].shape[1:], *output.shape[1:])
+
+    names = {module: name.split(".")[-1] for name, module in net.named_modules()}
+    for module, name in names.items():
+        if name in PARAMETERS:
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        logits = net(torch.zeros(1, 3, 224, 224))
+    assert logits.shape == (1, 1000)
+    assert shapes == {
+        "conv1": (3, 227, 227, 96, 55, 55),
+        "conv2": (96, 27, 27, 256, 27, 27),
+        "conv3": (256, 13, 13, 384, 13, 13),
+        "conv4": (384, 13, 13, 384, 13, 13),
+        "conv5": (384, 13, 13, 256, 13, 13),
+        "fc6": (9216, 4096),
+        "fc7": (4096, 4096),
+        "fc8": (4096, 1000),
+    }
+    plan = net_plan(NetConfig(), classes=1000)
+    assert (plan.sides, plan.padding_px) == ((55, 27, 13, 6), 3)
+    assert [pooled(side) for side in (55, 27, 13)] == [27, 13, 6]
+
+
+def test_the_last_windows_of_layer_1_read_zeros() -> None:
+    """224 pixels end inside the last window, which starts at 216 and reads to 226."""
+    net = make_net(columns=False, image_px=224)
+    images, _ = batch(1, 224)
+    seen: list[Tensor] = []
+    conv1 = net.get_submodule("towers.0.conv1")
+    conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
+    with torch.no_grad():
+        net(images)
+    weight = net.canonical_state()["conv1.weight"]
+    corner = (weight[:, :, :8, :8] * images[:, :, 216:, 216:]).sum((1, 2, 3))
+    torch.testing.assert_close(seen[0][0, :, 54, 54], corner)
+    inner = functional.conv2d(images, weight, stride=4)
+    torch.testing.assert_close(seen[0][:, :, :54, :54], inner)
+
+
+def test_no_images_give_no_logits() -> None:
+    for settings in (SMALL, {**SMALL, **SOURCE}):
+        net = make_net(columns=True, settings=settings)
+        assert net(torch.zeros(0, 3, SMALL_PX, SMALL_PX, dtype=torch.float64)).shape == (0, 7)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "leaky-relu"])
+@pytest.mark.parametrize("settings", [{}, SOURCE, {"lrn": False}, {"architecture": "one-gpu"}])
+def test_every_variant_trains(activation: str, settings: dict[str, Any]) -> None:
+    net = make_net(columns=False, settings={**SMALL, **settings, "activation": activation})
+    images, labels = batch(2)
+    masks = net.draw_masks(MaskKey.whole(seed=0, step=0, rows=2))
+    loss = functional.cross_entropy(net(images, masks), labels)
+    torch.autograd.backward(loss)
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_activations_stand_where_the_relu_stands() -> None:
+    """Features of a net whose hidden layers see nothing but their bias of 1."""
+    expected = {"relu": 1.0, "tanh": torch.tanh(torch.tensor(1.0)).item(), "leaky-relu": 1.0}
+    for activation, value in expected.items():
+        net = make_net(
+            columns=False, settings={**SMALL, "activation": activation, "init_sd": 1e-12}
+        )
+        features = net.forward_features(batch(1)[0])
+        torch.testing.assert_close(features, torch.full_like(features, value * 0.5))
+
+
+def test_the_orders_of_layer_1_differ_only_with_lrn() -> None:
+    """Pooling and ReLU commute; LRN sees negative values in the source's order alone."""
+    for lrn in (True, False):
+        nets = [
+            make_net(columns=False, settings={**SMALL, "lrn": lrn, "first_layer": order})
+            for order in ("conv-relu-lrn-pool", "conv-lrn-pool-relu")
+        ]
+        with torch.no_grad():
+            first, second = (net.forward_features(batch(2)[0]) for net in nets)
+        assert torch.equal(first, second) is not lrn
+
+
+@pytest.mark.parametrize(("init", "conv345"), [("normal", 0.01), ("normal", 0.03), ("he", 0.01)])
+def test_first_weights_have_their_spread_and_biases(init: str, conv345: float) -> None:
+    config = NetConfig(init=init, init_sd_conv345=conv345, init_bias=0.7)  # type: ignore[arg-type]
+    plan = net_plan(config, classes=1000)
+    state = initial_state(plan, config, seed=4)
+    for name in plan.layers:
+        weight = state[f"{name}.weight"]
+        fan_in = weight[0].numel()
+        normal = conv345 if name in ("conv3", "conv4", "conv5") else 0.01
+        expected = (2 / fan_in) ** 0.5 if init == "he" else normal
+        error = expected / weight.numel() ** 0.5  # of the mean; that of the spread is less
+        assert abs(weight.mean().item()) < 5 * error
+        assert abs(weight.std().item() - expected) < 5 * error
+        bias = 0.7 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0
+        assert (state[f"{name}.bias"] == torch.tensor(bias)).all()
+
+
+def test_first_weights_depend_on_the_seed_alone() -> None:
+    grouped, columns = make_net(columns=False), make_net(columns=True)
+    for name, value in grouped.canonical_state().items():
+        assert torch.equal(value, columns.canonical_state()[name])
+    other = make_net(columns=False, seed=2).canonical_state()
+    assert not torch.equal(other["conv1.weight"], grouped.canonical_state()["conv1.weight"])
+    assert not torch.equal(other["fc6.weight"], other["fc7.weight"])
+
+
+@pytest.mark.parametrize("px", [64, 65, 67, 71, 100, 224, 227, 256])
+def test_other_image_sizes_fit(px: int) -> None:
+    net = make_net(columns=True, image_px=px)
+    assert net(batch(1, px)[0]).shape == (1, 7)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="too small"):
+        net_plan(NetConfig(), classes=10, image_px=63)
+    one_gpu = NetConfig(architecture="one-gpu")
+    with pytest.raises(ConfigError, match="no two columns"):
+        build_net(one_gpu, classes=10, devices=[CPU, CPU], columns=True, seed=0)
+    with pytest.raises(ConfigError, match="no two columns"):
+        build_net(NetConfig(), classes=10, devices=[CPU], columns=True, seed=0)
+    with pytest.raises(ConfigError, match="one device, not 2"):
+        build_net(NetConfig(), classes=10, devices=[CPU, CPU], columns=False, seed=0)
+    with pytest.raises(ConfigError, match="width_divisor"):
+        NetConfig(width_divisor=3)
