@@ -16,8 +16,17 @@ SAME = ("date", "hardware", "photos", "pairs")
 """What runs must have in common to stand in one table."""
 
 
+def _joined(earlier: Json, later: Json) -> Json:
+    """All pairs of both, and of the warm-up runs those that took more memory."""
+    warm_up = {
+        name: max(earlier["warm_up"][name], run, key=lambda one: one["peak_pss_mib"] or 0.0)
+        for name, run in later["warm_up"].items()
+    }
+    return {**later, "warm_up": warm_up, "pairs": earlier["pairs"] + later["pairs"]}
+
+
 def merged(runs: list[Json]) -> Json:
-    """One result of several runs, each with other peers.
+    """One result of several runs; the pairs of a peer that was run again are put together.
 
     Raises:
         ValueError: they were not made alike.
@@ -29,7 +38,12 @@ def merged(runs: list[Json]) -> Json:
         key: " / ".join(dict.fromkeys(run["imgprep"][key] for run in runs))
         for key in runs[0]["imgprep"]
     }
-    peers = {name: result for run in runs for name, result in run["peers"].items()}
+    peers: dict[str, Json] = {}
+    for run in runs:
+        for name, result in run["peers"].items():
+            earlier = peers.get(name, result)
+            again = earlier is not result and "pairs" in earlier and "pairs" in result
+            peers[name] = _joined(earlier, result) if again else result
     return {**runs[0], "imgprep": ours, "peers": peers}
 
 
@@ -144,7 +158,7 @@ def markdown(data: Json) -> str:
         f"{machine['cores']} cores, {machine['memory_gib']} GiB; Linux {machine['kernel']}, Python "
         f"{machine['python']}; {data['date']}. {images} photos ({photos['distinct']} distinct, "
         f"mean {photos['mean_megapixels']:.2f} MP and {photos['mean_bytes'] / 1000:.0f} kB), page "
-        f"cache warm; {data['pairs']} pairs each after a warm-up, in alternating order. Ratios are "
+        f"cache warm; {data['pairs']} pairs a run after a warm-up, in turns. Ratios are "
         "imgprep's speed over the peer's within a pair, median [all]: above 1, imgprep is faster. "
         "Inner leaves out the imports of the process that is started; whole is start to exit; CPU "
         "is the peer's CPU seconds over imgprep's. Memory is the largest sum of PSS over the "
