@@ -13,14 +13,24 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / "imgprep").rglob("*.py"))
+TRAIN = sorted((ROOT / "train").rglob("*.py"))
 ALL_PYTHON = sorted(
-    path for folder in ("imgprep", "tests", "tools") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("imgprep", "train", "tests", "tools")
+    for path in (ROOT / folder).rglob("*.py")
 )
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
 HEAVY = {"numpy", "PIL", "sklearn", "scipy", "simplejpeg"}
 TRAINING_ONLY = {"torch", "torchvision", "nvidia", "train"}
+READS = {  # what the training may use of imgprep: nothing that builds a dataset
+    f"imgprep.{name}"
+    for name in (
+        *("atomic", "errors", "format", "index", "labels", "moments", "order", "pca", "progress"),
+        *("published", "shard_walk", "stats", "verify", "__version__"),
+    )
+}
 
 
 def relative(path: Path) -> str:
@@ -69,17 +79,42 @@ def test_package_imports_nothing_of_training_tools_or_tests(path: Path) -> None:
     assert not roots_imported(path) & (TRAINING_ONLY | {"tools", "tests"})
 
 
+@pytest.mark.parametrize("path", TRAIN, ids=relative)
+def test_training_imports_of_imgprep_only_what_reads(path: Path) -> None:
+    roots = roots_imported(path)
+    assert not roots & {"tools", "tests"}
+    names = set(imported_names(ast.walk(tree_of(path))))
+    modules = {".".join(name.split(".")[:2]) for name in names if name.startswith("imgprep")}
+    assert modules - {"imgprep"} <= READS
+
+
+@pytest.mark.parametrize("path", TRAIN, ids=relative)
+def test_only_the_graph_imports_dali(path: Path) -> None:
+    assert "nvidia" not in roots_imported(path) or path.name == "graph.py"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in TRAIN if path.name not in ("cli.py", "__main__.py")], ids=relative
+)
+def test_only_the_command_line_prints_or_exits(path: Path) -> None:
+    calls = {
+        ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)
+    }
+    assert not calls & {"print", "exit", "sys.exit", "os._exit", "quit"}
+
+
 @pytest.mark.parametrize("path", ALL_PYTHON, ids=relative)
 def test_nothing_imports_tools(path: Path) -> None:
     assert "tools" not in roots_imported(path)
 
 
-def test_modules_import_each_other_without_a_cycle() -> None:
-    names = {module_name(path) for path in PACKAGE}
+@pytest.mark.parametrize("package", [PACKAGE, TRAIN], ids=["imgprep", "train"])
+def test_modules_import_each_other_without_a_cycle(package: list[Path]) -> None:
+    names = {module_name(path) for path in package}
     graph = {
         module_name(path): names.intersection(imported_names(nodes_run_on_import(tree_of(path))))
         - {module_name(path)}
-        for path in PACKAGE
+        for path in package
     }
     order = list(graphlib.TopologicalSorter(graph).static_order())
     assert set(order) == names
@@ -88,10 +123,10 @@ def test_modules_import_each_other_without_a_cycle() -> None:
 def test_only_the_entry_point_imports_the_command_line() -> None:
     importers = {
         module_name(path)
-        for path in PACKAGE
-        if "imgprep.cli" in set(imported_names(ast.walk(tree_of(path))))
+        for path in [*PACKAGE, *TRAIN]
+        if {"imgprep.cli", "train.cli"} & set(imported_names(ast.walk(tree_of(path))))
     }
-    assert importers <= {"imgprep.__main__"}
+    assert importers <= {"imgprep.__main__", "train.__main__"}
 
 
 @pytest.mark.parametrize(
@@ -113,9 +148,28 @@ def test_only_the_entry_point_imports_the_command_line() -> None:
     ],
 )
 def test_help_and_import_load_nothing_heavy(action: str) -> None:
+    assert_loads_none_of(HEAVY | TRAINING_ONLY, action)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "import train.config",
+        "import train.cli",
+        *(
+            f"sys.argv = {['train', *words]!r}; import train.cli; train.cli.main()"
+            for words in (["--help"], ["fit", "--help"], ["evaluate", "--help"])
+        ),
+    ],
+)
+def test_help_and_settings_load_neither_torch_nor_dali(action: str) -> None:
+    assert_loads_none_of(TRAINING_ONLY - {"train"}, action)
+
+
+def assert_loads_none_of(heavy: set[str], action: str) -> None:
     code = (
         "import atexit, sys\n"
-        f"heavy = {HEAVY | TRAINING_ONLY!r}\n"
+        f"heavy = {heavy!r}\n"
         "atexit.register(lambda: print('LOADED', sorted(heavy & set(sys.modules))))\n"
         f"{action}\n"
     )

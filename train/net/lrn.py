@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from train.net import native
+from train.net.native import lrn_backward, lrn_forward, takes
 from train.net.response import Response, response_norm
 
 
@@ -42,7 +42,7 @@ class ChannelNorm(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor, *, rectify: bool = False) -> Tensor:
-        if self.constants.beta == 0.75 and native.takes(x):
+        if self.constants.beta == 0.75 and takes(x):
             result = _Native.apply(x, self, rectify)  # type: ignore[no-untyped-call]
             assert isinstance(result, Tensor)
             return result
@@ -64,10 +64,10 @@ class _Native(torch.autograd.Function):
             "alpha": norm.constants.alpha,
             "rectify": rectify,
         }
-        return native.lrn_forward(x, **ctx.settings)
+        return lrn_forward(x, **ctx.settings)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return native.lrn_backward(x, gradient, **ctx.settings), None, None
+        return lrn_backward(x, gradient, **ctx.settings), None, None
