@@ -38,7 +38,7 @@ def write_values(path: Path, value: Any) -> None:
     Raises:
         DestinationError: the file cannot be written (no space, no permission).
     """
-    plain = _plain(value)
+    plain = _plain(value, set())
     try:
         with partial_file(path) as file:
             torch.save(plain, file)
@@ -125,15 +125,20 @@ class _Checked:
         return value.detach().clone()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, saved: set[int]) -> Any:
+    """``value`` with lists for tuples and compact tensors; ``saved``: storages met before."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, saved) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, saved) for item in value]
     if isinstance(value, Tensor):
         compact = value.detach().cpu().contiguous()
-        # a view would be saved with all the storage that it looks into
-        return compact.clone() if compact.untyped_storage().nbytes() > compact.nbytes else compact
+        storage = compact.untyped_storage()
+        # a view would be saved with all the storage that it looks into; two of one, only once
+        if storage.nbytes() > compact.nbytes or storage.data_ptr() in saved:
+            compact = compact.clone()
+        saved.add(compact.untyped_storage().data_ptr())
+        return compact
     if type(value) in _SCALARS:
         return value
     raise TypeError(f"a checkpoint holds plain values, not {type(value).__name__}")
