@@ -1,1 +1,1 @@
-"""The input of the training: from shards to batches, by DALI."""
+"""From shards to batches of pixels: order, random draws, records, the DALI graph, the loaders."""

@@ -1,0 +1,168 @@
+"""Random access to the records of a split, by the ``.idx`` beside each shard.
+
+Shards are read with ``pread``, never mapped: a shard that is cut short under a live run then gives
+an error that names it, where a mapped file would kill the process (SIGBUS).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.format import DALI_INDEX_VERSION, IMAGE_EXTENSIONS, LABEL_EXTENSION
+from imgprep.index import ShardInfo
+from train.dataset import TrainingSet
+from train.errors import DataError
+
+OPEN_SHARDS = 64
+"""Shards held open at once: more than a window of an epoch, far below the limit of a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as stored."""
+
+    content: bytes
+    """The image file: JPEG, PNG, or .npy with its header."""
+    label: int
+
+
+class RecordReader:
+    """The records of one split, numbered through its shards in order. Safe to share by threads."""
+
+    def __init__(self, data: TrainingSet, split: str) -> None:
+        """Read the indexes of all shards of ``split``.
+
+        Raises:
+            DataError: the dataset has no such split, or an index or shard does not fit it.
+        """
+        if split not in data.index.splits:
+            have = ", ".join(data.index.splits)
+            raise DataError(f"{data.folder}: no split {split!r}; it has {have}")
+        self._shards = data.index.splits[split].shards
+        self._folder = data.folder
+        self._classes = data.classes
+        self.shard_records = tuple(shard.records for shard in self._shards)
+        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.shard_records)])
+        tables = [_read_idx(self._folder, shard, data.encoding) for shard in self._shards]
+        self._spans = np.concatenate([np.zeros((0, 4), np.int64), *(t[0] for t in tables)])
+        self._keys = np.concatenate([np.zeros(0, "S1"), *(t[1] for t in tables)])
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def shard_of(self, record: int) -> int:
+        """Number of the shard that holds ``record``."""
+        return int(np.searchsorted(self._starts, record, side="right")) - 1
+
+    def where(self, record: int) -> str:
+        """Shard and key of a record, for messages."""
+        path = self._folder / self._shards[self.shard_of(record)].name
+        return f"{path}: {self._keys[record].decode()}"
+
+    def read(self, record_n: NDArray[np.int64] | Sequence[int]) -> list[Record]:
+        """Read records by index, in the order given.
+
+        Raises:
+            DataError: a shard cannot be read or has changed, or a label is no class.
+        """
+        with self._lock:
+            return [self._read_one(int(record)) for record in record_n]
+
+    def prefetch(self, record_n: NDArray[np.int64] | Sequence[int]) -> None:
+        """Ask the system to bring records into memory; returns at once."""
+        with self._lock:
+            for record in map(int, record_n):
+                offset, _, label_offset, label_size = self._spans[record].tolist()
+                length = label_offset + label_size - offset
+                os.posix_fadvise(self._file(record), offset, length, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        """Close the shards; reading opens them again."""
+        with self._lock:
+            while self._open:
+                os.close(self._open.popitem()[1])
+
+    def _read_one(self, record: int) -> Record:
+        offset, size, label_offset, label_size = self._spans[record].tolist()
+        length = label_offset + label_size - offset
+        try:
+            # One read for both: the label follows its image, behind some padding and a header.
+            both = os.pread(self._file(record), length, offset)
+        except OSError as exc:
+            raise DataError(f"{self.where(record)}: {exc.strerror or exc}") from exc
+        if len(both) != length:
+            raise DataError(f"{self.where(record)}: the shard was cut short; run imgprep verify")
+        digits = both[label_offset - offset :]
+        if not digits.isdigit() or int(digits) >= self._classes:
+            raise DataError(
+                f"{self.where(record)}: label {digits!r} is none of {self._classes} classes; run "
+                "imgprep verify"
+            )
+        return Record(both[:size], int(digits))
+
+    def _file(self, record: int) -> int:
+        """Descriptor of the shard of ``record``; the least recently used one makes room."""
+        number = self.shard_of(record)
+        descriptor = self._open.pop(number, None)
+        if descriptor is None:
+            while len(self._open) >= OPEN_SHARDS:
+                os.close(self._open.popitem(last=False)[1])
+            descriptor = self._open_shard(number)
+        self._open[number] = descriptor
+        return descriptor
+
+    def _open_shard(self, number: int) -> int:
+        shard = self._shards[number]
+        path = self._folder / shard.name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise DataError(f"{path}: {exc.strerror or exc}") from exc
+        found = os.fstat(descriptor).st_size
+        if found != shard.bytes:
+            os.close(descriptor)
+            raise DataError(
+                f"{path}: {found:,} bytes, but the index says {shard.bytes:,}; run imgprep verify"
+            )
+        return descriptor
+
+
+def _read_idx(
+    folder: Path, shard: ShardInfo, encoding: str
+) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
+    """Spans (records, 4: image offset, image size, label offset, label size) and keys (records,).
+
+    A line is ``ext offset size name`` for the image, then the same for the label.
+    """
+    path = folder / shard.idx_name
+    try:
+        first, _, rest = path.read_bytes().partition(b"\n")
+        table = np.array(rest.split(), dtype=np.bytes_).reshape(-1, 8)
+        spans = table[:, (1, 2, 5, 6)].astype(np.int64)
+    except OSError as exc:
+        raise DataError(f"{path}: {exc.strerror or exc}; build the dataset again") from exc
+    except ValueError as exc:
+        raise DataError(f"{path}: not a DALI index; run imgprep verify") from exc
+    image, label = IMAGE_EXTENSIONS[encoding].encode(), LABEL_EXTENSION.encode()
+    ends = spans[:, 2] + spans[:, 3]
+    fits = (
+        first.decode("ascii", "replace") == f"{DALI_INDEX_VERSION} {shard.records}"
+        and len(spans) == shard.records
+        and bool((table[:, 0] == image).all() and (table[:, 4] == label).all())
+        and bool((spans[:, 0] + spans[:, 1] <= spans[:, 2]).all())
+        and bool((ends[:-1] <= spans[1:, 0]).all() and (spans >= 0).all())
+        and (not len(ends) or int(ends[-1]) <= shard.bytes)
+    )
+    if not fits:
+        raise DataError(f"{path}: does not describe {shard.name}; run imgprep verify")
+    return spans, np.char.partition(table[:, 3], b".")[:, 0]

@@ -1,0 +1,98 @@
+"""From DALI's buffers to torch tensors on the device, of the type and layout asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.dlpack
+from numpy.typing import NDArray
+
+from train.config import InputConfig
+from train.feed.graph import GraphDevice
+
+
+class Sink:
+    """Makes the tensors of a batch. Used by the feeding thread alone."""
+
+    def __init__(
+        self, config: InputConfig, device: torch.device, *, views: int, pixel_sd: float
+    ) -> None:
+        self._device = device
+        self._crop_px, self._views = config.crop_px, views
+        self._channels_last = config.layout == "channels-last"
+        self._dtype: torch.dtype = getattr(torch, config.dtype)
+        self._pixel_sd = pixel_sd
+        self._stream: torch.cuda.Stream | None = None
+
+    @property
+    def graph_device(self) -> tuple[GraphDevice, int | None]:
+        """Where the graph should run: DALI's kind of device and its number."""
+        if self._device.type != "cuda":
+            return "cpu", None
+        index = self._device.index
+        return "gpu", torch.cuda.current_device() if index is None else index
+
+    def tensors(
+        self, views: Sequence[Any], labels_n: NDArray[np.int64], pixel_seed: NDArray[np.int64]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Images (n, 3, crop, crop) for each view, and labels (n,), ready to use.
+
+        ``views`` are DALI tensors in the graph's layout; none at all stand for an empty batch. On
+        a CPU the result shares their memory where the type allows it.
+        """
+        if self._device.type == "cuda":
+            return self._on_cuda(views, labels_n, pixel_seed)
+        images_v = self._images(views, pixel_seed)
+        return images_v, torch.from_numpy(labels_n)
+
+    def _on_cuda(
+        self, views: Sequence[Any], labels_n: NDArray[np.int64], pixel_seed: NDArray[np.int64]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Copies, made on a stream of our own and finished before the training thread sees them.
+
+        DALI may use a buffer again as soon as it is dropped, while torch's kernels still wait to
+        read it. This thread waits for its copy, so the training thread need not wait for anything.
+        """
+        with torch.cuda.device(self._device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(self._stream):
+                images_v = [image.clone() for image in self._images(views, pixel_seed)]
+                labels = torch.from_numpy(labels_n).to(self._device)
+            self._stream.synchronize()
+        return images_v, labels
+
+    def _images(self, views: Sequence[Any], pixel_seed: NDArray[np.int64]) -> list[torch.Tensor]:
+        if not views:
+            shape = (0, 3, self._crop_px, self._crop_px)
+            empty = torch.empty(shape, dtype=self._dtype, device=self._device)
+            return [empty for _ in range(self._views)]
+        images_v = []
+        for view in views:
+            image = torch.utils.dlpack.from_dlpack(view)
+            if self._channels_last:
+                image = image.permute(0, 3, 1, 2)
+            if self._pixel_sd:
+                image = image + self._pixel_sd * self._pixel_noise(image, pixel_seed)
+            images_v.append(image.to(self._dtype))
+        return images_v
+
+    def _pixel_noise(self, image: torch.Tensor, pixel_seed: NDArray[np.int64]) -> torch.Tensor:
+        """Standard normal noise like ``image``, each image from its own seed."""
+        generator = torch.Generator(device=image.device)
+        noise = torch.empty_like(image)
+        for row, seed in zip(noise, pixel_seed.tolist(), strict=True):
+            generator.manual_seed(seed)
+            # Drawn in one fixed layout, so that the layout of the images does not matter.
+            row.copy_(torch.randn(row.shape, generator=generator, device=image.device))
+        return noise
+
+
+def record_stream(tensors: Sequence[torch.Tensor]) -> None:
+    """Tell torch that the current stream uses ``tensors``, which another stream made."""
+    for tensor in tensors:
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
