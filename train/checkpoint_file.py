@@ -22,7 +22,7 @@ from imgprep.errors import DestinationError
 from train.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 64 * 2**20
-MAX_VALUES = 1_000_000
+MAX_VALUES = 200_000
 MAX_DEPTH = 32
 _ALLOWED_NAMES = re.compile(
     r"torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage"

@@ -133,18 +133,12 @@ def evaluate(
         agreed = torch.tensor([sums.classes if sums else 0, views])
         dist.all_reduce(agreed, dist.ReduceOp.MAX)
         if sums is None:
-            sums = _Sums(int(agreed[0]), _device_of(loader))
+            sums = _Sums(int(agreed[0]), torch.device("cpu"))
         views = int(agreed[1])
     _check_seen(summed(seen, processes))
     if sums is None:
         raise DataError("there is nothing to measure: the split has no records")
     return Evaluation(*sums.total(processes), views, len(nets))
-
-
-def _device_of(loader: object) -> torch.device:
-    """Where a loader's batches lie; the CPU if it does not say."""
-    device = getattr(loader, "device", None)
-    return device if isinstance(device, torch.device) else torch.device("cpu")
 
 
 class _Sums:

@@ -110,13 +110,17 @@ class TopKCounter:
 
     def total(self, processes: int = 1) -> TopK:
         """The counts; of all ``processes`` together, if every one of them calls it."""
-        return TopK(summed(self.table_3k, processes).cpu())
+        return TopK(summed(self.table_3k, processes))
 
 
 def summed(counts: Tensor, processes: int) -> Tensor:
-    """Sum of an integer tensor over ``processes``, which all must call it: exact, and a copy."""
+    """Sum of an integer tensor over ``processes``, which all must call it: exact, on the CPU.
+
+    It goes over the CPU's backend (gloo), since it is read there, and since a process that had
+    nothing to count does not know the others' device.
+    """
     assert not counts.is_floating_point(), "sums of floats depend on their order"
-    total = counts.clone()
+    total = counts.to("cpu", copy=True)
     if processes > 1:
         dist.all_reduce(total)
     return total
