@@ -209,6 +209,28 @@ def test_lars_leaves_layers_without_weights_or_gradients_finite() -> None:
     assert all(torch.isfinite(value).all() for value in net.weights().values())
 
 
+def test_a_scaler_of_losses_changes_no_update_and_skips_an_overflow() -> None:
+    plain, scaled = Small(dtype=torch.float32), Small(dtype=torch.float32)
+    one, other = Sgd(plain, OptimConfig()), Sgd(scaled, OptimConfig())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.ones(1))
+    for step in range(3):
+        plain.set_gradients(step)
+        scaled.set_gradients(step)
+        for parameter in scaled.parameters():
+            assert parameter.grad is not None
+            parameter.grad.mul_(scaler.get_scale())
+        if step == 1:
+            scaled.get_parameter("fc8_bias_0").grad = torch.full((4,), float("inf"))
+        else:
+            one.step(Rates(0.01, 0.02))
+        scaler.step(other, Rates(0.01, 0.02))  # type: ignore[arg-type]
+        scaler.update()
+    assert scaler.get_scale() == 512
+    for role, value in plain.weights().items():
+        assert torch.equal(value, scaled.weights()[role])
+
+
 def test_zero_grad_forgets_all_gradients() -> None:
     net = Small()
     net.set_gradients(0)

@@ -10,7 +10,7 @@ After a drop of the rate the old velocity keeps its size, as in the 2012 source 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -61,10 +61,15 @@ class Sgd:
             momentum=config.momentum,
             fused=True,
         )
-        """For what wants torch's own, such as ``GradScaler.unscale_``: a group a parameter.
-        Its ``step`` is not the update; call ours."""
+        """For what wants torch's own: a group a parameter. Its ``step`` is not the update."""
         for parameter in self._parameters.values():
             self.optimizer.state[parameter][_BUFFER] = torch.zeros_like(parameter)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """What ``torch.amp.GradScaler`` looks for: ``scaler.step(sgd, rates)`` undoes the scaling
+        and makes the update, unless a gradient overflowed; ``scaler.update()`` comes after it."""
+        return self.optimizer.param_groups
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
