@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from imgprep import __version__
+from imgprep import __version__, console
+from imgprep.console import CONTEXT, ErrorGroup, json_option, options, print_json, quiet_option
 from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
 
 if TYPE_CHECKING:
@@ -21,24 +21,8 @@ if TYPE_CHECKING:
     from imgprep.markers import Skip
     from imgprep.pca import Solver
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 LAYOUTS = ("archives", "class-folders", "kaggle")
 EPILOG = "Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + "."
-
-
-class ErrorGroup(click.Group):
-    """Shows our errors as one message on stderr, with the exit code that the tree gives them."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turn errors into messages and exit codes."""
-        try:
-            return super().invoke(ctx)
-        except ImgprepError as exc:
-            click.echo(f"imgprep: {exc}", err=True)
-            ctx.exit(exc.exit_code)
-        except KeyboardInterrupt:
-            click.echo("imgprep: interrupted", err=True)
-            ctx.exit(EXIT_FAILED)
 
 
 @click.group(cls=ErrorGroup, context_settings=CONTEXT, epilog=EPILOG)
@@ -59,22 +43,11 @@ def jobs_default() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _common(*decorators: Callable[..., Any]) -> Callable[..., Any]:
-    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
 source_argument = click.argument("source", type=click.Path(path_type=Path))
 dest_argument = click.argument("dest", type=click.Path(path_type=Path))
 layout_option = click.option(
     "--layout", type=click.Choice(LAYOUTS), help="Take SOURCE as this instead of recognising it."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 jobs_option = click.option(
     "-j",
     "--jobs",
@@ -103,7 +76,7 @@ def scan(source: Path, layout: str | None, checksum: bool, as_json: bool, quiet:
     checks = checksum_archives(source, progress=say.hashing) if checksum else []
     say.end_line()
     if as_json:
-        _print_json({**report.to_json(), "checksums": [asdict(check) for check in checks]})
+        print_json({**report.to_json(), "checksums": [asdict(check) for check in checks]})
     else:
         click.echo(report.render())
         for check in checks:
@@ -113,7 +86,7 @@ def scan(source: Path, layout: str | None, checksum: bool, as_json: bool, quiet:
         raise SystemExit(EXIT_FAILED)
 
 
-_SPEC_OPTIONS = _common(
+_SPEC_OPTIONS = options(
     click.option("--size", "size_px", type=int, default=256, show_default=True, metavar="PX",
                  help="Side of a record; the short side is resized to it."),
     click.option("--filter", "filter_name", default="area", show_default=True,
@@ -137,7 +110,7 @@ _SPEC_OPTIONS = _common(
     click.option("--limit", type=int, metavar="N",
                  help="Take only N images of each split (a seeded sample)."),
 )  # fmt: skip
-_RUN_OPTIONS = _common(
+_RUN_OPTIONS = options(
     jobs_option,
     click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail",
                  show_default=True, help="Fail on bad images, or leave them out (exit code 3)."),
@@ -157,7 +130,7 @@ _RUN_OPTIONS = _common(
 @dest_argument
 @_SPEC_OPTIONS
 @_RUN_OPTIONS
-def build_shards(source: Path, dest: Path, **options: Any) -> None:
+def build_shards(source: Path, dest: Path, **given: Any) -> None:
     """Build verified shards, the mean image and the RGB PCA from SOURCE into DEST.
 
     Run it again after an interruption: it goes on where it was.
@@ -173,25 +146,25 @@ def build_shards(source: Path, dest: Path, **options: Any) -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does
     image = ImageSpec(
-        filter=options["filter_name"],
-        **{name: options[name] for name in ("size_px", "encoding", "quality", "subsampling",
+        filter=given["filter_name"],
+        **{name: given[name] for name in ("size_px", "encoding", "quality", "subsampling",
                                             "exif", "max_megapixels")},
     )  # fmt: skip
     names = ("split", "shard_images", "seed", "limit")
-    spec = BuildSpec(image=image, **{name: options[name] for name in names})
+    spec = BuildSpec(image=image, **{name: given[name] for name in names})
     run_names = ("jobs", "on_error", "max_errors", "force", "layout")
-    run = BuildOptions(**{name: options[name] for name in run_names})
-    say = _Say(options["quiet"])
-    if options["dry_run"]:
+    run = BuildOptions(**{name: given[name] for name in run_names})
+    say = _Say(given["quiet"])
+    if given["dry_run"]:
         estimate = dry_run(source, dest, spec, run, say)
-        _print_json(estimate.to_json()) if options["as_json"] else click.echo(estimate.render())
+        print_json(estimate.to_json()) if given["as_json"] else click.echo(estimate.render())
         return
     try:
         outcome = build(source, dest, spec, run, say)
     finally:
         say.end_meter()
-    if options["as_json"]:
-        _print_json({"dest": str(dest), **outcome.to_json()})
+    if given["as_json"]:
+        print_json({"dest": str(dest), **outcome.to_json()})
     else:
         click.echo(outcome.render(dest))
     raise SystemExit(outcome.report.exit_code)
@@ -207,7 +180,7 @@ def stats(dest: Path, solver: Solver, as_json: bool) -> None:
     from imgprep.stats import load_moments, stats_report
 
     report = stats_report(load_moments(dest), solver)
-    _print_json(report.to_json()) if as_json else click.echo(report.render())
+    print_json(report.to_json()) if as_json else click.echo(report.render())
 
 
 @cli.command()
@@ -229,12 +202,8 @@ def verify(dest: Path, decode: bool, jobs: int, as_json: bool, quiet: bool) -> N
     meter = Meter(sys.stderr, "verify", total, quiet=quiet)
     report = verify_dataset(dest, decode=decode, jobs=jobs, advanced=meter.advance)
     meter.finish()
-    _print_json(report.to_json()) if as_json else click.echo(report.render())
+    print_json(report.to_json()) if as_json else click.echo(report.render())
     raise SystemExit(report.exit_code)
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, default=str))
 
 
 class _Say:
@@ -296,11 +265,7 @@ class _Say:
 def main() -> None:
     """Entry point of the ``imgprep`` command."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers are the parallelism
-    try:
-        cli(prog_name="imgprep")
-    except BrokenPipeError:  # the reader of our output went away, e.g. ``| head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILED)
+    console.run(cli, "imgprep")
 
 
 __all__ = ["cli", "main"]

@@ -27,8 +27,8 @@ TRAINING_ONLY = {"torch", "torchvision", "nvidia", "train"}
 READS = {  # what the training may use of imgprep: nothing that builds a dataset
     f"imgprep.{name}"
     for name in (
-        *("atomic", "errors", "format", "index", "labels", "moments", "order", "pca", "progress"),
-        *("published", "shard_walk", "stats", "verify", "__version__"),
+        *("atomic", "console", "errors", "format", "index", "labels", "moments", "order", "pca"),
+        *("progress", "published", "shard_walk", "stats", "verify", "__version__"),
     )
 }
 

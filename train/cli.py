@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from imgprep import __version__
-from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
+from imgprep import __version__, console
+from imgprep.console import CONTEXT, ErrorGroup, json_option, options, print_json, quiet_option
+from imgprep.errors import EXIT_CODES
 from train.config import Device, Parallel
 from train.presets import PRESETS
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 SHOWN_CODES = (0, 1, 2)
 EPILOG = "Exit codes: " + "; ".join(f"{code} {EXIT_CODES[code]}" for code in SHOWN_CODES) + "."
-
-
-class ErrorGroup(click.Group):
-    """Shows our errors as one message on stderr, with the exit code that the tree gives them."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; turn errors into messages and exit codes."""
-        try:
-            return super().invoke(ctx)
-        except ImgprepError as exc:
-            click.echo(f"train: {exc}", err=True)
-            ctx.exit(exc.exit_code)
-        except KeyboardInterrupt:
-            click.echo("train: interrupted", err=True)
-            ctx.exit(EXIT_FAILED)
 
 
 @click.group(cls=ErrorGroup, context_settings=CONTEXT, epilog=EPILOG)
@@ -49,18 +32,8 @@ def cli() -> None:
     """
 
 
-def _common(*decorators: Callable[..., Any]) -> Callable[..., Any]:
-    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 device_option = click.option(
     "--device",
     type=click.Choice(Device.__args__),  # type: ignore[attr-defined]
@@ -86,7 +59,7 @@ FLAGS = {
     "log_every": "log_every_steps",
 }
 
-_FIT_OPTIONS = _common(
+_FIT_OPTIONS = options(
     click.option("--out", type=FOLDER, required=True, metavar="RUN",
                  help="Folder of the run; run again with the same one to go on."),
     click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)),
@@ -129,14 +102,14 @@ _FIT_OPTIONS = _common(
     click.option("--verify", is_flag=True, help="Check the whole dataset first."),
     click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
     json_option,
-    click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+    quiet_option,
 )  # fmt: skip
 
 
 @cli.command()
 @click.argument("dataset", type=FOLDER)
 @_FIT_OPTIONS
-def fit(dataset: Path, **options: Any) -> None:
+def fit(dataset: Path, **given: Any) -> None:
     """Train on DATASET, a folder that imgprep built; or go on with the run in --out.
 
     \b
@@ -149,27 +122,27 @@ def fit(dataset: Path, **options: Any) -> None:
 
     request = Request(
         dataset=dataset,
-        out=options["out"],
-        preset=options["preset_name"],
-        config_file=options["config_file"],
-        flags=_settings_of(options),
-        processes=options["processes"],
+        out=given["out"],
+        preset=given["preset_name"],
+        config_file=given["config_file"],
+        flags=_settings_of(given),
+        processes=given["processes"],
     )
     job = prepare(request)
-    if options["dry_run"]:
-        _print_json(job.plan.to_json()) if options["as_json"] else click.echo(job.plan.render())
+    if given["dry_run"]:
+        print_json(job.plan.to_json()) if given["as_json"] else click.echo(job.plan.render())
         return
-    if options["verify"] and job.world.is_main:
+    if given["verify"] and job.world.is_main:
         _verify(dataset)
     if not job.world.launched and job.placement.processes > 1:
         from train.launch import start_processes
 
         start_processes(_without_verify(sys.argv[1:]), job.placement.processes)
-    say = Say(quiet=options["quiet"] or not job.world.is_main)
-    outcome = run(job, say, allow_reshard=options["allow_reshard"])
+    say = Say(quiet=given["quiet"] or not job.world.is_main)
+    outcome = run(job, say, allow_reshard=given["allow_reshard"])
     if job.world.is_main:
-        if options["as_json"]:
-            _print_json(outcome.to_json())
+        if given["as_json"]:
+            print_json(outcome.to_json())
         else:
             click.echo(outcome.render())
 
@@ -184,7 +157,7 @@ def fit(dataset: Path, **options: Any) -> None:
 @device_option
 @click.option("--per-class", is_flag=True, help="Also the error of each class.")
 @json_option
-def evaluate(checkpoints: tuple[Path, ...], dataset: Path, **options: Any) -> None:
+def evaluate(checkpoints: tuple[Path, ...], dataset: Path, **given: Any) -> None:
     """Measure CHECKPOINTS on DATASET; several are averaged, as the paper's ensembles were.
 
     Errors are fractions. The centre crop and the ten views are those of the paper; class
@@ -196,16 +169,16 @@ def evaluate(checkpoints: tuple[Path, ...], dataset: Path, **options: Any) -> No
         checkpoints,
         dataset,
         MeasureOptions(
-            views=10 if options["views"] == "10" else 1,
-            split=options["split"],
-            batch_images=options["batch_size"],
-            device=options["device"] or "auto",
+            views=10 if given["views"] == "10" else 1,
+            split=given["split"],
+            batch_images=given["batch_size"],
+            device=given["device"] or "auto",
         ),
     )
-    if options["as_json"]:
-        _print_json(evaluation.to_json(per_class=options["per_class"]))
+    if given["as_json"]:
+        print_json(evaluation.to_json(per_class=given["per_class"]))
     else:
-        click.echo(evaluation.render(per_class=options["per_class"]))
+        click.echo(evaluation.render(per_class=given["per_class"]))
 
 
 @cli.command()
@@ -244,20 +217,20 @@ class Say:
         click.echo(f"train: warning: {text}", err=True)
 
 
-def _settings_of(options: dict[str, Any]) -> dict[str, Any]:
+def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
     from train.settings import from_assignments, merge
 
-    settings = from_assignments(options["assignments"])
+    settings = from_assignments(given["assignments"])
     for flag, setting in FLAGS.items():
-        if options[flag] is not None:
-            value: Any = options[flag]
+        if given[flag] is not None:
+            value: Any = given[flag]
             for part in reversed(setting.split(".")):
                 value = {part: value}
             settings = merge(settings, value)
-    if options["classes"] != "auto":
-        if not options["classes"].isdigit():
+    if given["classes"] != "auto":
+        if not given["classes"].isdigit():
             raise click.BadParameter("expected a number or auto", param_hint="--classes")
-        settings = merge(settings, {"net": {"classes": int(options["classes"])}})
+        settings = merge(settings, {"net": {"classes": int(given["classes"])}})
     return settings
 
 
@@ -275,14 +248,6 @@ def _without_verify(arguments: list[str]) -> list[str]:
     return [argument for argument in arguments if argument != "--verify"]
 
 
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, default=str))
-
-
 def main() -> None:
     """Entry point of ``tools/train`` and ``python -m train``."""
-    try:
-        cli(prog_name="train")
-    except BrokenPipeError:  # the reader of our output went away, e.g. ``| head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILED)
+    console.run(cli, "train")

@@ -1,0 +1,58 @@
+"""What our command lines share: errors as one message with their exit code, JSON, quiet pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from imgprep.errors import EXIT_FAILED, ImgprepError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+
+
+class ErrorGroup(click.Group):
+    """Shows our errors as one message on stderr, with the exit code that the tree gives them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn errors into messages and exit codes."""
+        try:
+            return super().invoke(ctx)
+        except ImgprepError as exc:
+            click.echo(f"{ctx.info_name}: {exc}", err=True)
+            ctx.exit(exc.exit_code)
+        except KeyboardInterrupt:
+            click.echo(f"{ctx.info_name}: interrupted", err=True)
+            ctx.exit(EXIT_FAILED)
+
+
+def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one decorator, in the order of the help text."""
+
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def print_json(value: object) -> None:
+    """Print a value on stdout for scripts."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def run(cli: click.Command, name: str) -> None:
+    """Run a command line as the program ``name``, and leave the process."""
+    try:
+        cli(prog_name=name)
+    except BrokenPipeError:  # the reader of our output went away, e.g. ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
