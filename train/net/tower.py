@@ -86,16 +86,27 @@ class Tower(nn.Module):
 
     def pool1(self, images: Tensor) -> Tensor:
         """(n, 3, px, px) -> (n, conv1, 27, 27): layer 1 in either order (fidelity: 5)."""
+        return self.finish1(self.conv1_of(images))
+
+    def conv1_of(self, images: Tensor) -> Tensor:
+        """(n, 3, px, px) -> (n, conv1, 55, 55), not yet activated."""
         images = images.contiguous(memory_format=torch.channels_last)
         pad = self.padding_px  # right and bottom: the last windows read zeros, that is the mean
-        x = self.run("conv1", functional.pad(images, (0, pad, 0, pad)))
+        return self.run("conv1", functional.pad(images, (0, pad, 0, pad)))
+
+    def finish1(self, x: Tensor) -> Tensor:
+        """What follows conv1: activation, LRN and pooling."""
         if self.first_layer == "conv-lrn-pool-relu":
             return self.activation(max_pool(self._normalised(x)))
         return max_pool(self._activated_and_normalised(x))
 
     def pool2(self, x: Tensor) -> Tensor:
         """(n, conv1, 27, 27) -> (n, conv2, 13, 13)."""
-        return max_pool(self.spatial(self._activated_and_normalised(self.run("conv2", x))))
+        return self.finish2(self.run("conv2", x))
+
+    def finish2(self, x: Tensor) -> Tensor:
+        """What follows conv2: activation, norms and pooling."""
+        return max_pool(self.spatial(self._activated_and_normalised(x)))
 
     def pool5(self, joined: Tensor) -> Tensor:
         """(n, both columns of conv2, 13, 13) -> (n, conv5, 6, 6)."""
