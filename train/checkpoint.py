@@ -78,6 +78,8 @@ class Checkpoint:
     """Each validation so far."""
     best: dict[str, Any] | None = None
     """The validation with the lowest top-1 error."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """Loss scaling of float16 arithmetic; empty without it."""
     window: list[float] = field(default_factory=list)
     """Sums since the last line of the log, so that the next line does not show the resume."""
 
@@ -159,6 +161,7 @@ def _from_values(value: Mapping[str, Any]) -> Checkpoint:
             _typed(each, dict, "history") for each in _typed(value["history"], list, "history")
         ],
         best=None if best is None else _typed(best, dict, "best"),
+        scaler=_typed(value["scaler"], dict, "scaler"),
         window=[_typed(each, float, "window") for each in _typed(value["window"], list, "window")],
     )
 

@@ -74,6 +74,7 @@ class Loop:
         parts = self.parts
         parts.net.load_canonical_state(saved.model)
         parts.sgd.load_velocities(parts.net.local(saved.velocities))
+        parts.stepper.load_scaler_state(saved.scaler)
         self.position = self._saved_at = saved.position
         state = ScheduleState.from_json(saved.schedule)
         self.progress = schedule.resumed(parts.config.optim, state, self._epochs_done)
@@ -233,6 +234,7 @@ class Loop:
             world=Shape(parts.world.size, config.optim.batch_images, config.optim.accumulate),
             history=self.history,
             best=self.best,
+            scaler=self.parts.stepper.scaler_state(),
             window=totals,
         )
 

@@ -80,6 +80,15 @@ class Stepper:
         self._update(rates)
         return StepSums(sums, rows)
 
+    def scaler_state(self) -> dict[str, Any]:
+        """State of the loss scaling of float16, for a checkpoint; else empty."""
+        return self._scaler.state_dict()
+
+    def load_scaler_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``scaler_state``."""
+        if state and self._scaler.is_enabled():
+            self._scaler.load_state_dict(state)
+
     def _backward(self, images: Tensor, labels_n: Tensor, key: MaskKey, divisor: int) -> Tensor:
         with torch.autocast(
             self.device.type,
@@ -107,9 +116,9 @@ class Stepper:
         (self._module(image, self._net.draw_masks(key)).sum() * 0).backward()
 
     def _update(self, rates: Rates) -> None:
-        if self._scaler.is_enabled():
-            self._scaler.unscale_(self._sgd.optimizer)
-        self._sgd.step(rates)
+        # Left out where a float16 gradient overflowed; Sgd is no Optimizer but steps as one.
+        self._scaler.step(self._sgd, rates)  # type: ignore[arg-type]
+        self._scaler.update()
         self._sgd.zero_grad()
 
     def _no_reduction(self, *, unless: bool) -> AbstractContextManager[Any]:
