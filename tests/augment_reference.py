@@ -1,0 +1,95 @@
+"""The augmentation in numpy, image by image, as slowly and plainly as it can be written.
+
+Suffixes: ``hwc`` row, column, channel; ``yx`` row and column.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from train.config import InputConfig
+from train.dataset import TrainingSet
+from train.feed.draws import EpochDraws
+
+Float = NDArray[np.float64]
+
+
+def pixels_of(content: bytes) -> NDArray[np.uint8]:
+    """A record of any encoding, decoded: (size, size, 3)."""
+    if content.startswith(b"\x93NUMPY"):
+        return np.asarray(np.load(io.BytesIO(content)))
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def colour_noise(data: TrainingSet, config: InputConfig, alpha: Float) -> Float:
+    """Shift of R, G, B for three alphas, as the words of paper and source say."""
+    total = np.zeros(3)
+    for k in range(3):
+        variance, axis = data.pca.eigenvalues[k], data.pca.eigenvectors[:, k]
+        if config.lighting == "sqrt-eigenvalue":
+            total += alpha[k] * np.sqrt(variance) * axis
+        else:
+            total += 255 * alpha[k] * (variance / 255**2) * axis
+    return total
+
+
+def augmented(
+    data: TrainingSet, config: InputConfig, draws: EpochDraws, records: list[bytes], lit: bool
+) -> Float:
+    """What the graph must give: (n, 3, crop, crop)."""
+    out = []
+    for i, content in enumerate(records):
+        rows, columns = (
+            _places(config, int(draws.crop_yx[i, axis]), bool(mirrored[i]), float(draws.scale[i]))
+            for axis, mirrored in ((0, draws.flip_vertical), (1, draws.flip))
+        )
+        image_hwc = pixels_of(content).astype(np.float64)
+        if config.mean == "aligned":
+            image_hwc = image_hwc - data.mean_image_hwc
+        crop_hwc = _sample(image_hwc, rows, columns)
+        low = (data.size_px - config.crop_px) // 2
+        if config.mean == "centre":
+            high = low + config.crop_px
+            crop_hwc = crop_hwc - data.mean_image_hwc[low:high, low:high]
+        if config.mean == "channel":
+            crop_hwc = crop_hwc - data.pca.mean_rgb
+        crop_hwc *= (_inside(rows, data.size_px)[:, None] * _inside(columns, data.size_px))[
+            ..., None
+        ]
+        if lit:
+            crop_hwc = crop_hwc + draws.noise_rgb[i]
+            if config.lighting_divide:
+                crop_hwc = crop_hwc / (1 + config.lighting_sd)
+        out.append(crop_hwc.transpose(2, 0, 1))
+    return np.array(out)
+
+
+def _places(config: InputConfig, corner: int, mirrored: bool, scale: float) -> Float:
+    """Where in the record the rows (or columns) of the crop lie; centres of pixels at integers."""
+    from_middle = (np.arange(config.crop_px) + 0.5 - config.crop_px / 2) / scale
+    if mirrored:
+        from_middle = -from_middle
+    return np.asarray(corner + config.crop_px / 2 + from_middle - 0.5, dtype=np.float64)
+
+
+def _sample(image_hwc: Float, rows: Float, columns: Float) -> Float:
+    """Bilinear; beyond the edge the edge goes on."""
+    size = len(image_hwc)
+    low_r, low_c = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    part_r, part_c = (rows - low_r)[:, None, None], (columns - low_c)[None, :, None]
+
+    def at(r: NDArray[np.int64], c: NDArray[np.int64]) -> Float:
+        return np.asarray(image_hwc[np.clip(r, 0, size - 1)][:, np.clip(c, 0, size - 1)])
+
+    top = at(low_r, low_c) * (1 - part_c) + at(low_r, low_c + 1) * part_c
+    bottom = at(low_r + 1, low_c) * (1 - part_c) + at(low_r + 1, low_c + 1) * part_c
+    return np.asarray(top * (1 - part_r) + bottom * part_r)
+
+
+def _inside(places: Float, size: int) -> Float:
+    nearest = np.floor(places + 0.5)
+    return np.asarray((nearest >= 0) & (nearest < size), dtype=np.float64)

@@ -1,0 +1,64 @@
+"""What the tests of the input share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from train.config import InputConfig
+from train.dataset import TrainingSet, open_dataset
+from train.feed.loader import Batch, Share, TrainLoader
+from train.feed.records import RecordReader
+
+CPU = torch.device("cpu")
+SMALL = InputConfig(crop_px=32, threads=2, lighting="sqrt-eigenvalue", lighting_divide=True)
+"""Small crops: the order, not the pixels, is looked at."""
+
+
+@contextmanager
+def loading(
+    data: TrainingSet,
+    config: InputConfig = SMALL,
+    share: Share = Share(0, 1),  # noqa: B008  frozen
+    *,
+    batch_images: int = 32,
+    seed: int = 7,
+) -> Iterator[TrainLoader]:
+    """A training loader on the CPU that is closed at the end."""
+    loader = TrainLoader(data, config, share, batch_images=batch_images, seed=seed, device=CPU)
+    try:
+        yield loader
+    finally:
+        loader.close()
+
+
+def joined(batches: list[Batch]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Images (n, 3, crop, crop) and record indices (n,) of some batches."""
+    images = np.concatenate([batch.images.float().numpy() for batch in batches])
+    return images, np.concatenate([batch.record_n for batch in batches])
+
+
+def copy_of(dataset: Path, dest: Path) -> Path:
+    """A dataset to damage."""
+    shutil.copytree(dataset, dest)
+    return dest
+
+
+def overwrite(dataset: Path, record: int, offset: int, content: bytes) -> tuple[str, str]:
+    """Write over the bytes of training record ``record``; its shard's name and its key."""
+    reader = RecordReader(open_dataset(dataset), "train")
+    path, _, key = reader.where(record).partition(": ")
+    start = int(reader._spans[record, 0])
+    with Path(path).open("r+b") as shard:
+        shard.seek(start + offset)
+        shard.write(content)
+        shard.flush()
+        os.fsync(shard.fileno())
+    return Path(path).name, key

@@ -1,0 +1,212 @@
+"""The graph gives the pixels of the numpy reference, from the same draws: exact to rounding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.augment_reference import augmented, colour_noise, pixels_of
+from tests.conftest import imgprep
+from tests.feeding import CPU, loading
+from train.config import InputConfig, MeanKind
+from train.dataset import TrainingSet, open_dataset
+from train.errors import ConfigError
+from train.feed.draws import EpochDraws, epoch_draws, lighting_on
+from train.feed.graph import Graph, build_pipeline
+from train.feed.inputs import FeedBatch, eval_spec, graph_spec
+from train.feed.loader import EvalLoader, Share
+from train.feed.records import RecordReader
+
+N = 12
+PAPER = InputConfig(threads=2)
+SOURCE = InputConfig(
+    threads=2,
+    crop_chunk=4,
+    lighting="sqrt-eigenvalue",
+    lighting_divide=True,
+    lighting_stop_epoch=68,
+)
+MEANS: tuple[MeanKind, ...] = ("centre", "aligned", "channel", "none")
+
+
+@pytest.fixture(scope="module", params=["jpeg", "png", "raw"])
+def encoded(
+    request: pytest.FixtureRequest, mini: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TrainingSet:
+    dest = tmp_path_factory.mktemp("encoded") / request.param
+    ran = imgprep("build-shards", mini, dest, "--encoding", request.param, "--limit", 24)
+    assert ran.code == 0, ran.err
+    return open_dataset(dest)
+
+
+@pytest.fixture(scope="module")
+def data(built: Path) -> TrainingSet:
+    return open_dataset(built)
+
+
+def through_graph(
+    data: TrainingSet, config: InputConfig, draws: EpochDraws, records: list[bytes], noise: bool
+) -> np.ndarray:
+    """(n, 3, crop, crop) from the CPU graph."""
+    graph = Graph(graph_spec(data, config, batch_images=len(draws), noise=noise), "cpu", None)
+    graph.submit(FeedBatch(records=records, draws=draws))
+    (images,) = graph.collect()
+    array = np.asarray(images).astype(np.float64)
+    return array.transpose(0, 3, 1, 2) if config.layout == "channels-last" else array
+
+
+def check(
+    data: TrainingSet, config: InputConfig, *, epoch: int = 0, atol: float, rtol: float = 0
+) -> None:
+    reader = RecordReader(data, "train")
+    records = [record.content for record in reader.read(range(N))]
+    reader.close()
+    draws = epoch_draws(config, data.pca, data.size_px, N, seed=3, epoch=epoch)
+    lit = lighting_on(config, epoch)
+    images = through_graph(data, config, draws, records, lit)
+    expected = augmented(data, config, draws, records, lit)
+    np.testing.assert_allclose(images, expected, atol=atol, rtol=rtol)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("preset", [PAPER, SOURCE], ids=["paper", "source"])
+def test_presets(encoded: TrainingSet, preset: InputConfig, mean: MeanKind) -> None:
+    check(encoded, replace(preset, mean=mean), atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_after_the_noise_stops(data: TrainingSet, mean: MeanKind) -> None:
+    check(data, replace(SOURCE, mean=mean), epoch=68, atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_vertical_flip(data: TrainingSet, mean: MeanKind) -> None:
+    check(data, replace(SOURCE, mean=mean, vertical_flip=True), atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_translation_shows_the_mean_outside(data: TrainingSet, mean: MeanKind) -> None:
+    check(data, replace(SOURCE, mean=mean, translate_px=40, crop_chunk=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_scale_jitter_with_everything_else(data: TrainingSet, mean: MeanKind) -> None:
+    """A rounding of a position by 1e-5 pixels, times the steepest edge."""
+    config = replace(
+        SOURCE, mean=mean, translate_px=9, scale_jitter=0.4, vertical_flip=True, crop_chunk=1
+    )
+    check(data, config, atol=0.05)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("extras", [{}, {"translate_px": 8, "vertical_flip": True}])
+def test_planes_and_half_precision(
+    data: TrainingSet, mean: MeanKind, extras: dict[str, object]
+) -> None:
+    config = replace(SOURCE, mean=mean, dtype="float16", layout="nchw", **extras)  # type: ignore[arg-type]
+    check(data, config, atol=1e-2, rtol=1e-3)
+    check(data, replace(config, vertical_flip=True, layout="channels-last"), atol=1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("crop_px", [8, 225, 255, 256])
+def test_any_crop_size(data: TrainingSet, crop_px: int) -> None:
+    for mean in ("centre", "aligned"):
+        check(data, replace(PAPER, mean=mean, crop_px=crop_px), atol=1e-4)
+
+
+def test_a_crop_larger_than_the_records_is_refused(data: TrainingSet) -> None:
+    with pytest.raises(ConfigError, match="256 pixels"):
+        graph_spec(data, replace(PAPER, crop_px=257), batch_images=1, noise=False)
+
+
+def test_colour_noise_has_the_scale_of_paper_and_source(data: TrainingSet) -> None:
+    alpha = np.array([0.1, -0.2, 0.05])
+    for config in (PAPER, SOURCE):
+        by_hand = colour_noise(data, config, alpha)
+        draws = epoch_draws(config, data.pca, 256, 4000, seed=0, epoch=0)
+        along = draws.noise_rgb.astype(np.float64) @ data.pca.eigenvectors
+        unit = colour_noise(data, config, np.eye(3)[0]) @ data.pca.eigenvectors[:, 0]
+        assert along[:, 0].std() == pytest.approx(0.1 * unit, rel=0.05)
+        assert by_hand @ data.pca.eigenvectors[:, 0] == pytest.approx(0.1 * unit)
+    ratio = data.pca.stdevs / (data.pca.eigenvalues / 255)
+    np.testing.assert_allclose(ratio, 255 / data.pca.stdevs)  # fidelity.md, section 3
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_ten_views(data: TrainingSet, mean: MeanKind) -> None:
+    """Corners (0,0) (0,32), centre, (32,0) (32,32), then the same five mirrored."""
+    loader = EvalLoader(
+        data, replace(PAPER, mean=mean), Share(0, 1), batch_images=10, device=CPU, views=10
+    )
+    reader = RecordReader(data, "val")
+    corners = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
+    for batch in loader:
+        records = [record.content for record in reader.read(batch.record_n)]
+        for view, images in enumerate(batch.images_v):
+            still = EpochDraws.still(len(records), corners[view % 5])
+            draws = replace(still, flip=np.full(len(records), view >= 5))
+            expected = augmented(data, replace(PAPER, mean=mean), draws, records, lit=False)
+            np.testing.assert_allclose(images.numpy(), expected, atol=1e-4)
+    loader.close()
+    reader.close()
+
+
+def test_gaussian_noise_is_that_of_the_position(data: TrainingSet) -> None:
+    quiet = replace(PAPER, crop_px=64, dtype="float32")
+    noisy = replace(quiet, gaussian_sd=5.0)
+    with loading(data, quiet, batch_images=40) as one, loading(data, noisy, batch_images=40) as two:
+        plain = torch.cat([batch.images for batch in one.epoch(0)])
+        noise = torch.cat([batch.images for batch in two.epoch(0)]) - plain
+    assert float(noise.std()) == pytest.approx(5, rel=0.01)
+    assert abs(float(noise.mean())) < 0.05
+    assert float((noise[0] * noise[1]).mean()) == pytest.approx(0, abs=1)
+    planes = replace(noisy, layout="nchw")
+    with loading(data, planes, Share(1, 2), batch_images=10) as other:
+        batch = next(iter(other.epoch(0)))
+        torch.testing.assert_close(batch.images - plain[5:10], noise[5:10], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize(
+    "extras", [{}, {"translate_px": 4, "scale_jitter": 0.1}, {"dtype": "float16"}]
+)
+def test_gpu_graph_serialises_without_a_gpu(
+    encoded: TrainingSet, mean: MeanKind, extras: dict[str, object]
+) -> None:
+    config = replace(SOURCE, mean=mean, **extras)  # type: ignore[arg-type]
+    spec = graph_spec(encoded, config, batch_images=8, noise=True)
+    text = build_pipeline(spec, "gpu", None).serialize()
+    assert (b"mixed" in text) == (encoded.encoding != "raw")
+    assert b"gpu" in text
+    for views in (1, 10):
+        still = eval_spec(encoded, config, batch_images=8, views=views)
+        assert build_pipeline(still, "gpu", None).serialize()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mean", MEANS)
+def test_gpu_equals_cpu(data: TrainingSet, mean: MeanKind) -> None:
+    """But for the GPU's JPEG decoder, which may differ from the CPU's by a few levels."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU is visible to torch")
+    config = replace(SOURCE, mean=mean)
+    with loading(data, config) as cpu:
+        expected = next(iter(cpu.epoch(0))).images
+    from train.feed.loader import TrainLoader
+
+    gpu = TrainLoader(
+        data, config, Share(0, 1), batch_images=32, seed=7, device=torch.device("cuda", 0)
+    )
+    found = next(iter(gpu.epoch(0))).images.cpu()
+    gpu.close()
+    assert float((found - expected).abs().mean()) < 1
+
+
+def test_reference_decodes_what_dali_decodes(data: TrainingSet) -> None:
+    reader = RecordReader(data, "train")
+    assert pixels_of(reader.read([0])[0].content).shape == (256, 256, 3)
+    reader.close()
