@@ -12,21 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.conftest import Ran
+from tests.conftest import REPOSITORY, Ran
 
-SMALL = (
-    "--device", "cpu",
-    "--preset", "source-2012",
-    "--set", "net.width_divisor=16",
-    "--set", "net.init_sd=0.04",  # times sqrt(16): as much signal as in the full width
-    "--set", "net.init_sd_conv345=0.12",
-    "--set", "input.shuffle=true",
-    "--set", "input.crop_chunk=1",
-    "--set", "input.crop_px=96",
-    "--batch-size", "16",
-    "--log-every", "1",
-)  # fmt: skip
-"""96 training records: 6 updates an epoch."""
+SMALL = ("--device", "cpu", "--config", REPOSITORY / "tools" / "small.toml", "--log-every", 1)
+"""Batches of 16: the mini set's 96 training records are 6 updates an epoch."""
 STEPS_PER_EPOCH = 6
 
 
