@@ -157,11 +157,16 @@ def test_every_path_in_the_readme_exists() -> None:
 def test_the_tree_names_every_module() -> None:
     modules = {
         path.relative_to(REPOSITORY).as_posix()
-        for folder in ("imgprep", "imgprep/sources")
-        for path in (REPOSITORY / folder).iterdir()
+        for package in ("imgprep", "train")
+        for path in (REPOSITORY / package).rglob("*.[chp]*")
         if path.suffix in (".c", ".h", ".py")
-    } - {"imgprep/__init__.py", "imgprep/__main__.py"}
-    assert modules == set(re.findall(r"imgprep/[\w/]+\.(?:py|c|h)\b", marked("tree")))
+    }
+    only_names = {"imgprep/__init__.py", "imgprep/__main__.py", "train/__init__.py"} | {
+        *("train/__main__.py", "train/feed/__init__.py", "train/optim/__init__.py"),
+        "train/net/__init__.py",
+    }
+    named = re.findall(r"(?:imgprep|train)/[\w/]+\.(?:py|c|h)\b", marked("tree"))
+    assert modules - only_names == set(named)
 
 
 def masked(line: str) -> str:
