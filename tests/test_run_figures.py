@@ -123,6 +123,19 @@ def test_what_is_drawn_is_what_was_logged(tmp_path: Path) -> None:
     assert losses == [(float(row["global_step"]), float(row["loss"])) for row in rows]
 
 
+def test_several_runs_are_compared_by_name(tmp_path: Path) -> None:
+    for name in ("paper", "source"):
+        (tmp_path / name).mkdir()
+        logs = RunLogs(tmp_path / name, tensorboard=False)
+        write(logs, 1, 8)
+        logs.close()
+    found = figures.draw_comparison([tmp_path / "paper", tmp_path / "source"], tmp_path / "both")
+    assert found == [tmp_path / "both.png", tmp_path / "both.svg"]
+    text = "".join(xml.etree.ElementTree.parse(found[1]).getroot().itertext())
+    assert "paper" in text
+    assert "source" in text
+
+
 def test_a_run_that_has_only_begun_has_no_curves_yet(tmp_path: Path) -> None:
     logs = RunLogs(tmp_path, tensorboard=False)
     logs.cut(Position())

@@ -192,12 +192,20 @@ def export(checkpoint: Path, out: Path) -> None:
 
 
 @cli.command()
-@click.argument("run", type=FOLDER)
-def figures(run: Path) -> None:
-    """Draw the first-layer filters by column, and the learning curves, into RUN."""
-    from train.figures import draw_run
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", type=FILE, metavar="FILE",
+              help="Chart of several runs: FILE .png and .svg [default: compared].")  # fmt: skip
+def figures(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Draw the first-layer filters by column and the learning curves into each of RUNS.
 
-    for path in draw_run(run):
+    Several runs are also drawn into one chart, named by their folders.
+    """
+    from train.figures import draw_comparison, draw_run
+
+    drawn = [path for run in runs for path in draw_run(run)]
+    if len(runs) > 1:
+        drawn += draw_comparison(runs, out or Path("compared"))
+    for path in drawn:
         click.echo(path)
 
 

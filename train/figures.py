@@ -108,13 +108,26 @@ def draw_curves(folder: Path, path: Path) -> list[Path]:
         ConfigError: vl-convert-python is not installed.
         DestinationError: the CSV files are not those of a run, or the folder cannot be written.
     """
+    return _draw(curves_chart(folder), path)
+
+
+def draw_comparison(folders: Sequence[Path], path: Path) -> list[Path]:
+    """Write training loss and validation error of several runs, each named by its folder, in one
+    chart, as ``path`` .png and .svg. Raises as ``draw_curves``."""
+    runs = [(folder.name, _rows_of(folder)) for folder in folders]
+    losses = [p for name, (steps, _) in runs for p in _points(steps, "loss", name)]
+    errors = [p for name, (_, found) in runs for p in _points(found, "top1_error", name)]
+    panels = [_panel("training loss (nats)", losses), _panel("top-1 error, validation", errors)]
+    return _draw(_chart(panels), path)
+
+
+def _draw(chart: dict[str, Any], path: Path) -> list[Path]:
     try:
         import vl_convert
     except ImportError as exc:
         raise ConfigError(
             "curves need vl-convert-python: run tools/setup, or pip install 'imgprep[figures]'"
         ) from exc
-    chart = curves_chart(folder)
     if not chart["vconcat"]:
         return []
     found = [path.with_suffix(".png"), path.with_suffix(".svg")]
@@ -124,15 +137,13 @@ def draw_curves(folder: Path, path: Path) -> list[Path]:
         write_bytes(found[0], png)
         write_bytes(found[1], svg.encode())
     except OSError as exc:
-        raise DestinationError(f"{folder}: cannot write the curves: {exc.strerror}") from exc
+        raise DestinationError(f"{path}: cannot write the curves: {exc.strerror}") from exc
     return found
 
 
 def curves_chart(folder: Path) -> dict[str, Any]:
     """The curves in the Vega-Lite language: panels above each other, none without data."""
-    epochs = folder / EPOCHS_CSV
-    steps = thinned(read_rows(folder / STEPS_CSV, STEP_FIELDS))
-    validations = read_rows(epochs, EPOCH_FIELDS) if epochs.exists() else []
+    steps, validations = _rows_of(folder)
     panels = [
         _panel(
             "loss (nats)",
@@ -147,6 +158,17 @@ def curves_chart(folder: Path) -> dict[str, Any]:
         ),
         _panel("learning rate", _points(steps, "lr", "weights", above=0.0), scale="log"),
     ]
+    return _chart(panels)
+
+
+def _rows_of(folder: Path) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
+    """Updates (thinned) and validations of a run."""
+    epochs = folder / EPOCHS_CSV
+    steps = thinned(read_rows(folder / STEPS_CSV, STEP_FIELDS))
+    return steps, read_rows(epochs, EPOCH_FIELDS) if epochs.exists() else []
+
+
+def _chart(panels: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "background": "white",
