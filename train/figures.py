@@ -108,31 +108,37 @@ def draw_curves(folder: Path, path: Path) -> list[Path]:
         ConfigError: vl-convert-python is not installed.
         DestinationError: the CSV files are not those of a run, or the folder cannot be written.
     """
-    return _draw(curves_chart(folder), path)
+    converter = _converter()
+    return _draw(converter, curves_chart(folder), path)
 
 
 def draw_comparison(folders: Sequence[Path], path: Path) -> list[Path]:
     """Write training loss and validation error of several runs, each named by its folder, in one
     chart, as ``path`` .png and .svg. Raises as ``draw_curves``."""
+    converter = _converter()
     runs = [(folder.name, _rows_of(folder)) for folder in folders]
     losses = [p for name, (steps, _) in runs for p in _points(steps, "loss", name)]
     errors = [p for name, (_, found) in runs for p in _points(found, "top1_error", name)]
     panels = [_panel("training loss (nats)", losses), _panel("top-1 error, validation", errors)]
-    return _draw(_chart(panels), path)
+    return _draw(converter, _chart(panels), path)
 
 
-def _draw(chart: dict[str, Any], path: Path) -> list[Path]:
+def _converter() -> Any:
     try:
         import vl_convert
     except ImportError as exc:
         raise ConfigError(
             "curves need vl-convert-python: run tools/setup, or pip install 'imgprep[figures]'"
         ) from exc
+    return vl_convert
+
+
+def _draw(converter: Any, chart: dict[str, Any], path: Path) -> list[Path]:
     if not chart["vconcat"]:
         return []
     found = [path.with_suffix(".png"), path.with_suffix(".svg")]
-    png: bytes = vl_convert.vegalite_to_png(chart, scale=PNG_SCALE)
-    svg: str = vl_convert.vegalite_to_svg(chart)
+    png: bytes = converter.vegalite_to_png(chart, scale=PNG_SCALE)
+    svg: str = converter.vegalite_to_svg(chart)
     try:
         write_bytes(found[0], png)
         write_bytes(found[1], svg.encode())
