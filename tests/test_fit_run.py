@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training import SMALL, STEPS_PER_EPOCH, fit, rows, train
+from tests.training import SMALL, STEPS_PER_EPOCH, fit, rows, train, weights
 from train.settings import resolve
 
 EPOCHS = 6
@@ -83,6 +83,18 @@ def test_figures_of_a_run(run: Path) -> None:
     assert ran.code == 0, ran.err
     for name in ran.out.split():
         assert Path(name).stat().st_size > 0
+
+
+def test_a_warm_start_takes_over_the_layers_that_fit(
+    run: Path, built: Path, tmp_path: Path
+) -> None:
+    """The pre-trained net had other classes: all but fc8 is taken over, as in 2012."""
+    ran = fit(built, tmp_path / "run", "--classes", 7, "--steps", 1, "--lr", 0,
+              "--warm-start", run / "last.pt")  # fmt: skip
+    assert "begun anew: fc8.weight, fc8.bias" in ran.err
+    ours, theirs = weights(tmp_path / "run" / "last.pt"), weights(run / "last.pt")
+    assert torch.equal(ours["model.conv1.weight"], theirs["model.conv1.weight"])
+    assert len(ours["model.fc8.bias"]) == 7
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(built: Path, tmp_path: Path) -> None:

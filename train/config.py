@@ -215,6 +215,9 @@ class RunConfig:
     input: InputConfig = field(default_factory=InputConfig)
     net: NetConfig = field(default_factory=NetConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    warm_start: str | None = None
+    """Checkpoint whose weights a new run begins with, layer by layer where the shapes fit (as the
+    author's nets pre-trained on more classes did)."""
     seed: int = 0
     parallel: Parallel = "auto"
     device: Device = "auto"

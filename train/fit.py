@@ -18,7 +18,7 @@ from train.checkpoint import Checkpoint
 from train.compatible import Expected, changed_settings, check_resume
 from train.config import RunConfig
 from train.dataset import TrainingSet, open_dataset
-from train.errors import ConfigError
+from train.errors import CheckpointError, ConfigError
 from train.feed.loader import EvalLoader, Share, TrainLoader
 from train.launch import Placement, find_hardware, place
 from train.logs import Length, RunLogs
@@ -149,7 +149,8 @@ def run(job: FitJob, listener: Listener, *, allow_reshard: bool = False) -> FitO
             write_bytes(RunFolder(job.out).config, to_toml(job.config).encode())
         with _loop(job, stop, listener) as loop:
             if saved is None:
-                listener.line(job.plan.render())
+                listener.line(f"{to_toml(job.config)}\n{job.plan.render()}")
+                _warm_start(loop, job.config, listener)
             else:
                 _resume(loop, saved, listener)
             reason = loop.run()
@@ -250,6 +251,20 @@ def _saved(job: FitJob, *, allow_reshard: bool) -> Checkpoint | None:
     )
     check_resume(saved, expected, allow_reshard=allow_reshard)
     return saved
+
+
+def _warm_start(loop: Loop, config: RunConfig, listener: Listener) -> None:
+    """Take over the weights of another network, where they fit (2012 source, initw.py)."""
+    if config.warm_start is None:
+        return
+    theirs = checkpoints.load(Path(config.warm_start)).model
+    ours = loop.parts.net.canonical_state()
+    fits = [name for name in ours if name in theirs and theirs[name].shape == ours[name].shape]
+    if not fits:
+        raise CheckpointError(f"{config.warm_start}: no layer fits this network")
+    loop.parts.net.load_canonical_state({**ours, **{name: theirs[name] for name in fits}})
+    left = [name for name in ours if name not in fits]
+    listener.line(f"weights of {config.warm_start}; begun anew: {', '.join(left) or 'none'}")
 
 
 def _resume(loop: Loop, saved: Checkpoint, listener: Listener) -> None:
