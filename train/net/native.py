@@ -25,6 +25,8 @@ from train.errors import ConfigError
 Array = NDArray[np.float32]
 
 KERNEL_VARIABLE = "TRAIN_KERNEL"
+PARTS_PER_THREAD = 8
+"""So that a thread whose processor is busy with something else holds up little."""
 SMALL = 1 << 16
 """Fewer values than this are not worth a second thread."""
 
@@ -111,18 +113,26 @@ def in_parallel(work: Callable[..., None], *arrays: Array) -> None:
     """``work(*arrays)``, the rows divided among as many threads as torch uses.
 
     Threads of Python's, because ``work`` gives up the interpreter's lock and a second OpenMP
-    runtime beside torch's would compete with it. The calling thread does the first part.
+    runtime beside torch's would compete with it. The calling thread works too.
     """
     threads = torch.get_num_threads() if arrays[0].size >= SMALL else 1
-    edges = [len(arrays[0]) * part // threads for part in range(threads + 1)]
-    parts = [
-        tuple(array[start:stop] for array in arrays)
-        for start, stop in itertools.pairwise(edges)
-        if start < stop
-    ]
-    waiting = [_helpers_of(threads - 1).submit(work, *part) for part in parts[1:]]
-    work(*parts[0])
-    for future in waiting:
+    count = threads * PARTS_PER_THREAD if threads > 1 else 1
+    edges = [len(arrays[0]) * part // count for part in range(count + 1)]
+    parts = iter(
+        [
+            tuple(array[start:stop] for array in arrays)
+            for start, stop in itertools.pairwise(edges)
+            if start < stop
+        ]
+    )
+
+    def drain() -> None:
+        for part in parts:  # each thread takes the next when it is free; the lock guards the list
+            work(*part)
+
+    helping = [_helpers_of(threads - 1).submit(drain) for _ in range(threads - 1)]
+    drain()
+    for future in helping:
         future.result()
 
 
