@@ -67,7 +67,7 @@ def lighting_on(config: InputConfig, epoch: int) -> bool:
 def lighting_columns(config: InputConfig, pca: RgbPca) -> NDArray[np.float64]:
     """Columns that the alphas multiply (3, 3), levels 0-255; rows R, G, B.
 
-    ``sqrt-eigenvalue``: standard deviations on 0-255 (A:convdata_jpeg.py:65). ``eigenvalue``: the
+    ``sqrt-eigenvalue``: standard deviations on 0-255 (2012 source, convdata_jpeg.py 65). ``eigenvalue``: the
     paper's words (4.1), with pixels on 0-1, and the shift scaled back by 255.
     """
     on_0_255 = config.lighting == "sqrt-eigenvalue"
@@ -81,7 +81,7 @@ def epoch_draws(
     """Draw an epoch of ``n`` images.
 
     Crop position, flips and scale are shared by ``crop_chunk`` consecutive positions; colour and
-    pixel noise are drawn for each image (A:convdata_jpeg.py:64-66,238-246).
+    pixel noise are drawn for each image (2012 source, convdata_jpeg.py 64-66,238-246).
     """
     chunks = -(-n // config.crop_chunk)
     streams = _Streams(seed, epoch)

@@ -263,7 +263,7 @@ class _Nodes:
         return fn.reinterpret(self._less_mean(image) * inside, layout="HWC")
 
     def _ten_views(self) -> list[Any]:
-        """Five crops, then the same mirrored (A:convdata_jpeg.py:226-233)."""
+        """Five crops, then the same mirrored (2012 source, convdata_jpeg.py 226-233)."""
         spec, fn = self._spec, self._fn
         whole = self._whole()
         if spec.mean == "aligned":

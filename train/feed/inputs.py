@@ -46,7 +46,7 @@ class GraphSpec:
     """Give float16."""
     channels_last: bool = True
     views: Literal[1, 10] = 1
-    """10: the test views of fidelity.md 8, one output each, from one decode."""
+    """10: the ten test views (paper 4.1), one output each, from one decode."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -38,7 +38,7 @@ def epoch_order(
 
 
 def listed_order(shard_records: Sequence[int]) -> NDArray[np.int64]:
-    """The order of the shards, every epoch the same, as in the 2012 source (fidelity.md, 10)."""
+    """The order of the shards, every epoch the same, as in the 2012 source."""
     return np.arange(sum(shard_records), dtype=np.int64)
 
 

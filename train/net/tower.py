@@ -85,7 +85,7 @@ class Tower(nn.Module):
         return self._normalised(self.activation(x))
 
     def pool1(self, images: Tensor) -> Tensor:
-        """(n, 3, px, px) -> (n, conv1, 27, 27): layer 1 in either order (fidelity: 5)."""
+        """(n, 3, px, px) -> (n, conv1, 27, 27): layer 1 in either order (paper or source)."""
         return self.finish1(self.conv1_of(images))
 
     def conv1_of(self, images: Tensor) -> Tensor:
