@@ -67,8 +67,8 @@ def lighting_on(config: InputConfig, epoch: int) -> bool:
 def lighting_columns(config: InputConfig, pca: RgbPca) -> NDArray[np.float64]:
     """Columns that the alphas multiply (3, 3), levels 0-255; rows R, G, B.
 
-    ``sqrt-eigenvalue``: standard deviations on 0-255 (2012 source, convdata_jpeg.py 65). ``eigenvalue``: the
-    paper's words (4.1), with pixels on 0-1, and the shift scaled back by 255.
+    ``sqrt-eigenvalue``: standard deviations on 0-255 (2012 source, convdata_jpeg.py 65).
+    ``eigenvalue``: the paper's words (4.1), with pixels on 0-1, and the shift scaled back by 255.
     """
     on_0_255 = config.lighting == "sqrt-eigenvalue"
     multiplier = pca.stdevs if on_0_255 else pca.eigenvalues / LEVELS
