@@ -31,6 +31,7 @@ from train.feed.inputs import (
     as_bytes,
     graph_inputs,
     raw_pixels,
+    row_pixels,
     view_corners,
 )
 
@@ -204,20 +205,28 @@ class _Nodes:
         spec, fn = self._spec, self._fn
         if not spec.channels_last:
             image = fn.transpose(image, perm=[2, 0, 1], output_layout="CHW")
-        shape = [1, 1, 3] if spec.channels_last else [3, 1, 1]
         if spec.noise:
-            less = fn.reshape(self._input("less_rgb", 1, self._types.FLOAT), shape=shape)
-            image = fn.normalize(image, mean=less, stddev=spec.divide)
+            image = self._with_noise(image)
         elif spec.mean == "channel" and not spec.warp:
+            shape = (1, 1, 3) if spec.channels_last else (3, 1, 1)
             image = image - self._constant(spec.mean_rgb.reshape(shape))
         return fn.cast(image, dtype=self._dtype)
+
+    def _with_noise(self, image: Any) -> Any:
+        spec, fn = self._spec, self._fn
+        less = self._input("less", 1, self._types.FLOAT)
+        if not spec.channels_last:
+            return fn.normalize(image, mean=fn.reshape(less, shape=[3, 1, 1]), stddev=spec.divide)
+        rows = fn.reshape(image, shape=[-1, 3 * row_pixels(spec)])
+        rows = fn.normalize(rows, mean=fn.reshape(less, shape=[1, -1]), stddev=spec.divide)
+        return fn.reshape(rows, shape=[spec.crop_px, spec.crop_px, 3], layout="HWC")
 
     def _aligned(self) -> Any:
         """Subtract the whole mean image first: the window under the crop is then the right one."""
         spec, fn, types = self._spec, self._fn, self._types
         less: Any = [0.0, 0.0, 0.0]
         if spec.noise:
-            less = self._input("less_rgb", 1, types.FLOAT)
+            less = self._input("less", 1, types.FLOAT)
         image = fn.crop_mirror_normalize(
             self._whole() - self._constant(spec.mean_image_hwc),
             crop=(spec.crop_px, spec.crop_px),

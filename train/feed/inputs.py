@@ -133,8 +133,20 @@ def graph_inputs(spec: GraphSpec, batch: FeedBatch) -> dict[str, Any]:
         less_rgb = -draws.noise_rgb
         if spec.mean == "channel" and not spec.warp:
             less_rgb = less_rgb + spec.mean_rgb
-        feeds["less_rgb"] = less_rgb
+        # Rows of the image, for a long inner loop; the other two forms take three values as well.
+        width = 1 if spec.mean == "aligned" and not spec.warp else row_pixels(spec)
+        feeds["less"] = np.tile(less_rgb, (1, width))
     return feeds
+
+
+def row_pixels(spec: GraphSpec) -> int:
+    """Pixels of the rows in which the noise is added: up to 8 rows of a channels-last crop.
+
+    Adding three values over and over costs DALI 10 % of the whole graph more than adding rows.
+    """
+    if not spec.channels_last:
+        return 1
+    return spec.crop_px * max(rows for rows in range(1, 9) if spec.crop_px % rows == 0)
 
 
 def warp_matrices(draws: EpochDraws, crop_px: int) -> NDArray[np.float32]:

@@ -1,0 +1,278 @@
+"""The loaders that bench_input compares: each a function from a task to an endless run of epochs.
+
+Every one ends in the same tensors: float32, (n, 3, crop, crop) in channels-last order, cropped,
+mirrored, less the central mean window, with colour noise, divided (``source``) or not (``paper``).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from train.config import InputConfig
+from train.dataset import TrainingSet, open_dataset
+from train.feed.draws import EpochDraws, epoch_draws
+from train.feed.graph import QUEUED_RUNS, Graph
+from train.feed.inputs import FeedBatch, graph_spec
+from train.feed.loader import Share, TrainLoader
+from train.feed.records import RecordReader
+
+PRESETS = {
+    "paper": InputConfig(),
+    "source": InputConfig(crop_chunk=32, lighting="sqrt-eigenvalue", lighting_divide=True),
+}
+PROCESSES = 2
+"""Threads of DALI, workers of the others."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be loaded."""
+
+    dataset: Path
+    preset: str
+    batch_images: int
+
+    @cached_property
+    def data(self) -> TrainingSet:
+        return open_dataset(self.dataset)
+
+    @property
+    def config(self) -> InputConfig:
+        return replace(PRESETS[self.preset], threads=PROCESSES)
+
+    @cached_property
+    def draws(self) -> EpochDraws:
+        """Drawn beforehand, so that the others spend no time on it."""
+        n = self.data.records("train")
+        return epoch_draws(self.config, self.data.pca, self.data.size_px, n, seed=0, epoch=0)
+
+    @cached_property
+    def mean_window(self) -> NDArray[np.float32]:
+        low = (self.data.size_px - self.config.crop_px) // 2
+        high = low + self.config.crop_px
+        return np.ascontiguousarray(self.data.mean_image_hwc[low:high, low:high])
+
+    def records(self) -> list[bytes]:
+        reader = RecordReader(self.data, "train")
+        contents = [record.content for record in reader.read(range(len(reader)))]
+        reader.close()
+        return contents
+
+
+def augment(task: Task, image_hwc: NDArray[np.uint8], row: int) -> NDArray[np.float32]:
+    """The mathematics in numpy, in as few passes as it takes; ``row`` picks the draws."""
+    draws, crop = task.draws, task.config.crop_px
+    y, x = draws.crop_yx[row].tolist()
+    part = image_hwc[y : y + crop, x : x + crop]
+    if draws.flip[row]:
+        part = part[:, ::-1]
+    out = np.subtract(part, task.mean_window, dtype=np.float32)
+    out += draws.noise_rgb[row]
+    if task.config.lighting_divide:
+        out *= np.float32(1 / (1 + task.config.lighting_sd))
+    return out
+
+
+def decode_with_pillow(content: bytes) -> NDArray[np.uint8]:
+    import io
+
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+def decode_with_simplejpeg(content: bytes) -> NDArray[np.uint8]:
+    import simplejpeg
+
+    return np.asarray(simplejpeg.decode_jpeg(content))
+
+
+Decode = Callable[[bytes], NDArray[np.uint8]]
+Epochs = Iterator[Iterator[int]]
+"""Epochs of batches, of each the number of images."""
+
+
+def ours(task: Task) -> Epochs:
+    """``train.feed``: what the trainer uses, reading from the shards."""
+    loader = TrainLoader(
+        task.data,
+        task.config,
+        Share(0, 1),
+        batch_images=task.batch_images,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    epoch = 0
+    while True:
+        yield (len(batch.images) for batch in loader.epoch(epoch))
+        epoch += 1
+
+
+def graph_alone(task: Task, *, noise: bool = True) -> Epochs:
+    """The DALI graph on records in memory: nothing is read, nothing handed on."""
+    spec = graph_spec(task.data, task.config, batch_images=task.batch_images, noise=noise)
+    graph, contents = Graph(spec, "cpu", None), task.records()
+
+    def epoch() -> Iterator[int]:
+        for low in range(0, len(contents), task.batch_images):
+            records = contents[low : low + task.batch_images]
+            graph.submit(FeedBatch(records=records, draws=task.draws.rows(low, low + len(records))))
+            while graph.pending > QUEUED_RUNS:
+                yield graph.collect()[0].shape()[0]
+        while graph.pending:
+            yield graph.collect()[0].shape()[0]
+
+    while True:
+        yield epoch()
+
+
+def dali_decode(task: Task, *, flip: bool) -> Epochs:
+    """The first nodes of the graph: crop while decoding, and mirror; bytes come out."""
+    from nvidia.dali import Pipeline, fn
+
+    crop, contents = task.config.crop_px, task.records()
+    pipeline = Pipeline(task.batch_images, PROCESSES, None, prefetch_queue_depth=1)
+    with pipeline:
+        image = fn.decoders.image_slice(
+            fn.external_source(name="record", no_copy=True),
+            start=fn.external_source(name="corner", no_copy=True),
+            shape=[crop, crop],
+            axes=[0, 1],
+            jpeg_fancy_upsampling=True,
+        )
+        if flip:
+            image = fn.flip(image, horizontal=fn.external_source(name="flip", no_copy=True))
+        pipeline.set_outputs(image)
+    pipeline.build()
+    under: deque[object] = deque()
+
+    def collect() -> int:
+        images = len(pipeline.share_outputs()[0])
+        pipeline.release_outputs()
+        under.popleft()
+        return images
+
+    def epoch() -> Iterator[int]:
+        for low in range(0, len(contents), task.batch_images):
+            part = slice(low, low + task.batch_images)
+            feeds: dict[str, Any] = {
+                "record": [np.frombuffer(content, np.uint8) for content in contents[part]],
+                "corner": np.ascontiguousarray(task.draws.crop_yx[part]),
+            }
+            if flip:
+                feeds["flip"] = task.draws.flip[part].astype(np.int32)
+            for name, value in feeds.items():
+                pipeline.feed_input(name, value)
+            pipeline.schedule_run()
+            under.append(feeds)
+            while len(under) > QUEUED_RUNS:
+                yield collect()
+        while under:
+            yield collect()
+
+    while True:
+        yield epoch()
+
+
+class _Records(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """A map-style dataset over the shards, as one would write it for torch."""
+
+    def __init__(self, task: Task, decode: Decode) -> None:
+        self._task, self._decode = task, decode
+        self._reader = RecordReader(task.data, "train")
+        _ = task.draws, task.mean_window  # before the workers are forked
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        (record,) = self._reader.read([index])
+        pixels = augment(self._task, self._decode(record.content), index)
+        return torch.from_numpy(pixels), record.label
+
+
+def torch_loader(task: Task, decode: Decode) -> Epochs:
+    """torch's DataLoader with two workers."""
+    loader: Any = torch.utils.data.DataLoader(
+        _Records(task, decode),
+        batch_size=task.batch_images,
+        shuffle=True,
+        num_workers=PROCESSES,
+        persistent_workers=True,
+    )
+    while True:
+        yield (len(images.permute(0, 3, 1, 2)) for images, _ in loader)
+
+
+def webdataset_loader(task: Task, decode: Decode) -> Epochs:
+    """The webdataset package reading the same shards, with two workers."""
+    import webdataset as wds
+
+    shards = [str(path) for path in task.data.index.shard_paths("train")]
+
+    def sample(record: dict[str, Any]) -> tuple[torch.Tensor, int]:
+        row = int(record["__key__"].rpartition("-")[2]) % len(task.draws)
+        return torch.from_numpy(augment(task, decode(record["jpg"]), row)), int(record["cls"])
+
+    dataset = (
+        wds.WebDataset(shards, shardshuffle=len(shards), seed=0, workersplitter=wds.split_by_worker)
+        .shuffle(1000)
+        .map(sample)
+        .batched(task.batch_images, partial=True)
+    )
+    _ = task.draws, task.mean_window
+    loader = wds.WebLoader(dataset, batch_size=None, num_workers=PROCESSES, persistent_workers=True)
+    while True:
+        yield (len(images.permute(0, 3, 1, 2)) for images, _ in loader)
+
+
+def decode_alone(task: Task) -> Epochs:
+    """The bound: decoding and nothing else, in two processes that share nothing."""
+    contents = task.records()
+    context = multiprocessing.get_context("fork")
+    with context.Pool(PROCESSES, _keep, (contents,)) as pool:
+        spans = [
+            (low, min(low + task.batch_images, len(contents)))
+            for low in range(0, len(contents), task.batch_images)
+        ]
+        while True:
+            yield pool.imap_unordered(_decode_span, spans)
+
+
+_contents: list[bytes] = []
+
+
+def _keep(contents: list[bytes]) -> None:
+    _contents.extend(contents)
+
+
+def _decode_span(span: tuple[int, int]) -> int:
+    import simplejpeg
+
+    out = np.empty((256, 256, 3), np.uint8)
+    for content in _contents[slice(*span)]:
+        simplejpeg.decode_jpeg(content, buffer=out)
+    return span[1] - span[0]
+
+
+LOADERS: dict[str, Callable[[Task], Epochs]] = {
+    "ours": ours,
+    "torch-pillow": lambda task: torch_loader(task, decode_with_pillow),
+    "torch-simplejpeg": lambda task: torch_loader(task, decode_with_simplejpeg),
+    "webdataset-pillow": lambda task: webdataset_loader(task, decode_with_pillow),
+    "decode-alone": decode_alone,
+    "graph": graph_alone,
+    "graph-to-mean": lambda task: graph_alone(task, noise=False),
+    "graph-to-flip": lambda task: dali_decode(task, flip=True),
+    "graph-decode": lambda task: dali_decode(task, flip=False),
+}

@@ -1,0 +1,57 @@
+"""One contestant, in a process of its own: measures when told to, and waits in between.
+
+    python worker.py LOADER DATASET PRESET BATCH
+
+Each line on stdin is a number of seconds to measure for; the answer is a line of JSON.
+"""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
+
+from bench_input_peers.loaders import LOADERS, Epochs, Task
+
+SKIPPED_BATCHES = 4
+"""At the start of an epoch: made ahead, while the clock did not run."""
+REST_SECONDS = 1.0
+
+
+def measure(epochs: Epochs, seconds: float) -> float:
+    """Images a second, over as many epochs as it takes; their beginnings are left out."""
+    images, spent = 0, 0.0
+    while spent < seconds:
+        epoch = next(epochs)
+        for _ in range(SKIPPED_BATCHES):
+            next(epoch)
+        start = time.perf_counter()
+        last = start
+        for n in epoch:
+            images += n
+            last = time.perf_counter()
+        spent += last - start
+    return images / spent
+
+
+def main() -> None:
+    loader, dataset, preset, batch = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not look like an answer
+    epochs = LOADERS[loader](Task(Path(dataset), preset, int(batch)))
+    measure(epochs, 0.1)
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        rate = measure(epochs, float(line))
+        time.sleep(REST_SECONDS)  # let what is made ahead be finished before the next one's turn
+        print(json.dumps({"images_per_second": rate}), file=answers, flush=True)
+    os._exit(0)  # some have threads or workers that take their time
+
+
+if __name__ == "__main__":
+    main()
