@@ -210,7 +210,9 @@ class _Nodes:
         elif spec.mean == "channel" and not spec.warp:
             shape = (1, 1, 3) if spec.channels_last else (3, 1, 1)
             image = image - self._constant(spec.mean_rgb.reshape(shape))
-        return fn.cast(image, dtype=self._dtype)
+        still_bytes = spec.mean == "none" and not spec.noise and not spec.warp
+        # A cast from float32 to float32 would be one more pass over the memory.
+        return fn.cast(image, dtype=self._dtype) if spec.half or still_bytes else image
 
     def _with_noise(self, image: Any) -> Any:
         spec, fn = self._spec, self._fn

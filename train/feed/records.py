@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +52,10 @@ class RecordReader:
         self._folder = data.folder
         self._classes = data.classes
         self.shard_records = tuple(shard.records for shard in self._shards)
-        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.shard_records)])
-        tables = [_read_idx(self._folder, shard, data.encoding) for shard in self._shards]
-        self._spans = np.concatenate([np.zeros((0, 4), np.int64), *(t[0] for t in tables)])
-        self._keys = np.concatenate([np.zeros(0, "S1"), *(t[1] for t in tables)])
+        self._starts = [0, *accumulate(self.shard_records)]
+        self._encoding = data.encoding
+        spans = (_read_idx(self._folder, shard, data.encoding)[0] for shard in self._shards)
+        self._spans = np.concatenate([np.zeros((0, 4), np.int64), *spans])
         self._open: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -62,12 +64,16 @@ class RecordReader:
 
     def shard_of(self, record: int) -> int:
         """Number of the shard that holds ``record``."""
-        return int(np.searchsorted(self._starts, record, side="right")) - 1
+        return bisect_right(self._starts, record) - 1
 
     def where(self, record: int) -> str:
         """Shard and key of a record, for messages."""
-        path = self._folder / self._shards[self.shard_of(record)].name
-        return f"{path}: {self._keys[record].decode()}"
+        number = self.shard_of(record)
+        shard = self._shards[number]
+        # A million names would take 70 MB, for a message that may never be needed.
+        _, names = _read_idx(self._folder, shard, self._encoding)
+        name = names[record - self._starts[number]].decode("ascii", "replace")
+        return f"{self._folder / shard.name}: {name.partition('.')[0]}"
 
     def read(self, record_n: NDArray[np.int64] | Sequence[int]) -> list[Record]:
         """Read records by index, in the order given.
@@ -139,30 +145,31 @@ class RecordReader:
 
 def _read_idx(
     folder: Path, shard: ShardInfo, encoding: str
-) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
-    """Spans (records, 4: image offset, image size, label offset, label size) and keys (records,).
+) -> tuple[NDArray[np.int64], list[bytes]]:
+    """Spans (records, 4: image offset, image size, label offset, label size) and image names.
 
     A line is ``ext offset size name`` for the image, then the same for the label.
     """
     path = folder / shard.idx_name
     try:
         first, _, rest = path.read_bytes().partition(b"\n")
-        table = np.array(rest.split(), dtype=np.bytes_).reshape(-1, 8)
-        spans = table[:, (1, 2, 5, 6)].astype(np.int64)
+        words = rest.split()
+        columns = [list(map(int, words[column::8])) for column in (1, 2, 5, 6)]
+        spans = np.array(columns, dtype=np.int64).T
     except OSError as exc:
         raise DataError(f"{path}: {exc.strerror or exc}; build the dataset again") from exc
-    except ValueError as exc:
+    except (ValueError, OverflowError) as exc:
         raise DataError(f"{path}: not a DALI index; run imgprep verify") from exc
-    image, label = IMAGE_EXTENSIONS[encoding].encode(), LABEL_EXTENSION.encode()
     ends = spans[:, 2] + spans[:, 3]
     fits = (
         first.decode("ascii", "replace") == f"{DALI_INDEX_VERSION} {shard.records}"
-        and len(spans) == shard.records
-        and bool((table[:, 0] == image).all() and (table[:, 4] == label).all())
+        and len(words) == 8 * shard.records
+        and set(words[0::8]) <= {IMAGE_EXTENSIONS[encoding].encode()}
+        and set(words[4::8]) <= {LABEL_EXTENSION.encode()}
         and bool((spans[:, 0] + spans[:, 1] <= spans[:, 2]).all())
         and bool((ends[:-1] <= spans[1:, 0]).all() and (spans >= 0).all())
         and (not len(ends) or int(ends[-1]) <= shard.bytes)
     )
     if not fits:
         raise DataError(f"{path}: does not describe {shard.name}; run imgprep verify")
-    return spans, np.char.partition(table[:, 3], b".")[:, 0]
+    return spans, words[3::8]
