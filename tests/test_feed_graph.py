@@ -134,7 +134,7 @@ def test_colour_noise_has_the_scale_of_paper_and_source(data: TrainingSet) -> No
         assert along[:, 0].std() == pytest.approx(0.1 * unit, rel=0.05)
         assert by_hand @ data.pca.eigenvectors[:, 0] == pytest.approx(0.1 * unit)
     ratio = data.pca.stdevs / (data.pca.eigenvalues / 255)
-    np.testing.assert_allclose(ratio, 255 / data.pca.stdevs)  # 2012 source over the words of the paper
+    np.testing.assert_allclose(ratio, 255 / data.pca.stdevs)  # the source over the words
 
 
 @pytest.mark.parametrize("mean", MEANS)
