@@ -60,9 +60,13 @@ BACKEND: str = choose_backend(os.environ.get(KERNEL_VARIABLE))
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernels can read this tensor: float32 (n, c, h, w) on a CPU, channels last."""
+    """Whether the kernels can read this tensor: float32 (n, c, h, w) on a CPU, channels last.
+
+    Under ``torch.compile`` never: it sees through torch's operations, but not into compiled code.
+    """
     return (
         BACKEND != "torch"
+        and not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.dim() == 4
