@@ -21,15 +21,20 @@ def alone(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same_run(out: Path, expected: Path) -> None:
-    """Equal but for the rounding of float32 sums taken in another order."""
+    """Equal but for the rounding of float32 sums taken in another order.
+
+    Where it moves the maximum of a pooling window, one gradient goes to the neighbour: that
+    shows in conv1 as a thousandth. Another mask, crop or scale would show as a tenth.
+    """
     ours, theirs = weights(out / "last.pt"), weights(expected / "last.pt")
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         scale = float(tensor.abs().max())
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4 * scale, msg=name)
-    for one, other in zip(rows(out / "steps.csv"), rows(expected / "steps.csv"), strict=True):
-        assert math.isclose(float(one["loss"]), float(other["loss"]), rel_tol=1e-4)
-    assert rows(out / "epochs.csv") == rows(expected / "epochs.csv")
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=5e-3 * scale, msg=name)
+    for name in ("steps.csv", "epochs.csv"):
+        for one, other in zip(rows(out / name), rows(expected / name), strict=True):
+            assert math.isclose(float(one.pop("loss")), float(other.pop("loss")), rel_tol=1e-4)
+            assert one == other  # errors, counts and rates, to the last image
 
 
 @pytest.mark.parametrize(
