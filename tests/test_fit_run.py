@@ -66,7 +66,7 @@ def test_several_checkpoints_are_averaged(run: Path, built: Path) -> None:
 
 def test_a_finished_run_has_nothing_to_do(run: Path, built: Path) -> None:
     before = (run / "steps.csv").read_bytes()
-    ran = fit(built, run)
+    ran = fit(built, run, "--epochs", EPOCHS)
     assert f"{EPOCHS} epochs are done" in ran.out
     assert (run / "steps.csv").read_bytes() == before
 
