@@ -230,6 +230,7 @@ def _loop(job: FitJob, stop: StopSignal, listener: Listener) -> Iterator[Loop]:
     try:
         yield Loop(parts, schedule.start(config.optim), Window(devices[0]))
     finally:
+        parts.stepper.close()
         logs.close()
         train.close()
         if val is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -79,6 +80,15 @@ class Stepper:
                 self._backward_nothing(batch, global_step)
         self._update(rates)
         return StepSums(sums, rows)
+
+    def close(self) -> None:
+        """Let go of what holds the process group, before the group is destroyed.
+
+        Were DistributedDataParallel its last owner, it would end gloo's threads while it holds
+        the interpreter's lock, for which they may be waiting: the process would hang.
+        """
+        self._module = self._net
+        gc.collect()
 
     def scaler_state(self) -> dict[str, Any]:
         """State of the loss scaling of float16, for a checkpoint; else empty."""
