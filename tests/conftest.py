@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parent.parent
+
+# A shell starts background jobs with Ctrl-C ignored, and the commands that we start would inherit
+# that: the tests that interrupt them need it heard, wherever the suite itself runs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "imgprep", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
