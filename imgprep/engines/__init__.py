@@ -1,0 +1,1 @@
+"""What runs the shards of a build: processes here, or a cluster."""
