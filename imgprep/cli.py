@@ -35,6 +35,7 @@ def cli() -> None:
       imgprep build-shards SOURCE DEST  the job
       imgprep stats DEST                eigenvalues of the colours
       imgprep verify DEST --decode      prove that it is whole
+      imgprep preview DEST -o FILE.png  look at it
     """
 
 
@@ -205,6 +206,30 @@ def verify(dest: str, decode: bool, jobs: int, as_json: bool, quiet: bool) -> No
     meter.finish()
     print_json(report.to_json()) if as_json else click.echo(report.render())
     raise SystemExit(report.exit_code)
+
+
+@cli.command()
+@dest_argument
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              metavar="FILE", help="The sheet, a PNG; anywhere but in DEST.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Picks classes and records; also the run's seed.")  # fmt: skip
+@click.option("--classes", type=click.IntRange(1, 1000), default=8, show_default=True, metavar="N",
+              help="Classes to show, a row each.")  # fmt: skip
+@click.option("--records", type=click.IntRange(1, 100), default=8, show_default=True, metavar="N",
+              help="Records of each class.")  # fmt: skip
+@json_option
+def preview(dest: Path, out: Path, as_json: bool, **given: int) -> None:
+    """Draw records of DEST by class, and some as AlexNet gets to see them: crops, flips, noise.
+
+    The second half needs the training half (imgprep[train]); without it only records are drawn.
+    """
+    from imgprep.preview import PreviewOptions, write_preview
+
+    drawn = write_preview(dest, out, PreviewOptions(**given))
+    if drawn.trainer_missing is not None:
+        click.echo(f"imgprep: the trainer's view is left out: {drawn.trainer_missing}", err=True)
+    print_json(drawn.to_json()) if as_json else click.echo(out)
 
 
 class _Say:
