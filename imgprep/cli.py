@@ -176,12 +176,20 @@ def build_shards(source: Path, dest: str, **given: Any) -> None:
 @dest_argument
 @click.option("--solver", type=click.Choice(["scikit-learn", "gradient-ascent"]),
               default="scikit-learn", show_default=True, help="How the PCA is solved.")  # fmt: skip
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Also write a page with pictures into FILE.")  # fmt: skip
 @json_option
-def stats(dest: str, solver: Solver, as_json: bool) -> None:
+def stats(dest: str, solver: Solver, html: Path | None, as_json: bool) -> None:
     """Print the PCA of the training set's colours, beside the figures known from elsewhere."""
-    from imgprep.stats import load_moments, stats_report
+    if html is not None:
+        from imgprep.pages.stats_page import write_stats_page
 
-    report = stats_report(load_moments(dest), solver)
+        report, page_bytes = write_stats_page(dest, html, solver)
+        click.echo(f"wrote {html}: {page_bytes / 2**10:,.0f} KiB", err=True)
+    else:
+        from imgprep.stats import load_moments, stats_report
+
+        report = stats_report(load_moments(dest), solver)
     print_json(report.to_json()) if as_json else click.echo(report.render())
 
 

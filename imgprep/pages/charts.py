@@ -16,6 +16,8 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 SERIES: tuple[str, ...] = tuple(f"var(--series-{k})" for k in range(1, 5))
 """Colours of the series of a chart; told apart in light and dark, also without red and green."""
 FONT = "system-ui, sans-serif"
+LEAST_PX = 420
+"""A wide chart is not made smaller than this, or its words could not be read: it scrolls."""
 
 _CONFIG: dict[str, Any] = {
     "font": FONT,
@@ -69,9 +71,11 @@ def svg(spec: Mapping[str, Any], *, name: str, label: str, description: str) -> 
     rest = re.sub(r' role="graphics-(?:object|symbol|document)"', "", rest)
     rest = re.sub(r' aria-(?:roledescription|hidden)="[^"]*"', "", rest)
     rest = re.sub(r' aria-label="[^"]*"', "", rest)
+    width, height = size.groups()
+    least = min(float(width), LEAST_PX)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" '
-        f'viewBox="0 0 {size[1]} {size[2]}" style="max-width:{size[1]}px" '
+        f'viewBox="0 0 {width} {height}" style="max-width:{width}px;min-width:{least:.0f}px" '
         f'aria-labelledby="{name}-title" aria-describedby="{name}-desc">'
         f'<title id="{name}-title">{_escaped(label)}</title>'
         f'<desc id="{name}-desc">{_escaped(description)}</desc>{rest}'

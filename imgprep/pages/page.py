@@ -27,6 +27,16 @@ class Chart:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Charts:
+    """Small charts side by side, below each other where the page is narrow."""
+
+    items: Sequence[str]
+    """Each of ``imgprep.pages.charts.svg``."""
+    caption: str = ""
+    kind: str = "charts"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
     """Rows of texts; the first column heads its row, the others are aligned as numbers."""
 
@@ -84,7 +94,7 @@ class Cards:
     kind: str = "cards"
 
 
-Part: TypeAlias = Chart | Table | Pictures | Grid | Cards
+Part: TypeAlias = Chart | Charts | Table | Pictures | Grid | Cards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
