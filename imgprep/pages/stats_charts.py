@@ -37,7 +37,7 @@ def components_chart(pca: RgbPca, *, squared: bool) -> str:
     ]
     what = "eigenvalue (variance, levels²)" if squared else "standard deviation (levels 0-255)"
     spec = {
-        "width": 330,
+        "width": 270,
         "height": 190,
         "data": {"values": bars},
         "encoding": {
@@ -61,7 +61,7 @@ def components_chart(pca: RgbPca, *, squared: bool) -> str:
             {
                 "mark": {"type": "text", "dy": -6, "fontSize": 10, "color": "currentColor"},
                 "encoding": {
-                    "text": {"field": "value", "format": ".3~s" if squared else ".0f"},
+                    "text": {"field": "value", "format": ".2~s" if squared else ".0f"},
                     "color": {"value": "currentColor"},
                 },
             },
@@ -159,7 +159,12 @@ def _by_name(data: StatsData) -> str:
         "encoding": {
             "y": {"field": "class", "type": "nominal", "title": None, "sort": {"field": "order"}},
             "yOffset": {"field": "split", "sort": splits},
-            "x": {"field": "images", "type": "quantitative", "title": "images"},
+            "x": {
+                "field": "images",
+                "type": "quantitative",
+                "title": "images",
+                "axis": {"tickCount": 6},
+            },
             "color": _split_colour(splits),
         },
     }
