@@ -88,11 +88,11 @@ def _plane(rgb: NDArray[np.uint8], pca: RgbPca, across: int, up: int) -> str:
         for p in rgb
     ]
     x, y = CHANNELS[across], CHANNELS[up]
-    scale = {"domain": [-64, 320], "nice": False}
+    scale = {"domain": [-64, 352], "nice": False}
     ticks = {"values": [0, 64, 128, 192, 255], "grid": True}
     spec = {
-        "width": 270,
-        "height": 270,
+        "width": 225,
+        "height": 225,
         "encoding": {
             "x": {"type": "quantitative", "field": "x", "title": x, "scale": scale, "axis": ticks},
             "y": {"type": "quantitative", "field": "y", "title": y, "scale": scale, "axis": ticks},
