@@ -35,7 +35,9 @@ print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()  # until the tests end, however they end
 """
 
-FaultKind = Literal["drop", "status", "stall", "slow", "corrupt"]
+FaultKind = Literal["drop", "status", "stall", "deaf", "slow", "corrupt", "etag"]
+"""The connection ends, the server refuses, says nothing, does not even listen, answers slowly,
+gets other bytes than were sent, or gives another ETag than the MD5 (as encrypted buckets do)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +143,20 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing is printed."""
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        bytes_in = int(self.headers.get("Content-Length", 0))
         path, _, query = self.path.partition("?")
-        fault = self.proxy.hear(Request(self.command, path, query, len(body)))
+        fault = self.proxy.hear(Request(self.command, path, query, bytes_in))
+        if fault is not None and fault.kind == "deaf":
+            self.proxy.released.wait(fault.seconds)
+            self.close_connection = True
+            return
+        body = self.rfile.read(bytes_in)
         if fault is None:
             self._answer(*self._ask(body))
+        elif fault.kind == "etag":
+            status, headers, data = self._ask(body)
+            others = [h for h in headers if h[0].lower() != "etag"]
+            self._answer(status, [*others, ("ETag", f'"{"0" * 32}"')], data)
         elif fault.kind == "status":
             self._refuse(fault)
         elif fault.kind == "stall":
@@ -306,7 +317,11 @@ def s3_server() -> Iterator[int]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**environment, "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(64 << 20)},
+        env={
+            **environment,
+            "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(64 << 20),
+            "S3_UPLOAD_PART_MIN_SIZE": "1",  # small parts, so that small files have several
+        },
         text=True,
         start_new_session=True,  # a Ctrl-C of a test is not meant for it
     )
