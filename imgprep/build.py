@@ -146,7 +146,7 @@ class _Job:
 
 
 def build(
-    source: Path, dest: Path, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path, dest: Path, spec: BuildSpec, options: BuildOptions, listener: Listener
 ) -> BuildOutcome:
     """Build the dataset ``dest`` from ``source``, or go on with it; returns when it is whole.
 
@@ -174,7 +174,7 @@ def build(
 
 
 def dry_run(
-    source: Path, dest: Path, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path, dest: Path, spec: BuildSpec, options: BuildOptions, listener: Listener
 ) -> Estimate:
     """Scan and encode a seeded sample; writes nothing. Raises as ``build`` does."""
     check_places(source, dest)
@@ -324,7 +324,7 @@ def _run_pool(job: _Job, pending: list[tuple[str, int]]) -> None:
     from imgprep.worker import ShardTask, WorkerSetup, build_shard
 
     setup = WorkerSetup(
-        source=job.scan.root.resolve(),
+        source=job.scan.absolute_root,
         dest=job.paths.dest.resolve(),
         image=job.spec.image,
         build_sha256=job.identity.sha256,

@@ -22,6 +22,7 @@ from imgprep.format import DATASET_INFO, SCHEMA_VERSION, SPLITS, STATE_FOLDER, s
 from imgprep.manifest import SplitManifest
 from imgprep.plan import SplitPlan
 from imgprep.spec import digest_of
+from imgprep.storage.urls import is_url, local_path
 
 PLAN = "plan.json"
 LOCK = "lock"
@@ -71,13 +72,16 @@ class StatePaths:
         return self.folder / "moments" / f"{shard_stem(split, number)}.npy"
 
 
-def check_places(source: Path, dest: Path) -> None:
+def check_places(source: str | Path, dest: Path) -> None:
     """Refuse to write into the source, or around it.
 
     Raises:
         UsageError: one folder lies inside the other.
     """
-    source_real, dest_real = source.resolve(), dest.resolve()
+    source_path = local_path(str(source)) if is_url(str(source)) else Path(source)
+    if source_path is None:
+        return
+    source_real, dest_real = source_path.resolve(), dest.resolve()
     if dest_real == source_real or source_real in dest_real.parents:
         raise UsageError(f"DEST {dest} lies inside SOURCE {source}: choose a folder outside it")
     if dest_real in source_real.parents:

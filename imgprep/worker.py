@@ -35,7 +35,7 @@ _UPRIGHT = 1
 class WorkerSetup:
     """What every shard of a build has in common."""
 
-    source: Path
+    source: str
     dest: Path
     image: ImageSpec
     build_sha256: str
