@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,6 +80,10 @@ class Proxy:
     released: threading.Event = field(default_factory=threading.Event)
     """Set when the test is over: what stalls ends."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    delay_seconds: float = 0.0
+    """What each answer waits for, as on a long way."""
+    served: Counter[str] = field(default_factory=Counter)
+    """Bytes of the bodies that were sent, by path."""
 
     def fail(
         self,
@@ -101,9 +106,10 @@ class Proxy:
         return fault
 
     def heal(self) -> None:
-        """Nothing fails any more, and what stalls ends."""
+        """Nothing fails or waits any more, and what stalls ends."""
         with self.lock:
             self.faults.clear()
+            self.delay_seconds = 0.0
         self.released.set()
         self.released = threading.Event()
 
@@ -144,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path, _, query = self.path.partition("?")
         fault = self.proxy.hear(Request(self.command, path, query, len(body)))
+        if self.proxy.delay_seconds:
+            time.sleep(self.proxy.delay_seconds)
         if fault is None:
             self._answer(*self._ask(body))
         elif fault.kind == "status":
@@ -190,6 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        with self.proxy.lock:
+            self.proxy.served[self.path.partition("?")[0]] += len(body)
         if fault is None:
             self.wfile.write(body)
         elif fault.kind == "slow":

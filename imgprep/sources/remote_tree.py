@@ -43,6 +43,8 @@ class RemoteTree:
         """Look at nothing yet; with ``outside``, what may not be listed is taken as empty."""
         self._outside = outside
         self._url = url.rstrip("/")
+        if "://" not in self._url:
+            raise UsageError(f"{url} names no folder: {url}bucket/folder")
         self._fs, self._root = file_system(self._url)
         self._listings: dict[str, list[_Item]] = {}
         self._stopped = Event()
@@ -63,8 +65,6 @@ class RemoteTree:
 
     def check(self) -> None:
         """Raise UsageError unless something lies under the URL."""
-        if not self._root.strip("/"):
-            raise UsageError(f"{self._url}:// names no bucket: {self._url}://bucket/folder")
         try:
             self._list("")
         except FileNotFoundError as exc:
