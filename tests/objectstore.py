@@ -36,7 +36,7 @@ print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()  # until the tests end, however they end
 """
 
-FaultKind = Literal["drop", "status", "stall", "slow", "corrupt"]
+FaultKind = Literal["drop", "status", "stall", "slow", "corrupt", "short"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,10 @@ class Fault:
     times: int | None = None
     """Requests that suffer it; None: all."""
     after_bytes: int = 0
-    """``drop``: bytes of the answer's body that get through before the connection ends."""
+    """``drop``: bytes of the answer's body that get through before the connection ends.
+
+    ``short``: bytes of a body that claims to be whole.
+    """
     before_server: bool = False
     """``drop``: the server never hears of the request; else only its answer is lost."""
     status: int = 503
@@ -163,6 +166,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(*self._ask(bytes([body[0] ^ 1]) + body[1:] if body else body))
         elif fault.kind == "drop" and fault.before_server:
             self.close_connection = True
+        elif fault.kind == "short":
+            status, headers, answer = self._ask(body)
+            self._answer(status, headers, answer[: fault.after_bytes])
         else:
             self._answer(*self._ask(body), fault)
 

@@ -117,6 +117,16 @@ def one_class_tar_is_cut(root: Path) -> None:
     os.truncate(root / "n01443537.tar", 1300)
 
 
+def val_twice(root: Path) -> None:
+    make_class_folders(root)
+    write_files(root / "validation" / "n01440764", {"x.jpg": tiny_jpeg("x", 1)})
+
+
+def devkit_is_no_archive(root: Path) -> None:
+    make_archives(root)
+    write_files(root, {"ILSVRC2012_devkit_t12.tar.gz": b"no gzip"})
+
+
 BROKEN: dict[str, Callable[[Path], object]] = {
     "cut at a tenth": cut(TRAIN, 0.1),
     "cut in the middle": cut(TRAIN, 0.5),
@@ -134,14 +144,8 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "two layouts": two_layouts,
     "a class tar is cut": one_class_tar_is_cut,
     "no source": lambda root: write_files(root, {"a.txt": b"x"}),
-    "val twice": lambda root: [
-        make_class_folders(root),
-        write_files(root / "validation" / "n01440764", {"x.jpg": tiny_jpeg("x", 1)}),
-    ],
-    "devkit is no archive": lambda root: [
-        make_archives(root),
-        write_files(root, {"ILSVRC2012_devkit_t12.tar.gz": b"no gzip"}),
-    ],
+    "val twice": val_twice,
+    "devkit is no archive": devkit_is_no_archive,
 }
 
 
@@ -225,7 +229,7 @@ def test_objects_that_changed_since_the_scan_are_bad_images(tmp_path: Path, memo
     with SourceReader(archives, rows) as reader:
         assert reader.read(0) == tiny_jpeg("n01440764", 1)
         fs.pipe_file(f"{archives}/{TRAIN}", b"short")
-        with pytest.raises(ImageError, match="changed since the scan: it is 5 bytes long now"):
+        with pytest.raises(ImageError, match=r"archive ends \d+ bytes before"):
             reader.read(1)
     with SourceReader(archives, rows) as reader, pytest.raises(ImageError, match="written anew"):
         reader.read(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,7 @@ def member(name: str, size_bytes: int, kind: bytes = tarfile.REGTYPE) -> tarfile
 
 
 INNER = tar_bytes([("inside.JPEG", b"i" * 300), ("inside too.JPEG", b"j" * 900)])
-CONTENTS = {
+CONTENTS: dict[str, Callable[[int], bytes]] = {
     "plain": bytes,
     "a tar": lambda size_bytes: INNER + bytes(size_bytes),
     "a tar in between": lambda size_bytes: b"x" * size_bytes + INNER,

@@ -20,8 +20,12 @@ AGAIN = "run the same command again: what is done stays done"
 _MTIME_FIELDS = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 
 
-class ShorterError(Exception):
-    """An object ends before the range that was asked for."""
+class ResizedError(Exception):
+    """An object is not as long as it was; carries its size now."""
+
+    def __init__(self, now_bytes: int) -> None:
+        super().__init__(now_bytes)
+        self.now_bytes = now_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,11 @@ class RemoteFile:
             return b""
         try:
             return reach(lambda: read_range(self.fs, self.path, offset, wanted), self.where)
-        except ShorterError as exc:
-            raise SourceError(f"{self.where} changed while it was read: {exc}") from exc
+        except ResizedError as exc:
+            raise SourceError(
+                f"{self.where} changed while it was read: {self.size_bytes} bytes then, "
+                f"{exc.now_bytes} now; run the same command again when it is whole"
+            ) from exc
 
 
 def remote_file(fs: AbstractFileSystem, path: str, where: str) -> RemoteFile:
@@ -64,7 +71,7 @@ def reach(action: Callable[[], T], where: str) -> T:
     """Ask a store, again where that may help.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, ShorterError: about this object alone.
+        FileNotFoundError, NotADirectoryError, ResizedError: about this object alone.
         UnreachableError: the store refuses, or does not answer.
     """
     try:
@@ -77,23 +84,27 @@ def reach(action: Callable[[], T], where: str) -> T:
         raise UnreachableError(f"{where}: the store fails: {exc.strerror}; {AGAIN}") from exc
 
 
-def read_range(fs: AbstractFileSystem, path: str, offset: int, size_bytes: int) -> bytes:
-    """Exactly ``size_bytes`` at ``offset``, by one request.
+def read_range(
+    fs: AbstractFileSystem, path: str, offset: int, size_bytes: int, *, whole: bool = False
+) -> bytes:
+    """Exactly ``size_bytes`` at ``offset``, by one request; with ``whole``, the object has no more.
 
     Raises:
-        ShorterError: the object ends before.
+        ResizedError: the object ends before, or has more.
         Exception: what the store's library raises; also for an answer that is short by a fault.
     """
+    # One byte more than expected shows an object that grew.
+    end = offset + size_bytes + whole
     try:
-        data = bytes(fs.cat_file(path, start=offset, end=offset + size_bytes))
+        data = bytes(fs.cat_file(path, start=offset, end=end))
     except Exception as exc:
         if not _beyond_end(exc):
             raise
         data = b""
     if len(data) != size_bytes:
-        now = int(fs.info(path)["size"])
-        if now < offset + size_bytes:
-            raise ShorterError(f"it is {now} bytes long now")
+        now_bytes = int(fs.info(path)["size"])
+        if now_bytes < offset + size_bytes or (whole and now_bytes != size_bytes):
+            raise ResizedError(now_bytes)
         raise OSError(errno.EIO, f"{len(data)} bytes came where {size_bytes} were asked for")
     return data
 

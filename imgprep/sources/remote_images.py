@@ -6,16 +6,17 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import Any
 
 from imgprep.errors import ImageError
 from imgprep.manifest import LOOSE_FILE, SplitManifest
-from imgprep.sources.remote_file import ShorterError, reach, read_range, remote_file
+from imgprep.sources.remote_file import ResizedError, reach, read_range, remote_file
 from imgprep.sources.tree import under
 from imgprep.storage.urls import file_system
 
 PENDING_IMAGES = 64
 PENDING_BYTES = 256 * 1024 * 1024
+ARRIVAL_SECONDS = 30.0
+"""A request that takes longer is given up, and made again with all that helps."""
 
 
 class RemoteImages:
@@ -45,11 +46,20 @@ class RemoteImages:
             data = self._arrived(i)
             if data is not None and len(data) == size_bytes:
                 return data
+            start = 0 if loose else offset
+            return reach(
+                lambda: read_range(self._fs, path, start, size_bytes, whole=loose),
+                self._where(path),
+            )
+        except ResizedError as exc:
             if loose:
-                return self._read_object(path, size_bytes)
-            return reach(lambda: read_range(self._fs, path, offset, size_bytes), self._where(path))
-        except ShorterError as exc:
-            raise ImageError(f"changed since the scan: {exc}") from exc
+                cause = f"file changed since the scan: {size_bytes} bytes, now {exc.now_bytes}"
+                raise ImageError(cause) from exc
+            short = offset + size_bytes - exc.now_bytes
+            raise ImageError(
+                f"the archive ends {short} bytes before the end of this image: it changed since "
+                "the scan"
+            ) from exc
         except OSError as exc:
             raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
 
@@ -96,8 +106,9 @@ class RemoteImages:
         if coming is None:
             return None
         try:
-            return bytes(coming.result())
+            return bytes(coming.result(ARRIVAL_SECONDS))
         except Exception:
+            coming.cancel()
             return None  # asked for again, and then the fault is told
 
     def _forget(self, i: int, *, cancel: bool = True) -> Future[bytes] | None:
@@ -107,13 +118,6 @@ class RemoteImages:
             if cancel:
                 coming.cancel()
         return coming
-
-    def _read_object(self, path: str, size_bytes: int) -> bytes:
-        where = self._where(path)
-        now: Any = reach(lambda: self._fs.info(path), where)["size"]
-        if now != size_bytes:
-            raise ImageError(f"file changed since the scan: {size_bytes} bytes, now {now}")
-        return reach(lambda: read_range(self._fs, path, 0, size_bytes), where)
 
     def _check_archive(self, i: int, path: str) -> None:
         """Refuse an archive that was put anew since the scan; asked once for each archive."""
