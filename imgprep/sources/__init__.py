@@ -14,6 +14,7 @@ from imgprep.manifest import SourceScan, SplitManifest
 from imgprep.sources import archives, folders
 from imgprep.sources.collect import Block, Findings, Pace, Progress, assemble
 from imgprep.sources.detect import DETECTORS, Candidate, choose
+from imgprep.sources.spread import scan_spread
 from imgprep.sources.tree import Tree, open_tree
 from imgprep.sources.truth import Truth, label_flat_val, read_truth, why_not_val
 
@@ -90,10 +91,10 @@ def _scan_train(
 ) -> Labelled | None:
     if candidate.train_tar is not None:
         parts = archives.class_tars_in(tree, candidate.train_tar, findings)
-        found = archives.scan_class_tars(tree, parts, pace)
+        found = scan_spread(tree, parts, pace)
     elif candidate.class_tars:
         parts = archives.class_tars_beside(candidate.class_tars)
-        found = archives.scan_class_tars(tree, parts, pace)
+        found = scan_spread(tree, parts, pace)
     elif candidate.train_folder is not None:
         inside = folders.class_folders_in(tree, candidate.train_folder, findings)
         found = folders.scan_class_folders(tree, inside, pace)

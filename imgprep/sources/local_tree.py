@@ -21,6 +21,7 @@ class LocalTree:
     """A folder; see ``imgprep.sources.tree.Tree``."""
 
     threads = None
+    processes = 1
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from imgprep.errors import UnreachableError, UsageError
 from imgprep.sources.remote_file import mtime_of, reach, remote_file
 from imgprep.sources.tree import Found, Named, Ranges, under
-from imgprep.storage.urls import file_system
+from imgprep.storage.urls import PROCESS_LOCAL, file_system, scheme_of
 
 SCAN_THREADS = 48
 """An answer takes tens of milliseconds, most of them waiting."""
@@ -46,6 +46,8 @@ class RemoteTree:
         if "://" not in self._url:
             raise UsageError(f"{url} names no folder: {url}bucket/folder")
         self._fs, self._root = file_system(self._url)
+        shared = scheme_of(url) not in PROCESS_LOCAL
+        self.processes = len(os.sched_getaffinity(0)) if shared else 1
         self._listings: dict[str, list[_Item]] = {}
         self._stopped = Event()
 

@@ -67,6 +67,10 @@ class Tree(Protocol):
     def threads(self) -> int | None:
         """Threads that list containers best; None: measure how fast they answer."""
 
+    @property
+    def processes(self) -> int:
+        """Processes that scan a large source best."""
+
     def where(self, path: str = "") -> str:
         """Path or URL of a file or folder, for messages."""
 
