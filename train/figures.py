@@ -56,21 +56,25 @@ def draw_run(folder: Path) -> list[Path]:
 
 
 def filters_png(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write the filters of ``conv1.weight`` (filters, 3, side, side), in canonical order, as PNG.
+    """Write the filters of the first layer as PNG, as ``filters_picture`` draws them."""
+    from PIL import Image
+
+    try:
+        with partial_file(path) as file:
+            Image.fromarray(filters_picture(state)).save(file, format="PNG", optimize=True)
+    except OSError as exc:
+        raise DestinationError(f"{path}: cannot write the picture: {exc.strerror}") from exc
+
+
+def filters_picture(state: Mapping[str, Tensor]) -> Picture:
+    """The filters of ``conv1.weight`` (filters, 3, side, side), in canonical order, drawn.
 
     An even number of rows of 16: the upper half are those of column a (the first GPU of 2012),
     the lower half those of column b, with a seam between. A net of one column has one block.
     """
-    from PIL import Image
-
     weight = state["conv1.weight"].detach().float().cpu().numpy()
     blocks = np.split(weight, 2) if len(weight) % (2 * COLUMNS_OF_FILTERS) == 0 else [weight]
-    picture = _stacked([filter_block(block) for block in blocks], SEAM_PX)
-    try:
-        with partial_file(path) as file:
-            Image.fromarray(picture).save(file, format="PNG", optimize=True)
-    except OSError as exc:
-        raise DestinationError(f"{path}: cannot write the picture: {exc.strerror}") from exc
+    return _stacked([filter_block(block) for block in blocks], SEAM_PX)
 
 
 def filter_block(weight: NDArray[np.float32]) -> Picture:
