@@ -144,8 +144,7 @@ def choose_records(
         FormatError: a shard or the list of sources is damaged or missing.
     """
     try:
-        with store.as_file(sources_name(split)) as path:
-            label_of_row = read_source_labels(path)
+        label_of_row = read_source_labels(store, sources_name(split))
         have = np.unique(label_of_row)
         some = shuffled(len(have), seed=options.seed, name="preview-classes")[: options.classes]
         rows: dict[int, list[Shown]] = {int(label): [] for label in np.sort(have[some])}
