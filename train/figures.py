@@ -72,9 +72,14 @@ def filters_picture(state: Mapping[str, Tensor]) -> Picture:
     An even number of rows of 16: the upper half are those of column a (the first GPU of 2012),
     the lower half those of column b, with a seam between. A net of one column has one block.
     """
+    return _stacked(filter_blocks(state), SEAM_PX)
+
+
+def filter_blocks(state: Mapping[str, Tensor]) -> list[Picture]:
+    """The two halves of ``filters_picture``, or its one block."""
     weight = state["conv1.weight"].detach().float().cpu().numpy()
     blocks = np.split(weight, 2) if len(weight) % (2 * COLUMNS_OF_FILTERS) == 0 else [weight]
-    return _stacked([filter_block(block) for block in blocks], SEAM_PX)
+    return [filter_block(block) for block in blocks]
 
 
 def filter_block(weight: NDArray[np.float32]) -> Picture:
@@ -153,8 +158,13 @@ def _draw(converter: Any, chart: dict[str, Any], path: Path) -> list[Path]:
 
 def curves_chart(folder: Path) -> dict[str, Any]:
     """The curves in the Vega-Lite language: panels above each other, none without data."""
+    return _chart(curve_panels(folder))
+
+
+def curve_panels(folder: Path) -> list[dict[str, Any]]:
+    """Loss, errors and learning rate of a run, each as a Vega-Lite chart; maybe without data."""
     steps, validations = _rows_of(folder)
-    panels = [
+    return [
         _panel(
             "loss (nats)",
             _points(steps, "loss", "training") + _points(validations, "loss", "validation"),
@@ -168,7 +178,6 @@ def curves_chart(folder: Path) -> dict[str, Any]:
         ),
         _panel("learning rate", _points(steps, "lr", "weights", above=0.0), scale="log"),
     ]
-    return _chart(panels)
 
 
 def _rows_of(folder: Path) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
@@ -201,7 +210,9 @@ def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
                 "title": title,
                 "scale": {"type": scale, "zero": False},
             },
+            # Both, so that curves are told apart without colours; they share one legend.
             "color": {"field": "curve", "type": "nominal", "title": None, "sort": None},
+            "strokeDash": {"field": "curve", "type": "nominal", "title": None, "sort": None},
         },
     }
 

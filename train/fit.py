@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from imgprep.atomic import write_bytes
+from imgprep.storage import absolute
 from train import checkpoint as checkpoints
 from train.checkpoint import Checkpoint
 from train.compatible import Expected, changed_settings, check_resume
@@ -170,7 +171,7 @@ def _origin(job: FitJob) -> Origin:
         for device in job.devices
     ]
     return Origin(
-        dataset=str(job.data.folder.absolute()),
+        dataset=absolute(job.data.index.store),
         fingerprint=job.data.fingerprint,
         parallel=job.placement.parallel,
         processes=job.world.size,

@@ -19,6 +19,7 @@ from imgprep import sheet
 from imgprep.errors import FormatError
 from imgprep.recordfile import record_pixels
 from imgprep.sheet import Drawn, Picture, Row, Sheet, Tile
+from imgprep.storage import Location, open_store
 from train.choose import choose_records
 from train.config import RunConfig
 from train.dataset import TrainingSet, open_dataset
@@ -67,7 +68,7 @@ class Preview:
         """For scripts: what is where in the sheet, and what was drawn."""
         height, width = self.drawn.pixels_hwc.shape[:2]
         return {
-            "dataset": str(self.data.folder),
+            "dataset": self.data.location,
             "fingerprint": self.data.fingerprint,
             "preset": self.config.preset,
             "seed": self.config.seed,
@@ -107,7 +108,9 @@ class Preview:
         }
 
 
-def write_preview(dataset: Path, config: RunConfig, out: Path, options: PreviewOptions) -> Preview:
+def write_preview(
+    dataset: Location, config: RunConfig, out: Path, options: PreviewOptions
+) -> Preview:
     """Draw the sheet into ``out``, a PNG.
 
     Raises:
@@ -115,7 +118,7 @@ def write_preview(dataset: Path, config: RunConfig, out: Path, options: PreviewO
         ConfigError: its records are smaller than the crops.
         UsageError, DestinationError: ``out`` is no place for a sheet, or cannot be written.
     """
-    sheet.check_target(out, dataset)
+    sheet.check_target(out, open_store(dataset).folder)
     preview = make_preview(open_dataset(dataset), config, options)
     sheet.write_png(out, preview.drawn.pixels_hwc)
     return preview

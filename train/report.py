@@ -136,11 +136,11 @@ def make_report(
     state = read_run(request.run)
     if state.saved is None:
         return RunReport(state=state, measured=None)
-    data = open_dataset(Path(dataset_of(state, request.dataset)))
+    data = open_dataset(dataset_of(state, request.dataset))
     check_dataset(state.saved, data.fingerprint)
     if not data.records(request.split):
         raise DataError(
-            f"{data.folder}: no records in split {request.split!r}; name another with --split"
+            f"{data.location}: no records in split {request.split!r}; name another with --split"
         )
     return RunReport(state=state, measured=_measure(state, data, request, line))
 

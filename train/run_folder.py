@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from imgprep.atomic import read_json, remove_partials, write_json
+from imgprep.atomic import json_bytes, read_json, remove_partials, write_bytes
 from imgprep.errors import BusyError, DestinationError, FormatError
 
 CONFIG = "config.toml"
@@ -57,7 +57,7 @@ class RunFolder:
 
     def write_origin(self, origin: Origin) -> None:
         """Note where the run is started."""
-        write_json(self.origin, asdict(origin))
+        write_bytes(self.origin, json_bytes(asdict(origin)))
 
     def read_origin(self) -> Origin | None:
         """Where the run was started last; None of a run of before this was noted.
