@@ -28,6 +28,8 @@ SEAM_PX = 16
 MAX_POINTS = 1500
 """Points of a curve: longer runs are averaged down to it."""
 PANEL_PX = (640, 200)
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+"""Strokes of the curves of a chart, in order."""
 PNG_SCALE = 1.5
 
 Picture = NDArray[np.uint8]
@@ -197,6 +199,13 @@ def _chart(panels: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
+    curve = {
+        "field": "curve",
+        "type": "nominal",
+        "title": None,
+        "sort": None,
+        "legend": {"symbolType": "stroke", "symbolSize": 400},
+    }
     return {
         "width": PANEL_PX[0],
         "height": PANEL_PX[1],
@@ -211,8 +220,8 @@ def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
                 "scale": {"type": scale, "zero": False},
             },
             # Both, so that curves are told apart without colours; they share one legend.
-            "color": {"field": "curve", "type": "nominal", "title": None, "sort": None},
-            "strokeDash": {"field": "curve", "type": "nominal", "title": None, "sort": None},
+            "color": curve,
+            "strokeDash": {**curve, "scale": {"range": DASHES}},
         },
     }
 

@@ -217,7 +217,7 @@ def _confusion(measured: Measured, names: Sequence[str]) -> Section:
             Chart(
                 svg=confusion_chart(confusion, worst, names),
                 caption="Photographs by class (rows) and what they were taken for (columns); "
-                "outlined: right. The darker, the larger the share of the class.",
+                "outlined: right. The stronger the colour, the larger the share of the class.",
             ),
             Table(
                 head=["class", "photographs", "top-1 error", "taken most often for"],
@@ -288,7 +288,7 @@ def _neighbours(measured: Measured, names: Sequence[str]) -> Section:
         "same class."
     )
     grid = Grid(
-        columns=["asked for", *NTH[:count]],
+        columns=["photograph", *NTH[:count]],
         rows=rows,
         caption="Below each: its class and its distance",
     )
@@ -299,8 +299,8 @@ def _near(measured: Measured, near: Neighbour, label: int, names: Sequence[str])
     same = near.label == label
     return jpeg(
         _smaller(measured, "train", near.record, NEIGHBOUR_PX),
-        alt=f"Training photograph, class {names[near.label]}, distance {near.distance:.3g}",
-        caption=f"{'✓ ' if same else ''}{names[near.label]}, {near.distance:.3g}",
+        alt=f"Training photograph, class {names[near.label]}, distance {near.distance:.2f}",
+        caption=f"{'✓ ' if same else ''}{names[near.label]}, {near.distance:.2f}",
         shown_px=SHOWN_PX,
     )
 
@@ -319,7 +319,7 @@ def _settings(state: RunState) -> list[Section]:
     config = state.config
     usual = dict(_flat(dataclasses.asdict(preset(config.preset, config.optim.epochs))))
     rows = [
-        [name, _safe(str(value)), _safe(str(usual.get(name)))]
+        [name, _shown(value), _shown(usual.get(name))]
         for name, value in _flat(dataclasses.asdict(config))
         if value != usual.get(name)
     ]
@@ -332,6 +332,10 @@ def _settings(state: RunState) -> list[Section]:
         numbers=False,
     )
     return [Section(title="Settings beside the preset's", parts=[table])]
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else _safe(str(value))
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
