@@ -21,6 +21,8 @@ LEAST_PX = 420
 
 _CONFIG: dict[str, Any] = {
     "font": FONT,
+    # Room for a browser whose letters are wider than those that the converter measured with.
+    "padding": {"left": 14, "top": 6, "right": 14, "bottom": 6},
     "axis": {
         "labelColor": "currentColor",
         "titleColor": "currentColor",
@@ -38,6 +40,7 @@ _CONFIG: dict[str, Any] = {
         "labelFontSize": 12,
         "titleFontSize": 12,
         "labelLimit": 300,
+        "columnPadding": 24,
     },
     "title": {"color": "currentColor", "fontSize": 13, "fontWeight": "normal"},
     "text": {"color": "currentColor", "fontSize": 12},

@@ -37,7 +37,7 @@ def components_chart(pca: RgbPca, *, squared: bool) -> str:
     ]
     what = "eigenvalue (variance, levels²)" if squared else "standard deviation (levels 0-255)"
     spec = {
-        "width": 330,
+        "width": 270,
         "height": 190,
         "data": {"values": bars},
         "encoding": {
@@ -61,7 +61,7 @@ def components_chart(pca: RgbPca, *, squared: bool) -> str:
             {
                 "mark": {"type": "text", "dy": -6, "fontSize": 10, "color": "currentColor"},
                 "encoding": {
-                    "text": {"field": "value", "format": ".3~s" if squared else ".0f"},
+                    "text": {"field": "value", "format": ".2~s" if squared else ".0f"},
                     "color": {"value": "currentColor"},
                 },
             },
@@ -88,11 +88,11 @@ def _plane(rgb: NDArray[np.uint8], pca: RgbPca, across: int, up: int) -> str:
         for p in rgb
     ]
     x, y = CHANNELS[across], CHANNELS[up]
-    scale = {"domain": [-64, 320], "nice": False}
+    scale = {"domain": [-64, 352], "nice": False}
     ticks = {"values": [0, 64, 128, 192, 255], "grid": True}
     spec = {
-        "width": 270,
-        "height": 270,
+        "width": 225,
+        "height": 225,
         "encoding": {
             "x": {"type": "quantitative", "field": "x", "title": x, "scale": scale, "axis": ticks},
             "y": {"type": "quantitative", "field": "y", "title": y, "scale": scale, "axis": ticks},
@@ -159,7 +159,12 @@ def _by_name(data: StatsData) -> str:
         "encoding": {
             "y": {"field": "class", "type": "nominal", "title": None, "sort": {"field": "order"}},
             "yOffset": {"field": "split", "sort": splits},
-            "x": {"field": "images", "type": "quantitative", "title": "images"},
+            "x": {
+                "field": "images",
+                "type": "quantitative",
+                "title": "images",
+                "axis": {"tickCount": 6},
+            },
             "color": _split_colour(splits),
         },
     }

@@ -232,7 +232,10 @@ def _left_out(build: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _spec(data: StatsData) -> Section:
-    spec = [[name, str(value)] for name, value in data.index.spec.items()]
+    spec = [
+        [name, "not set" if value is None else str(value)]
+        for name, value in data.index.spec.items()
+    ]
     versions = [[name, str(value)] for name, value in data.build.get("versions", {}).items()]
     return Section(
         title="How it was made",
