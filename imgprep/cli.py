@@ -234,7 +234,7 @@ def verify(dest: str, decode: bool, jobs: int, as_json: bool, quiet: bool) -> No
 @click.option("--records", type=click.IntRange(1, 100), default=8, show_default=True, metavar="N",
               help="Records of each class.")  # fmt: skip
 @json_option
-def preview(dest: Path, out: Path, as_json: bool, **given: int) -> None:
+def preview(dest: str, out: Path, as_json: bool, **given: int) -> None:
     """Draw records of DEST by class, and some as AlexNet gets to see them: crops, flips, noise.
 
     The second half needs the training half (imgprep[train]); without it only records are drawn.
