@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
 from imgprep.errors import DestinationError, FormatError
+from imgprep.storage.urls import is_url
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,23 +23,27 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def disk_errors(folder: Path, what: str) -> Iterator[None]:
-    """Turn what goes wrong while ``what`` is written into ``folder`` into a message.
+def disk_errors(place: object, what: str) -> Iterator[None]:
+    """Turn what goes wrong while ``what`` is written to ``place`` (path or URL) into a message.
 
     Raises:
-        DestinationError: the disk is full or cannot be written.
+        DestinationError: the disk is full, or the place cannot be written.
     """
     try:
         yield
     except OSError as exc:
+        remote = is_url(str(place))
         if exc.errno in _DISK_FULL:
+            scratch = f" in {tempfile.gettempdir()}" if remote else ""
             raise DestinationError(
-                f"{folder}: no space left while writing {what} ({exc.strerror}): "
+                f"{place}: no space left{scratch} while writing {what} ({exc.strerror}): "
                 "free some and run the same command again"
             ) from exc
+        denied = remote and isinstance(exc, PermissionError)
+        mend = "renew the credentials" if denied else "mend that"
         raise DestinationError(
-            f"{folder}: cannot write {what}: {exc.strerror or exc}: "
-            "mend that and run the same command again"
+            f"{place}: cannot write {what}: {exc.strerror or exc}: "
+            f"{mend} and run the same command again"
         ) from exc
 
 
@@ -109,11 +115,6 @@ def save_npy(file: IO[bytes], array: NDArray[Any]) -> None:
     np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON, keys in the order given, whole or not at all."""
-    write_bytes(path, json_bytes(value))
-
-
 def json_bytes(value: object) -> bytes:
     """JSON as we write it: indented, one final newline, UTF-8; lone surrogates are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
@@ -124,19 +125,30 @@ def json_bytes(value: object) -> bytes:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object from a local file.
 
     Raises:
         FormatError: the file is missing, unreadable, not JSON or not an object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as exc:
         raise FormatError(f"{path}: cannot read {what}: {exc.strerror}") from exc
+    return json_object(data, str(path), what)
+
+
+def json_object(data: bytes, where: str, what: str) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        FormatError: it is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(data)
     except (ValueError, RecursionError) as exc:
-        raise FormatError(f"{path}: {what} is not valid JSON: {exc}") from exc
+        raise FormatError(f"{where}: {what} is not valid JSON: {exc}") from exc
     if not isinstance(value, dict):
-        raise FormatError(f"{path}: {what} must be a JSON object")
+        raise FormatError(f"{where}: {what} must be a JSON object")
     return value
 
 

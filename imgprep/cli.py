@@ -45,7 +45,7 @@ def jobs_default() -> int:
 
 
 source_argument = click.argument("source", type=click.Path(path_type=Path))
-dest_argument = click.argument("dest", type=click.Path(path_type=Path))
+dest_argument = click.argument("dest", type=click.Path())
 layout_option = click.option(
     "--layout", type=click.Choice(LAYOUTS), help="Take SOURCE as this instead of recognising it."
 )
@@ -131,10 +131,11 @@ _RUN_OPTIONS = options(
 @dest_argument
 @_SPEC_OPTIONS
 @_RUN_OPTIONS
-def build_shards(source: Path, dest: Path, **given: Any) -> None:
+def build_shards(source: Path, dest: str, **given: Any) -> None:
     """Build verified shards, the mean image and the RGB PCA from SOURCE into DEST.
 
-    Run it again after an interruption: it goes on where it was.
+    Run it again after an interruption: it goes on where it was. DEST may be a URL
+    (s3://bucket/folder).
 
     \b
     Examples:
@@ -166,9 +167,9 @@ def build_shards(source: Path, dest: Path, **given: Any) -> None:
     finally:
         say.end_meter()
     if given["as_json"]:
-        print_json({"dest": str(dest), **outcome.to_json()})
+        print_json({"dest": dest, **outcome.to_json()})
     else:
-        click.echo(outcome.render(dest))
+        click.echo(outcome.render())
     raise SystemExit(outcome.report.exit_code)
 
 
@@ -187,7 +188,7 @@ def _warn_of_pillow() -> None:
 @click.option("--solver", type=click.Choice(["scikit-learn", "gradient-ascent"]),
               default="scikit-learn", show_default=True, help="How the PCA is solved.")  # fmt: skip
 @json_option
-def stats(dest: Path, solver: Solver, as_json: bool) -> None:
+def stats(dest: str, solver: Solver, as_json: bool) -> None:
     """Print the PCA of the training set's colours, beside the figures known from elsewhere."""
     from imgprep.stats import load_moments, stats_report
 
@@ -201,7 +202,7 @@ def stats(dest: Path, solver: Solver, as_json: bool) -> None:
 @jobs_option
 @json_option
 @quiet_option
-def verify(dest: Path, decode: bool, jobs: int, as_json: bool, quiet: bool) -> None:
+def verify(dest: str, decode: bool, jobs: int, as_json: bool, quiet: bool) -> None:
     """Check DEST: hashes, counts, index against tar, labels, statistics; with --decode, pixels."""
     from imgprep.index import load_index
     from imgprep.progress import Meter

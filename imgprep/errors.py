@@ -13,6 +13,7 @@
     │   ├── BadImagesError       1  images failed under ``--on-error fail``
     │   ├── WorkerDiedError      1  a worker process was killed
     │   └── BuildInterruptedError     1  Ctrl-C or SIGTERM; run again to go on
+    ├── StoreError               1  an object store does not answer, or refuses
     ├── FormatError              1  a file of a dataset is missing, malformed or of another version
     └── DamageError              4  verify found damage
 
@@ -84,6 +85,10 @@ class WorkerDiedError(BuildError):
 
 class BuildInterruptedError(BuildError):
     """Ctrl-C or SIGTERM; what is done stays done."""
+
+
+class StoreError(ImgprepError):
+    """An object store does not answer, or refuses."""
 
 
 class FormatError(ImgprepError):

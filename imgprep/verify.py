@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
+import re
 import time
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import read_json
 from imgprep.errors import EXIT_DAMAGED, EXIT_DONE, DamageError, FormatError
 from imgprep.format import (
     DATASET_INFO,
@@ -26,10 +26,14 @@ from imgprep.format import (
     sources_name,
 )
 from imgprep.index import DatasetIndex, SplitInfo, load_index
+from imgprep.inline import InlinePool
 from imgprep.labels import LabelMap
 from imgprep.moments import Moments
 from imgprep.pool import Pool, Progress
 from imgprep.stats import load_moments
+from imgprep.storage import Location, Store, absolute, open_store
+from imgprep.storage.reading import exists, load_json, names_in, read_bytes
+from imgprep.storage.urls import PROCESS_LOCAL, scheme_of
 from imgprep.verify_shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
 
 LOSSLESS = ("png", "raw")
@@ -39,7 +43,8 @@ LOSSLESS = ("png", "raw")
 class VerifyReport:
     """What verify found."""
 
-    folder: Path
+    folder: str
+    """Path or URL of the dataset."""
     shards: int = 0
     records: dict[str, int] = field(default_factory=dict)
     decoded: bool = False
@@ -74,28 +79,30 @@ class VerifyReport:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {**asdict(self), "folder": str(self.folder), "ok": not self.damages}
+        return {**asdict(self), "ok": not self.damages}
 
 
 def verify(
-    folder: Path, *, decode: bool, jobs: int, advanced: Callable[[int], None]
+    location: Location, *, decode: bool, jobs: int, advanced: Callable[[int], None]
 ) -> VerifyReport:
     """Check a whole dataset; ``advanced`` hears of records done.
 
     Raises:
-        FormatError: there is no finished dataset in ``folder``.
+        FormatError: there is no finished dataset at ``location``.
         DamageError: the index itself is damaged.
+        StoreError: an object store does not answer, or refuses.
     """
     started = time.monotonic()
+    store = open_store(location)
     try:
-        index = load_index(folder)
+        index = load_index(store)
     except FormatError as exc:
-        if (folder / DATASET_INFO).exists():
+        if exists(store, DATASET_INFO):
             raise DamageError(str(exc)) from exc
         raise
-    report = VerifyReport(folder, decoded=decode)
+    report = VerifyReport(str(store), decoded=decode)
     setup = VerifySetup(
-        folder=folder.resolve(),
+        location=absolute(store),
         size_px=index.size_px,
         encoding=index.encoding,
         classes=index.classes,
@@ -105,7 +112,12 @@ def verify(
     tasks = [VerifyTask(name, shard) for name, s in index.splits.items() for shard in s.shards]
     checks: dict[str, ShardCheck] = {}
     totals: list[Moments] = []
-    with Pool(max(1, min(jobs, len(tasks))), verify_shard, setup) as pool:
+    pool_of_tasks: Pool[Any, Any, Any] | InlinePool[Any, Any, Any]
+    if scheme_of(store.location) in PROCESS_LOCAL:
+        pool_of_tasks = InlinePool(verify_shard, setup)
+    else:
+        pool_of_tasks = Pool(max(1, min(jobs, len(tasks))), verify_shard, setup)
+    with pool_of_tasks as pool:
         for event in pool.run(tasks):
             if isinstance(event, Progress):
                 advanced(event.done)
@@ -144,7 +156,7 @@ def _check_labels(
         report.damages.append(Damage(f"{split.name}-{row:08d}", "the key appears more than once"))
     name = sources_name(split.name)
     try:
-        truth = read_source_labels(index.folder / name)
+        truth = read_source_labels(index.store, name)
     except FormatError as exc:
         report.damages.append(Damage(name, str(exc)))
         return
@@ -158,7 +170,7 @@ def _check_labels(
         report.damages.append(Damage(key, what))
 
 
-def read_source_labels(path: Path) -> NDArray[np.int64]:
+def read_source_labels(store: Store, name: str) -> NDArray[np.int64]:
     """Label of each manifest row of a split, from ``<split>-sources.tsv.gz``.
 
     Raises:
@@ -166,28 +178,28 @@ def read_source_labels(path: Path) -> NDArray[np.int64]:
     """
     labels: list[int] = []
     try:
-        with gzip.open(path, "rb") as file:
+        with gzip.open(io.BytesIO(read_bytes(store, name))) as file:
             for number, line in enumerate(file):
                 row, label, _ = line.split(b"\t", 2)
                 if int(row) != number:
                     raise ValueError(f"line {number + 1} is of row {int(row)}")
                 labels.append(int(label))
     except (OSError, EOFError, ValueError, zlib.error) as exc:
-        raise FormatError(f"{path}: malformed list of sources: {exc}") from exc
+        raise FormatError(f"{store.where(name)}: malformed list of sources: {exc}") from exc
     return np.array(labels, dtype=np.int64)
 
 
 def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
     for name, sha256 in index.files.items():
         try:
-            found = hashlib.sha256((index.folder / name).read_bytes()).hexdigest()
+            found = hashlib.sha256(read_bytes(index.store, name)).hexdigest()
         except OSError as exc:
             report.damages.append(Damage(name, f"cannot be read: {exc.strerror}"))
             continue
         if found != sha256:
             report.damages.append(Damage(name, "its bytes are not those that were written"))
     try:
-        labels = LabelMap.from_json(read_json(index.folder / LABELS, "labels"))
+        labels = LabelMap.from_json(load_json(index.store, LABELS, "labels"))
     except FormatError as exc:
         report.damages.append(Damage(LABELS, str(exc)))
         return
@@ -198,10 +210,10 @@ def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
 def _check_strays(report: VerifyReport, index: DatasetIndex) -> None:
     """Shards that a glob would take in though the index does not name them."""
     known = {shard.name for split in index.splits.values() for shard in split.shards}
-    for split in SPLITS:
-        for path in sorted(index.folder.glob(f"{split}-*.tar")):
-            if path.name not in known:
-                report.damages.append(Damage(path.name, "the index does not name this shard"))
+    pattern = re.compile(rf"({'|'.join(SPLITS)})-.*\.tar")
+    for name in names_in(index.store):
+        if name not in known and pattern.fullmatch(name):
+            report.damages.append(Damage(name, "the index does not name this shard"))
 
 
 def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | None) -> None:
@@ -209,9 +221,11 @@ def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | N
     if RGB_PCA not in index.files:
         return
     try:
-        moments = load_moments(index.folder)
-        mean_image = np.load(index.folder / MEAN_IMAGE_NPY, allow_pickle=False)
-    except (FormatError, OSError, ValueError) as exc:
+        moments = load_moments(index.store)
+        mean_image = np.load(
+            io.BytesIO(read_bytes(index.store, MEAN_IMAGE_NPY)), allow_pickle=False
+        )
+    except (FormatError, OSError, ValueError, EOFError) as exc:
         report.damages.append(Damage(RGB_PCA, str(exc)))
         return
     if not np.array_equal(mean_image, moments.mean_image_hwc()):
