@@ -36,6 +36,7 @@ def cli() -> None:
       imgprep stats DEST                eigenvalues of the colours
       imgprep verify DEST --decode      prove that it is whole
       imgprep preview DEST -o FILE.png  look at it
+      imgprep doctor                    what this machine will do
     """
 
 
@@ -164,6 +165,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     run_names = ("jobs", "on_error", "max_errors", "force", "layout")
     run = BuildOptions(**{name: given[name] for name in run_names})
     say = _Say(given["quiet"])
+    _warn_of_pillow()
     if given["dry_run"]:
         estimate = dry_run(source, dest, spec, run, say)
         print_json(estimate.to_json()) if given["as_json"] else click.echo(estimate.render())
@@ -177,6 +179,16 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     else:
         click.echo(outcome.render())
     raise SystemExit(outcome.report.exit_code)
+
+
+def _warn_of_pillow() -> None:
+    """One line if PIL is not the one that imgprep asks for, whole."""
+    from imgprep.pillowcheck import find_pillow
+
+    installed = find_pillow()
+    if installed.problem:
+        text = f"imgprep: warning: {installed}: {installed.why}; imgprep doctor says what to do"
+        click.echo(text, err=True)
 
 
 @cli.command()
@@ -245,6 +257,27 @@ def preview(dest: str, out: Path, as_json: bool, **given: int) -> None:
     if drawn.trainer_missing is not None:
         click.echo(f"imgprep: the trainer's view is left out: {drawn.trainer_missing}", err=True)
     print_json(drawn.to_json()) if as_json else click.echo(out)
+
+
+@cli.command()
+@click.option(
+    "--dest",
+    metavar="DEST",
+    help="Where you will build: its disk is measured [default: the current folder].",
+)
+@click.option("--quick", is_flag=True, help="Measure no speed.")
+@json_option
+def doctor(dest: str | None, quick: bool, as_json: bool) -> None:
+    """Say what this machine will do: packages, processors, GPUs, disk, images a second.
+
+    Exit code 1 if something must be fixed; the fix is printed. Leaves nothing behind.
+    """  # fmt: skip
+    from imgprep.doctor import examine
+    from imgprep.doctor.render import render
+
+    report = examine(dest, quick=quick)
+    print_json(report.to_json()) if as_json else click.echo(render(report))
+    raise SystemExit(report.exit_code)
 
 
 class _Say:
