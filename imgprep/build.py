@@ -120,7 +120,7 @@ class _Job:
 
 
 def build(
-    source: Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
 ) -> BuildOutcome:
     """Build the dataset at ``dest`` (a path, a URL, a store) from ``source``, or go on with it.
 
@@ -153,7 +153,7 @@ def build(
 
 
 def dry_run(
-    source: Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
 ) -> Estimate:
     """Scan and encode a seeded sample; writes nothing. Raises as ``build`` does."""
     store = open_store(dest)
@@ -307,7 +307,7 @@ def _run_shards(job: _Job, pending: list[tuple[str, int]]) -> None:
     from imgprep.worker import WorkerSetup
 
     setup = WorkerSetup(
-        source=job.scan.root.resolve(),
+        source=job.scan.absolute_root,
         dest=absolute(job.store),
         hold=job.hold,
         image=job.spec.image,

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,7 +37,7 @@ def cli() -> None:
     """
 
 
-source_argument = click.argument("source", type=click.Path(path_type=Path))
+source_argument = click.argument("source")
 dest_argument = click.argument("dest", type=click.Path())
 layout_option = click.option(
     "--layout", type=click.Choice(LAYOUTS), help="Take SOURCE as this instead of recognising it."
@@ -58,8 +57,14 @@ jobs_option = click.option(
 @click.option("--checksum", is_flag=True, help="Hash the archives against the published MD5s.")
 @json_option
 @quiet_option
-def scan(source: Path, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
-    """Say what SOURCE holds: classes, counts, bytes, layout, oddities."""
+def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
+    """Say what SOURCE, a folder or a URL, holds: classes, counts, bytes, layout, oddities.
+
+    \b
+    Examples:
+      imgprep scan /data/ilsvrc2012
+      imgprep scan s3://bucket/ilsvrc2012 --checksum
+    """
     from imgprep.scan import ScanReport, checksum_archives
     from imgprep.sources import scan_source
 
@@ -138,7 +143,7 @@ _RUN_OPTIONS = options(
 @dest_argument
 @_SPEC_OPTIONS
 @_RUN_OPTIONS
-def build_shards(source: Path, dest: str, **given: Any) -> None:
+def build_shards(source: str, dest: str, **given: Any) -> None:
     """Build verified shards, the mean image and the RGB PCA from SOURCE into DEST.
 
     Run it again after an interruption: it goes on where it was. DEST may be a URL
@@ -149,6 +154,7 @@ def build_shards(source: Path, dest: str, **given: Any) -> None:
       imgprep build-shards /data/ilsvrc2012 /data/imagenet-256 --dry-run
       imgprep build-shards /data/ilsvrc2012 /data/imagenet-256
       imgprep build-shards photos out --encoding png --on-error skip
+      imgprep build-shards s3://bucket/ilsvrc2012 /data/imagenet-256
     """
     from imgprep.build import BuildOptions, build, dry_run
     from imgprep.spec import BuildSpec, ImageSpec

@@ -167,8 +167,11 @@ class _Server:
         self.told_at = time.monotonic()
 
     def send(self, message: object) -> None:
-        with self.send_lock:
-            self.conn.send(message)
+        try:
+            with self.send_lock:
+                self.conn.send(message)
+        except OSError as exc:  # nobody listens any more
+            raise StoppedError from exc
 
 
 def portable(exc: Exception) -> ImgprepError:
