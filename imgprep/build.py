@@ -11,7 +11,7 @@ from typing import Any
 
 from imgprep.atomic import disk_errors
 from imgprep.build_options import BuildOptions, Listener, bad_images_message
-from imgprep.engines import processors
+from imgprep.engines import check_reachable, engine_for, processors
 from imgprep.errors import (
     BadImagesError,
     BuildError,
@@ -24,6 +24,7 @@ from imgprep.format import NPY_HEADER_BYTES, REPORT, SPLITS, brace_pattern, labe
 from imgprep.index import DatasetIndex, load_index
 from imgprep.manifest import SourceScan
 from imgprep.markers import Marker, Skip, done_markers
+from imgprep.node import needs_of
 from imgprep.plan import SplitPlan, plan_split
 from imgprep.publish import Finished, publish_files, publish_index
 from imgprep.report import BuildReport
@@ -136,6 +137,7 @@ def build(
     store = open_store(dest)
     check_places(source, store)
     check_ours(store)
+    check_reachable(engine_for(options.engine, str(source), store.location))
     started = time.monotonic()
     scan = scan_source(source, options.layout, progress=listener.scanning)
     listener.scanned(scan)
@@ -316,7 +318,8 @@ def _run_shards(job: _Job, pending: list[tuple[str, int]]) -> None:
         shards=tuple((plan.split, plan.shards) for plan in job.plans),
         skip_bad=job.options.on_error == "skip",
     )
-    run = ShardRun(setup, job.options, job.listener, job.markers)
+    needs = needs_of(job.scan, job.store, job.identity)
+    run = ShardRun(setup, needs, job.options, job.listener, job.markers)
     try:
         run.build(pending)
     finally:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from imgprep.build_options import BuildOptions, Listener, bad_images_message
-from imgprep.engines import Retried, engine_for, open_engine
+from imgprep.engines import Retried, Run, engine_for, open_engine
 from imgprep.errors import BadImagesError
 from imgprep.markers import Marker, Skip
+from imgprep.node import NodeNeeds, check_node
 from imgprep.pool import Progress
 from imgprep.worker import ShardResult, ShardTask, WorkerSetup, build_shard
 
@@ -17,6 +19,7 @@ class ShardRun:
     """Builds shards; ``markers`` gains those that are done, ``bad`` the images that are no good."""
 
     setup: WorkerSetup
+    needs: NodeNeeds
     options: BuildOptions
     listener: Listener
     markers: dict[tuple[str, int], Marker]
@@ -31,12 +34,16 @@ class ShardRun:
             BadImagesError: so many images are bad that the build stops.
             ImgprepError: a task failed, or no more of them can be run.
         """
-        name = engine_for(self.options.engine, str(self.setup.source), self.setup.dest)
+        name = engine_for(self.options.engine, self.setup.source, self.setup.dest)
         tasks = [ShardTask(split, number) for split, number in shards]
-        engine = open_engine(
-            name, jobs=self.options.jobs, tasks=len(tasks), work=build_shard, setup=self.setup
+        run = Run(
+            work=build_shard,
+            setup=self.setup,
+            tasks=len(tasks),
+            jobs=self.options.jobs,
+            check=partial(check_node, self.needs),
         )
-        with engine:
+        with open_engine(name, run) as engine:
             self.jobs = engine.jobs
             for event in engine.run(tasks):
                 self._take(event)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.engines import LOCAL, engine_for, open_engine
+from imgprep.engines import LOCAL, Run, engine_for, open_engine
 from imgprep.errors import EXIT_DAMAGED, EXIT_DONE, DamageError, FormatError
 from imgprep.format import (
     DATASET_INFO,
@@ -112,7 +112,8 @@ def verify(
     checks: dict[str, ShardCheck] = {}
     totals: list[Moments] = []
     name = engine_for(LOCAL, store.location)
-    with open_engine(name, jobs=jobs, tasks=len(tasks), work=verify_shard, setup=setup) as engine:
+    run = Run(work=verify_shard, setup=setup, tasks=len(tasks), jobs=jobs)
+    with open_engine(name, run) as engine:
         for event in engine.run(tasks):
             if isinstance(event, Progress):
                 advanced(event.done)

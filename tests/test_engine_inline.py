@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from imgprep.engines import INLINE, LOCAL, RAY, check_engine, engine_for, open_engine
+from imgprep.engines import INLINE, LOCAL, RAY, Run, check_engine, engine_for, open_engine
 from imgprep.errors import DestinationError, UsageError
 from imgprep.pool import Progress, StoppedError, Tick
 
@@ -38,7 +38,7 @@ def endless(task: int, setup: None, tick: Tick) -> Callable[[], int]:
 
 @pytest.mark.parametrize("name", [LOCAL, INLINE])
 def test_inline_tells_what_the_pool_tells(name: str) -> None:
-    with open_engine(name, jobs=2, tasks=5, work=square, setup=3) as engine:
+    with open_engine(name, Run(work=square, setup=3, tasks=5, jobs=2)) as engine:
         events = list(engine.run(range(5)))
     told = [event for event in events if isinstance(event, Progress)]
     assert sum(event.done for event in told) == 10
@@ -55,7 +55,7 @@ def test_an_error_of_a_task_comes_as_itself(
     raised: type[Exception], comes: type[Exception]
 ) -> None:
     with (
-        open_engine(INLINE, jobs=None, tasks=1, work=fail, setup=raised) as engine,
+        open_engine(INLINE, Run(work=fail, setup=raised, tasks=1)) as engine,
         pytest.raises(comes, match="the disk is full"),
     ):
         list(engine.run([1]))
@@ -66,7 +66,7 @@ def test_leaving_the_block_stops_the_task() -> None:
     stopped.clear()
 
     def interrupted() -> None:
-        with open_engine(INLINE, jobs=1, tasks=1, work=endless, setup=None) as engine:
+        with open_engine(INLINE, Run(work=endless, setup=None, tasks=1)) as engine:
             assert isinstance(next(iter(engine.run([1]))), Progress)
             raise KeyboardInterrupt
 

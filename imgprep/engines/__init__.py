@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from imgprep.errors import UsageError
 from imgprep.storage.urls import PROCESS_LOCAL, scheme_of
@@ -93,17 +93,43 @@ def engine_for(name: str, *locations: str) -> str:
     return INLINE
 
 
-def open_engine(
-    name: str, *, jobs: int | None, tasks: int, work: Work[T, S, R], setup: S
-) -> Engine[T, R]:
-    """The engine of that name, to be entered, for so many tasks.
+def check_reachable(name: str) -> None:
+    """Find out early that an engine cannot be had.
 
-    ``jobs`` of them run at a time; None is one on each processor that the engine has.
+    Raises:
+        UsageError: a package is missing.
+        BuildError: nothing answers at the address.
     """
+    if name.startswith(RAY):
+        from imgprep.engines.ray_cluster import check_cluster
+
+        check_cluster(name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run(Generic[T, S, R]):
+    """What an engine is to do."""
+
+    work: Work[T, S, R]
+    setup: S
+    tasks: int
+    """How many there will be."""
+    jobs: int | None = None
+    """Tasks at a time; None is one on each processor that the engine has."""
+    check: Callable[[], None] | None = None
+    """Called on another machine before its tasks; raises if it cannot take part."""
+
+
+def open_engine(name: str, run: Run[T, S, R]) -> Engine[T, R]:
+    """The engine of that name, to be entered."""
     if name == INLINE:
         from imgprep.engines.inline import Inline
 
-        return Inline(work, setup)
+        return Inline(run.work, run.setup)
+    if name.startswith(RAY):
+        from imgprep.engines.ray import RayEngine
+
+        return RayEngine(name, run)
     from imgprep.pool import Pool
 
-    return Pool(max(1, min(jobs or processors(), tasks)), work, setup)
+    return Pool(max(1, min(run.jobs or processors(), run.tasks)), run.work, run.setup)
