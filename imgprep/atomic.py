@@ -68,7 +68,11 @@ class PartialFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._temporary = path.with_name(f".{path.name}.{_unique()}{PARTIAL_SUFFIX}")
-        self.file: IO[bytes] = self._temporary.open("wb")
+        try:
+            self.file: IO[bytes] = self._temporary.open("wb")
+        except BaseException:  # an interrupt may wait for the call to end
+            self._temporary.unlink(missing_ok=True)
+            raise
 
     def commit(self) -> None:
         """Flush to disk, then rename."""

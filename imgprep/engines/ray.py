@@ -50,7 +50,8 @@ class _Try:
     """Unique in the run."""
     begun: int
     """Times that the task was begun, this one included."""
-    node: str = "an unknown node"
+    node: str = ""
+    """Where it is, as soon as its worker was heard."""
     done: int = 0
     bad: list[Any] = field(default_factory=list)
 
@@ -176,7 +177,7 @@ class RayEngine(Generic[T, S, R]):
         errors = self._ray.exceptions
         hows = (how for name, how in _LOST.items() if isinstance(exc, getattr(errors, name)))
         how = next(hows, None)
-        task, node = attempt.task, attempt.node
+        task, on = attempt.task, f" on {attempt.node}" if attempt.node else ""
         if how is None:
             text = str(exc).strip() or type(exc).__name__
             raise BuildError(
@@ -184,10 +185,10 @@ class RayEngine(Generic[T, S, R]):
             ) from exc
         if attempt.begun >= ATTEMPTS:
             raise WorkerDiedError(
-                f"{task}: lost {attempt.begun} times, the last time on {node}: {how}; where "
+                f"{task}: lost {attempt.begun} times, the last time{on}: {how}; where "
                 "memory is short, run the same command again with fewer --jobs"
             ) from exc
-        why = f"{task}: lost on {node}, {how}: it is built again"
+        why = f"{task}: lost{on}, {how}: it is built again"
         return Retried(why, attempt.done, tuple(attempt.bad))
 
     def _size(self) -> int:

@@ -36,8 +36,7 @@ def check_cluster(name: str) -> None:
         UsageError: Ray is not installed.
         BuildError: nothing listens at the address.
     """
-    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("grpc") is None:
-        raise UsageError(_INSTALL)
+    _import_ray()
     if name == RAY:
         return
     try:
@@ -63,21 +62,29 @@ def joined(name: str) -> Iterator[Any]:
         UsageError: Ray is not installed.
         BuildError: the cluster cannot be joined.
     """
-    for variable, value in _DEFAULTS.items():
-        os.environ.setdefault(variable, value)
-    with warnings.catch_warnings():
+    ray = _import_ray()
+    with _signals_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own, about itself
-        try:
-            import ray
-        except ImportError as exc:
-            raise UsageError(_INSTALL) from exc
-        with _signals_kept():
-            _join(ray, name)
+        _join(ray, name)
     try:
         yield ray
     finally:
         with suppress(Exception):  # a cluster that is gone need not be left
             ray.shutdown()
+
+
+def _import_ray() -> Any:
+    for variable, value in _DEFAULTS.items():
+        os.environ.setdefault(variable, value)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import ray
+    except ImportError as exc:
+        raise UsageError(_INSTALL) from exc
+    if importlib.util.find_spec("grpc") is None:  # ray alone has no client
+        raise UsageError(_INSTALL)
+    return ray
 
 
 def _join(ray: Any, name: str) -> None:
