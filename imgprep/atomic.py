@@ -152,6 +152,11 @@ def json_object(data: bytes, where: str, what: str) -> dict[str, Any]:
     return value
 
 
+def is_partial(name: str) -> bool:
+    """Whether this is the temporary name of a file being written."""
+    return name.startswith(".") and name.endswith(PARTIAL_SUFFIX)
+
+
 def remove_partials(folder: Path) -> None:
     """Remove what a killed process left half-written in ``folder``."""
     for leftover in folder.glob(f".*{PARTIAL_SUFFIX}"):

@@ -158,7 +158,7 @@ class _Job:
 
 
 def build(
-    source: Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
 ) -> BuildOutcome:
     """Build the dataset at ``dest`` (a path, a URL, a store) from ``source``, or go on with it.
 
@@ -191,7 +191,7 @@ def build(
 
 
 def dry_run(
-    source: Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
 ) -> Estimate:
     """Scan and encode a seeded sample; writes nothing. Raises as ``build`` does."""
     store = open_store(dest)
@@ -356,7 +356,7 @@ def _run_pool(job: _Job, pending: list[tuple[str, int]]) -> None:
     from imgprep.worker import ShardTask, WorkerSetup, build_shard
 
     setup = WorkerSetup(
-        source=job.scan.root.resolve(),
+        source=job.scan.absolute_root,
         dest=absolute(job.store),
         hold=job.hold,
         image=job.spec.image,

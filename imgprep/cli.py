@@ -36,6 +36,7 @@ def cli() -> None:
       imgprep stats DEST                eigenvalues of the colours
       imgprep verify DEST --decode      prove that it is whole
       imgprep preview DEST -o FILE.png  look at it
+      imgprep doctor                    what this machine will do
     """
 
 
@@ -44,7 +45,7 @@ def jobs_default() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-source_argument = click.argument("source", type=click.Path(path_type=Path))
+source_argument = click.argument("source")
 dest_argument = click.argument("dest", type=click.Path())
 layout_option = click.option(
     "--layout", type=click.Choice(LAYOUTS), help="Take SOURCE as this instead of recognising it."
@@ -65,8 +66,14 @@ jobs_option = click.option(
 @click.option("--checksum", is_flag=True, help="Hash the archives against the published MD5s.")
 @json_option
 @quiet_option
-def scan(source: Path, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
-    """Say what SOURCE holds: classes, counts, bytes, layout, oddities."""
+def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
+    """Say what SOURCE, a folder or a URL, holds: classes, counts, bytes, layout, oddities.
+
+    \b
+    Examples:
+      imgprep scan /data/ilsvrc2012
+      imgprep scan s3://bucket/ilsvrc2012 --checksum
+    """
     from imgprep.scan import ScanReport, checksum_archives
     from imgprep.sources import scan_source
 
@@ -131,7 +138,7 @@ _RUN_OPTIONS = options(
 @dest_argument
 @_SPEC_OPTIONS
 @_RUN_OPTIONS
-def build_shards(source: Path, dest: str, **given: Any) -> None:
+def build_shards(source: str, dest: str, **given: Any) -> None:
     """Build verified shards, the mean image and the RGB PCA from SOURCE into DEST.
 
     Run it again after an interruption: it goes on where it was. DEST may be a URL
@@ -142,6 +149,7 @@ def build_shards(source: Path, dest: str, **given: Any) -> None:
       imgprep build-shards /data/ilsvrc2012 /data/imagenet-256 --dry-run
       imgprep build-shards /data/ilsvrc2012 /data/imagenet-256
       imgprep build-shards photos out --encoding png --on-error skip
+      imgprep build-shards s3://bucket/ilsvrc2012 /data/imagenet-256
     """
     from imgprep.build import BuildOptions, build, dry_run
     from imgprep.spec import BuildSpec, ImageSpec
@@ -157,6 +165,7 @@ def build_shards(source: Path, dest: str, **given: Any) -> None:
     run_names = ("jobs", "on_error", "max_errors", "force", "layout")
     run = BuildOptions(**{name: given[name] for name in run_names})
     say = _Say(given["quiet"])
+    _warn_of_pillow()
     if given["dry_run"]:
         estimate = dry_run(source, dest, spec, run, say)
         print_json(estimate.to_json()) if given["as_json"] else click.echo(estimate.render())
@@ -170,6 +179,16 @@ def build_shards(source: Path, dest: str, **given: Any) -> None:
     else:
         click.echo(outcome.render())
     raise SystemExit(outcome.report.exit_code)
+
+
+def _warn_of_pillow() -> None:
+    """One line if PIL is not the one that imgprep asks for, whole."""
+    from imgprep.pillowcheck import find_pillow
+
+    installed = find_pillow()
+    if installed.problem:
+        text = f"imgprep: warning: {installed}: {installed.why}; imgprep doctor says what to do"
+        click.echo(text, err=True)
 
 
 @cli.command()
@@ -227,7 +246,7 @@ def verify(dest: str, decode: bool, jobs: int, as_json: bool, quiet: bool) -> No
 @click.option("--records", type=click.IntRange(1, 100), default=8, show_default=True, metavar="N",
               help="Records of each class.")  # fmt: skip
 @json_option
-def preview(dest: Path, out: Path, as_json: bool, **given: int) -> None:
+def preview(dest: str, out: Path, as_json: bool, **given: int) -> None:
     """Draw records of DEST by class, and some as AlexNet gets to see them: crops, flips, noise.
 
     The second half needs the training half (imgprep[train]); without it only records are drawn.
@@ -238,6 +257,27 @@ def preview(dest: Path, out: Path, as_json: bool, **given: int) -> None:
     if drawn.trainer_missing is not None:
         click.echo(f"imgprep: the trainer's view is left out: {drawn.trainer_missing}", err=True)
     print_json(drawn.to_json()) if as_json else click.echo(out)
+
+
+@cli.command()
+@click.option(
+    "--dest",
+    metavar="DEST",
+    help="Where you will build: its disk is measured [default: the current folder].",
+)
+@click.option("--quick", is_flag=True, help="Measure no speed.")
+@json_option
+def doctor(dest: str | None, quick: bool, as_json: bool) -> None:
+    """Say what this machine will do: packages, processors, GPUs, disk, images a second.
+
+    Exit code 1 if something must be fixed; the fix is printed. Leaves nothing behind.
+    """  # fmt: skip
+    from imgprep.doctor import examine
+    from imgprep.doctor.render import render
+
+    report = examine(dest, quick=quick)
+    print_json(report.to_json()) if as_json else click.echo(render(report))
+    raise SystemExit(report.exit_code)
 
 
 class _Say:

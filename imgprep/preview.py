@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep import sheet
-from imgprep.atomic import read_json
 from imgprep.errors import FormatError
 from imgprep.format import IMAGE_EXTENSIONS, LABELS, sources_name
 from imgprep.index import DatasetIndex, ShardInfo, load_index
@@ -29,7 +28,8 @@ from imgprep.labels import LabelMap
 from imgprep.order import shuffled
 from imgprep.recordfile import record_pixels
 from imgprep.sheet import Drawn, Picture, Row, Sheet, Tile
-from imgprep.storage import Store, open_store
+from imgprep.storage import Location, Store, absolute, open_store
+from imgprep.storage.reading import load_json, on_disk, read_bytes
 from imgprep.verify import read_source_labels
 
 TILE_PX = 128
@@ -76,7 +76,7 @@ class Preview:
         """For scripts: what is where in the sheet; a box is left, top, width, height."""
         height, width = self.drawn.pixels_hwc.shape[:2]
         return {
-            "dataset": str(self.index.folder),
+            "dataset": self.index.location,
             "fingerprint": self.index.fingerprint,
             "split": self.split,
             "width_px": width,
@@ -98,23 +98,24 @@ class Preview:
         }
 
 
-def write_preview(dest: Path, out: Path, options: PreviewOptions) -> Preview:
+def write_preview(dest: Location, out: Path, options: PreviewOptions) -> Preview:
     """Draw the sheet into ``out``, a PNG.
 
     Raises:
         FormatError: there is no finished dataset, or it is damaged.
+        StoreError: an object store does not answer, or refuses.
         UsageError, DestinationError: ``out`` is no place for a sheet, or cannot be written.
     """
-    sheet.check_target(out, dest)
-    index = load_index(dest)
     store = open_store(dest)
+    sheet.check_target(out, store.folder)
+    index = load_index(store)
     split = "train" if index.splits.get("train") else next(iter(index.splits))
-    labels = LabelMap.from_json(read_json(dest / LABELS, LABELS))
+    labels = LabelMap.from_json(load_json(store, LABELS, LABELS))
     rows = choose_records(store, index, split, options)
     drawn = sheet.draw(_sheet(index, split, labels, rows))
     trainer, missing = None, training_missing()
     if missing is None:
-        trainer, missing = _trainer_view(dest, options.seed)
+        trainer, missing = _trainer_view(absolute(store), options.seed)
     value = None
     if trainer is not None:
         top_px = len(drawn.pixels_hwc)
@@ -142,6 +143,7 @@ def choose_records(
 
     Raises:
         FormatError: a shard or the list of sources is damaged or missing.
+        StoreError: an object store does not answer, or refuses.
     """
     try:
         label_of_row = read_source_labels(store, sources_name(split))
@@ -178,7 +180,7 @@ def _of_shard(
             spans.append((key, label, offset, size))
     if not spans:
         return
-    with store.as_file(shard.name) as path, path.open("rb") as tar:
+    with on_disk(store, shard.name) as path, path.open("rb") as tar:
         for key, label, offset, size in spans:
             tar.seek(offset)
             try:
@@ -191,7 +193,7 @@ def _of_shard(
 
 def _spans(store: Store, shard: ShardInfo, extension: str) -> Iterator[tuple[str, int, int]]:
     """Key, offset and size of each image of a shard, by its DALI index."""
-    lines = store.read(shard.idx_name).decode("ascii", "replace").splitlines()[1:]
+    lines = read_bytes(store, shard.idx_name).decode("ascii", "replace").splitlines()[1:]
     for line in lines:
         words = line.split()
         key, _, found = (words[3] if len(words) == 8 else "").partition(".")
@@ -251,7 +253,7 @@ class _TrainerView:
     value: dict[str, Any]
 
 
-def _trainer_view(dest: Path, seed: int) -> tuple[_TrainerView | None, str | None]:
+def _trainer_view(dest: str, seed: int) -> tuple[_TrainerView | None, str | None]:
     """What ``train preview`` draws and says; or None, and why."""
     from PIL import Image
 
@@ -259,7 +261,7 @@ def _trainer_view(dest: Path, seed: int) -> tuple[_TrainerView | None, str | Non
     with tempfile.TemporaryDirectory(prefix="imgprep-") as folder:
         picture = Path(folder) / "trainer.png"
         # -P: a file train.py in the working folder is none of ours
-        command = [sys.executable, "-P", "-m", "train", "preview", str(dest), "-o", str(picture)]
+        command = [sys.executable, "-P", "-m", "train", "preview", dest, "-o", str(picture)]
         ran = subprocess.run(
             [*command, "--seed", str(seed), "--json"],
             capture_output=True,

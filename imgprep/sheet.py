@@ -117,17 +117,16 @@ def stacked(sheets: Sequence[Drawn]) -> Drawn:
     return Drawn(np.concatenate(parts), boxes)
 
 
-def check_target(out: Path, dataset: str | Path) -> None:
-    """Refuse a sheet that is no PNG, or would lie in the folder of the dataset.
+def check_target(out: Path, folder: Path | None) -> None:
+    """Refuse a sheet that is no PNG, or would lie in the folder of a dataset, if that has one.
 
     Raises:
         UsageError: says which.
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"{out}: a sheet is a PNG: give it a name that ends in .png")
-    folder = Path(dataset).resolve()
-    if folder in out.resolve().parents:
-        raise UsageError(f"{out}: lies in the dataset {dataset}, which is left as it is")
+    if folder is not None and folder.resolve() in out.resolve().parents:
+        raise UsageError(f"{out}: lies in the dataset {folder}, which is left as it is")
 
 
 def write_png(out: Path, pixels_hwc: Picture) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from functools import partial as partial_call
-from pathlib import Path
 
 import numpy as np
 
@@ -36,7 +35,7 @@ _UPRIGHT = 1
 class WorkerSetup:
     """What every shard of a build has in common."""
 
-    source: Path
+    source: str
     dest: str
     """Location of the store, in whatever process."""
     hold: str

@@ -24,13 +24,14 @@ from tests.conftest import REPOSITORY, files_of, imgprep
 from tests.feeding import CPU, loading
 from tests.reading import labels_of_shards
 from tests.training import train
+from train.choose import choose_records
 from train.config import InputConfig, RunConfig
 from train.dataset import TrainingSet, open_dataset
 from train.feed.draws import epoch_draws, lighting_alphas
 from train.feed.mean import mean_under
 from train.feed.records import RecordReader
 from train.presets import preset as settings_of
-from train.preview import PreviewOptions, choose_records, make_preview, write_preview
+from train.preview import PreviewOptions, make_preview, write_preview
 from train.settings import to_toml
 
 CROP = 64
@@ -164,9 +165,9 @@ def test_the_alphas_are_those_that_made_the_noise(data: TrainingSet) -> None:
 def test_records_of_different_classes_come_first(data: TrainingSet) -> None:
     reader = RecordReader(data, "train")
     for seed in range(5):
-        chosen = choose_records(reader, 4, seed=seed)
+        chosen = choose_records(reader, 4, seed=seed, name="x")
         assert sorted({read.label for read in reader.read(chosen)}) == [0, 1, 2, 3]
-    assert len(set(choose_records(reader, 500, seed=1).tolist())) == 96
+    assert len(set(choose_records(reader, 500, seed=1, name="x").tolist())) == 96
 
 
 def test_a_picked_record_is_that_of_the_batches(data: TrainingSet) -> None:

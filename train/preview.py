@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from imgprep import sheet
 from imgprep.errors import FormatError
-from imgprep.order import shuffled
 from imgprep.recordfile import record_pixels
 from imgprep.sheet import Drawn, Picture, Row, Sheet, Tile
+from imgprep.storage import Location, open_store
+from train.choose import choose_records
 from train.config import RunConfig
 from train.dataset import TrainingSet, open_dataset
 from train.errors import DataError
@@ -27,9 +28,6 @@ from train.feed.draws import EpochDraws, lighting_alphas, lighting_on
 from train.feed.loader import Share, TrainLoader
 from train.feed.mean import viewable
 from train.feed.records import RecordReader
-
-SEARCHED = 32
-"""Records looked at for each row, to find one of a class that has none yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +68,7 @@ class Preview:
         """For scripts: what is where in the sheet, and what was drawn."""
         height, width = self.drawn.pixels_hwc.shape[:2]
         return {
-            "dataset": str(self.data.folder),
+            "dataset": self.data.location,
             "fingerprint": self.data.fingerprint,
             "preset": self.config.preset,
             "seed": self.config.seed,
@@ -110,7 +108,9 @@ class Preview:
         }
 
 
-def write_preview(dataset: Path, config: RunConfig, out: Path, options: PreviewOptions) -> Preview:
+def write_preview(
+    dataset: Location, config: RunConfig, out: Path, options: PreviewOptions
+) -> Preview:
     """Draw the sheet into ``out``, a PNG.
 
     Raises:
@@ -118,7 +118,7 @@ def write_preview(dataset: Path, config: RunConfig, out: Path, options: PreviewO
         ConfigError: its records are smaller than the crops.
         UsageError, DestinationError: ``out`` is no place for a sheet, or cannot be written.
     """
-    sheet.check_target(out, dataset)
+    sheet.check_target(out, open_store(dataset).folder)
     preview = make_preview(open_dataset(dataset), config, options)
     sheet.write_png(out, preview.drawn.pixels_hwc)
     return preview
@@ -129,28 +129,12 @@ def make_preview(data: TrainingSet, config: RunConfig, options: PreviewOptions) 
     epochs = range(options.first_epoch, options.first_epoch + options.draws)
     reader = RecordReader(data, "train")
     try:
-        chosen = choose_records(reader, options.images, seed=config.seed)
+        chosen = choose_records(reader, options.images, seed=config.seed, name="preview")
         shown = _shown(data, config, epochs, reader, chosen)
     finally:
         reader.close()
     drawn = sheet.draw(_sheet(data, config, epochs, shown))
     return Preview(data=data, config=config, epochs=epochs, shown=shown, drawn=drawn)
-
-
-def choose_records(reader: RecordReader, count: int, *, seed: int) -> NDArray[np.int64]:
-    """A seeded sample of ``count`` records (fewer if there are not as many), in record order; of
-    different classes as far as the first ``SEARCHED`` for each go."""
-    order = shuffled(len(reader), seed=seed, name="preview")[: SEARCHED * count]
-    first: list[int] = []
-    again: list[int] = []
-    classes: set[int] = set()
-    for record in order.tolist():
-        if len(first) == count:
-            break
-        (read,) = reader.read([record])
-        (again if read.label in classes else first).append(record)
-        classes.add(read.label)
-    return np.sort(np.array([*first, *again][:count], np.int64))
 
 
 def _shown(
