@@ -40,11 +40,6 @@ def cli() -> None:
     """
 
 
-def jobs_default() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 source_argument = click.argument("source")
 dest_argument = click.argument("dest", type=click.Path())
 layout_option = click.option(
@@ -54,9 +49,8 @@ jobs_option = click.option(
     "-j",
     "--jobs",
     type=click.IntRange(min=1),
-    default=jobs_default,
     show_default="processors",
-    help="Worker processes.",
+    help="Worker processes; with --engine ray, tasks at a time.",
 )
 
 
@@ -118,8 +112,22 @@ _SPEC_OPTIONS = options(
     click.option("--limit", type=int, metavar="N",
                  help="Take only N images of each split (a seeded sample)."),
 )  # fmt: skip
+
+
+def _engine_name(_: click.Context, param: click.Parameter, value: str) -> str:
+    from imgprep.engines import check_engine
+
+    try:
+        return check_engine(value)
+    except ImgprepError as exc:
+        raise click.BadParameter(str(exc), param=param) from exc
+
+
 _RUN_OPTIONS = options(
     jobs_option,
+    click.option("--engine", callback=_engine_name, default="local", show_default=True,
+                 metavar="local|ray|ray://HEAD:PORT",
+                 help="Where to work: processes here, or a Ray cluster (imgprep[ray])."),
     click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail",
                  show_default=True, help="Fail on bad images, or leave them out (exit code 3)."),
     click.option("--max-errors", type=int, metavar="N",
@@ -162,7 +170,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     )  # fmt: skip
     names = ("split", "shard_images", "seed", "limit")
     spec = BuildSpec(image=image, **{name: given[name] for name in names})
-    run_names = ("jobs", "on_error", "max_errors", "force", "layout")
+    run_names = ("jobs", "engine", "on_error", "max_errors", "force", "layout")
     run = BuildOptions(**{name: given[name] for name in run_names})
     say = _Say(given["quiet"])
     _warn_of_pillow()
@@ -218,7 +226,7 @@ def stats(dest: str, solver: Solver, html: Path | None, as_json: bool) -> None:
 @jobs_option
 @json_option
 @quiet_option
-def verify(dest: str, decode: bool, jobs: int, as_json: bool, quiet: bool) -> None:
+def verify(dest: str, decode: bool, jobs: int | None, as_json: bool, quiet: bool) -> None:
     """Check DEST: hashes, counts, index against tar, labels, statistics; with --decode, pixels."""
     from imgprep.index import load_index
     from imgprep.progress import Meter
@@ -311,6 +319,11 @@ class _Say:
 
     def advanced(self, done: int, bad: Sequence[Skip]) -> None:
         self._meter.advance(done, len(bad))
+
+    def retried(self, why: str, done: int, bad: Sequence[Skip]) -> None:
+        self.end_line()
+        self._line(("\r\x1b[K" if self._terminal else "") + why)
+        self._meter.advance(-done, -len(bad))
 
     def publishing(self) -> None:
         self.end_meter()

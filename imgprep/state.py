@@ -240,7 +240,12 @@ def load_pixel_sum(store: Store, name: str, sha256: str | None) -> NDArray[np.in
 
 
 def drop_work_files(paths: StatePaths) -> None:
-    """Remove what only a running build needs, once the dataset is whole."""
+    """Remove what only a running build needs, once the dataset is whole.
+
+    That is also what workers left half-written that were lost on the way.
+    """
+    for folder in ("", paths.folder):
+        paths.store.sweep(folder)
     for folder in (*map(paths.manifest, SPLITS), paths.moments):
         paths.store.remove_folder(folder)
     paths.store.remove(*map(paths.order, SPLITS))

@@ -58,6 +58,11 @@ class Confusion:
         order = np.argsort(-errors, kind="stable")[:count]
         return [int(label) for label in order if errors[label] > 0]
 
+    def involved(self, count: int) -> list[int]:
+        """Up to ``count`` classes: the worst, then those that they and others are taken for."""
+        found = [*self.worst(count), *(pair.taken_for for pair in self.pairs(count))]
+        return list(dict.fromkeys(found))[:count]
+
     def pairs(self, count: int) -> list[Pair]:
         """The ``count`` largest confusions of two classes; ties by label."""
         wrong = self.table_kk.copy()

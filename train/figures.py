@@ -185,7 +185,8 @@ def curve_panels(folder: Path) -> list[dict[str, Any]]:
 def _rows_of(folder: Path) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
     """Updates (thinned) and validations of a run."""
     epochs = folder / EPOCHS_CSV
-    steps = thinned(read_rows(folder / STEPS_CSV, STEP_FIELDS))
+    updates = folder / STEPS_CSV
+    steps = thinned(read_rows(updates, STEP_FIELDS)) if updates.exists() else []
     return steps, read_rows(epochs, EPOCH_FIELDS) if epochs.exists() else []
 
 
@@ -204,7 +205,7 @@ def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
         "type": "nominal",
         "title": None,
         "sort": None,
-        "legend": {"symbolType": "stroke", "symbolSize": 400},
+        "legend": {"orient": "top", "symbolType": "stroke", "symbolSize": 400, "columns": 2},
     }
     return {
         "width": PANEL_PX[0],

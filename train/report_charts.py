@@ -12,6 +12,8 @@ from train.figures import curve_panels
 
 NAMES = ("loss", "error", "rate")
 LABELS = ("Loss over updates", "Error over updates", "Learning rate over updates")
+WIDTH_PX = 440
+"""Of a learning curve: small enough to be read on a phone."""
 CELL_PX = 34
 OPACITY_MOST = 0.55
 """A full cell is no stronger than this, so that its number stays readable on it."""
@@ -24,8 +26,8 @@ def curve_charts(folder: Path) -> list[tuple[str, str]]:
     for name, label, panel in zip(NAMES, LABELS, curve_panels(folder), strict=True):
         points = panel["data"]["values"]
         if points:
-            description = _ends(points)
-            svg = charts.svg(panel, name=name, label=label, description=description)
+            narrow = {**panel, "width": WIDTH_PX}
+            svg = charts.svg(narrow, name=name, label=label, description=_ends(points))
             found.append((label, svg))
     return found
 

@@ -182,8 +182,10 @@ def _filters(state: RunState) -> list[Section]:
     text = (
         f"What the first layer looks for ({state.saved_name}): {count} filters of {side}x{side} "
         "pixels in three colours, as in the paper's figure 3. Each is scaled by itself: grey is "
-        "weight 0. Column a lay on the first GPU of 2012, column b on the second."
+        "weight 0."
     )
+    if len(blocks) == 2:
+        text += " Column a lay on the first GPU of 2012, column b on the second."
     return [Section(title="First-layer filters", text=[text], parts=[Pictures(items=pictures)])]
 
 
@@ -215,14 +217,14 @@ def _confusion(measured: Measured, names: Sequence[str]) -> Section:
         text=[text],
         parts=[
             Chart(
-                svg=confusion_chart(confusion, worst, names),
+                svg=confusion_chart(confusion, confusion.involved(WORST), names),
                 caption="Photographs by class (rows) and what they were taken for (columns); "
                 "outlined: right. The stronger the colour, the larger the share of the class.",
             ),
             Table(
                 head=["class", "photographs", "top-1 error", "taken most often for"],
                 rows=rows,
-                caption=f"The {len(rows)} classes with the highest error",
+                caption="The classes with the highest error",
                 numbers=False,
             ),
             Table(
