@@ -11,7 +11,7 @@ from typing import Protocol
 
 from imgprep.errors import ImageError
 from imgprep.manifest import LOOSE_FILE, SplitManifest
-from imgprep.storage.urls import is_url, local_path
+from imgprep.storage.urls import path_of
 
 MAX_OPEN_ARCHIVES = 64
 
@@ -64,12 +64,11 @@ class SourceReader:
 
 
 def _images(location: str | Path, manifest: SplitManifest) -> _Images:
-    text = str(location)
-    path = local_path(text) if is_url(text) else Path(location)
+    path = path_of(location)
     if path is None:
         from imgprep.sources.remote_images import RemoteImages
 
-        return RemoteImages(text, manifest)
+        return RemoteImages(str(location), manifest)
     return _LocalImages(path, manifest)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from imgprep.storage.urls import is_url, local_path
+from imgprep.storage.urls import path_of
 
 __all__ = ["Found", "Named", "Ranges", "Tree", "open_tree", "under"]
 
@@ -115,12 +115,11 @@ def open_tree(location: str | Path) -> Tree:
     Raises:
         UsageError: no such kind of URL, or what it needs is not installed.
     """
-    text = str(location)
-    path = local_path(text) if is_url(text) else Path(location)
+    path = path_of(location)
     if path is None:
         from imgprep.sources.remote_tree import RemoteTree
 
-        return RemoteTree(text)
+        return RemoteTree(str(location))
     from imgprep.sources.local_tree import LocalTree
 
     return LocalTree(path)

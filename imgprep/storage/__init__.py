@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Protocol
 
-from imgprep.storage.urls import is_url, local_path
+from imgprep.storage.urls import path_of
 
 __all__ = ["Location", "Partial", "Store", "absolute", "open_store"]
 
@@ -112,14 +112,14 @@ def open_store(location: Location) -> Store:
     """
     if not isinstance(location, (str, Path)):
         return location
-    text = str(location)
-    if is_url(text) and (path := local_path(text)) is None:
+    path = path_of(location)
+    if path is None:
         from imgprep.storage.remote import RemoteStore
 
-        return RemoteStore(text)
+        return RemoteStore(str(location))
     from imgprep.storage.local import LocalStore
 
-    return LocalStore(path if is_url(text) and path is not None else Path(location))
+    return LocalStore(path)
 
 
 def absolute(store: Store) -> str:

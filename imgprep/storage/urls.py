@@ -76,6 +76,16 @@ def local_path(url: str) -> Path | None:
     return Path(unquote(parts.path))
 
 
+def path_of(location: str | Path) -> Path | None:
+    """The path that a path or a ``file://`` URL means; None for the URL of an object store.
+
+    Raises:
+        UsageError: a ``file://`` URL names another host.
+    """
+    text = str(location)
+    return local_path(text) if is_url(text) else Path(location)
+
+
 def file_system(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL, and the path in it, without a slash at its end.
 
