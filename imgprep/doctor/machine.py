@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgprep.doctor.finding import Finding, Level
+from imgprep.engines import processors
 
 OPEN_FILES_BUILD = 64
 """Archives that a worker holds open."""
@@ -34,12 +35,7 @@ def examine() -> list[Finding]:
 
 def usable_cores() -> int:
     """Processors that this process may use, after affinity and quota."""
-    return max(1, min(affinity(), math.ceil(cpu_quota(_own_groups(), _read_group) or 1 << 30)))
-
-
-def affinity() -> int:
-    """Processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(processors(), math.ceil(cpu_quota(_own_groups(), _read_group) or 1 << 30)))
 
 
 def cpu_quota(groups: str, read: Read) -> float | None:
@@ -109,7 +105,7 @@ def _finding(level: Level, what: str, value: str, **more: Any) -> Finding:
 
 
 def _processors() -> Finding:
-    present, allowed = os.cpu_count() or 1, affinity()
+    present, allowed = os.cpu_count() or 1, processors()
     quota = cpu_quota(_own_groups(), _read_group)
     usable = usable_cores()
     facts = {"present": present, "affinity": allowed, "quota": quota, "usable": usable}
@@ -143,7 +139,7 @@ def _memory() -> Finding:
     value = f"{total / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"
     if limit is not None and limit < total:
         value += f"; this process may have {limit / 2**30:.1f} GiB"
-    jobs = affinity()
+    jobs = processors()
     needed_mib = MEMORY_BUILD_MIB + MEMORY_A_JOB_MIB * jobs
     if min(available, limit or available) < needed_mib * 2**20:
         why = f"a build with {jobs} jobs takes about {needed_mib} MiB"
@@ -155,7 +151,7 @@ def _open_files() -> Finding:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    jobs = affinity()
+    jobs = processors()
     needed = OPEN_FILES_REST + max(
         OPEN_FILES_BUILD, OPEN_FILES_TRAINING, OPEN_FILES_A_WORKER * jobs
     )

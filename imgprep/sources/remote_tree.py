@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any, NamedTuple
 
+from imgprep.engines import processors
 from imgprep.errors import UnreachableError, UsageError
 from imgprep.sources.remote_file import mtime_of, reach, remote_file
 from imgprep.sources.tree import Found, Named, Ranges, under
@@ -47,7 +48,7 @@ class RemoteTree:
             raise UsageError(f"{url} names no folder: {url}bucket/folder")
         self._fs, self._root = file_system(self._url)
         shared = scheme_of(url) not in PROCESS_LOCAL
-        self.processes = len(os.sched_getaffinity(0)) if shared else 1
+        self.processes = processors() if shared else 1
         self._listings: dict[str, list[_Item]] = {}
         self._stopped = Event()
 
