@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgprep.doctor.finding import Finding, Level
-from imgprep.storage.urls import is_url, local_path
+from imgprep.storage.urls import path_of
 
 IMAGENET_IMAGES = 1_331_167
 IMAGENET_BYTES = 44_300_000_000
@@ -61,10 +61,10 @@ def measure(folder: Path) -> DiskSpeed:
 
 def examine(dest: str | None, *, quick: bool, images_per_s: float | None) -> list[Finding]:
     """The findings for DEST; None is the current folder, where nothing is demanded."""
-    if dest is not None and is_url(dest) and (path := local_path(dest)) is None:
+    folder = Path.cwd() if dest is None else path_of(dest)
+    if folder is None:
         value = f"{dest}: not measured (an object store)"
         return [_finding("ok", "disk", value, facts={"dest": dest})]
-    folder = Path.cwd() if dest is None else (path if is_url(dest) and path else Path(dest))
     findings = [] if quick else [_speed(folder, images_per_s, asked=dest is not None)]
     return [*findings, _space(folder)]
 

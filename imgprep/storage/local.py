@@ -55,15 +55,7 @@ class LocalStore:
 
     def names(self, folder: str = "") -> list[str]:
         """Names of the files directly in ``folder``, sorted."""
-        try:
-            with os.scandir(self.folder / folder) as listing:
-                return sorted(
-                    entry.name
-                    for entry in listing
-                    if entry.is_file() and not is_partial(entry.name)
-                )
-        except FileNotFoundError:
-            return []
+        return [name for name, size in self.entries(folder).items() if size is not None]
 
     def size_bytes(self, name: str) -> int:
         """Size of a file."""
