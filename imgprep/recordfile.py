@@ -5,25 +5,36 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from imgprep.decode import decode_image
 from imgprep.errors import FormatError, ImageError
 from imgprep.format import NPY_HEADER_BYTES
 
 
-def record_pixels(content: bytes, encoding: str, size_px: int) -> NDArray[np.uint8]:
-    """Pixels (size, size, 3) of the image file of a record: a new array.
+def record_view(content: bytes, encoding: str, size_px: int) -> NDArray[np.uint8]:
+    """Pixels (size, size, 3) of the image file of a record, good until the next one is decoded.
 
     Raises:
         FormatError: it does not decode, or to another size; names only the cause.
     """
-    from imgprep.decode import decode_image
-
     shape = (size_px, size_px, 3)
     try:
         if encoding == "raw":
-            return np.frombuffer(content, np.uint8, offset=NPY_HEADER_BYTES).reshape(shape).copy()
-        image_hwc = decode_image(content, max_megapixels=4000, exif="ignore").image_hwc.copy()
+            return np.frombuffer(content, np.uint8, offset=NPY_HEADER_BYTES).reshape(shape)
+        image_hwc = decode_image(content, max_megapixels=4000, exif="ignore").image_hwc
     except (ImageError, ValueError) as exc:
-        raise FormatError(f"the record does not decode: {exc}") from exc
+        raise FormatError(f"does not decode: {exc}") from exc
     if image_hwc.shape != shape:
-        raise FormatError(f"the record decodes to {image_hwc.shape}, not {shape}")
+        raise FormatError(f"decodes to {image_hwc.shape}, not {shape}")
     return image_hwc
+
+
+def record_pixels(content: bytes, encoding: str, size_px: int) -> NDArray[np.uint8]:
+    """The same as a new array.
+
+    Raises:
+        FormatError: as ``record_view``.
+    """
+    try:
+        return record_view(content, encoding, size_px).copy()
+    except FormatError as exc:
+        raise FormatError(f"the record {exc}") from exc

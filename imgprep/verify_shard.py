@@ -8,15 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
-
-from imgprep.decode import decode_image
-from imgprep.errors import FormatError, ImageError
-from imgprep.format import DALI_INDEX_VERSION, IMAGE_EXTENSIONS, NPY_HEADER_BYTES
+from imgprep.errors import FormatError
+from imgprep.format import DALI_INDEX_VERSION, IMAGE_EXTENSIONS
 from imgprep.index import ShardInfo
 from imgprep.markers import read_marker
 from imgprep.moments import Moments, MomentsAccumulator
 from imgprep.pool import Tick
+from imgprep.recordfile import record_view
 from imgprep.shard_walk import BadTarError, Member, index_line, records
 from imgprep.storage import Store, open_store
 from imgprep.storage.reading import on_disk, read_bytes
@@ -196,16 +194,10 @@ def _decode(
     where: str,
     accumulator: MomentsAccumulator | None,
 ) -> None:
-    shape = (setup.size_px, setup.size_px, 3)
     try:
-        if setup.encoding == "raw":
-            image_hwc = np.frombuffer(data, np.uint8, offset=NPY_HEADER_BYTES).reshape(shape)
-        else:
-            image_hwc = decode_image(data, max_megapixels=4000, exif="ignore").image_hwc
-    except (ImageError, ValueError) as exc:
-        _damage(check, f"does not decode: {exc}", where)
+        image_hwc = record_view(data, setup.encoding, setup.size_px)
+    except FormatError as exc:
+        _damage(check, str(exc), where)
         return
-    if image_hwc.shape != shape:
-        _damage(check, f"decodes to {image_hwc.shape}, not {shape}", where)
-    elif accumulator is not None:
+    if accumulator is not None:
         accumulator.add(image_hwc)
