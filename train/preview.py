@@ -16,18 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from imgprep import sheet
-from imgprep.errors import FormatError
-from imgprep.recordfile import record_pixels
 from imgprep.sheet import Drawn, Picture, Row, Sheet, Tile
 from imgprep.storage import Location, open_store
 from train.choose import choose_records
 from train.config import RunConfig
 from train.dataset import TrainingSet, open_dataset
-from train.errors import DataError
 from train.feed.draws import EpochDraws, lighting_alphas, lighting_on
 from train.feed.loader import Share, TrainLoader
 from train.feed.mean import viewable
 from train.feed.records import RecordReader
+from train.stored import stored_pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,17 +157,12 @@ def _shown(
     views = np.stack([viewable(each.images, config.input, data, each.draws) for each in picked])
     shown = []
     for n, (number, read) in enumerate(zip(record_n.tolist(), reader.read(record_n), strict=True)):
-        where = reader.where(number)
-        try:
-            stored = record_pixels(read.content, data.encoding, data.size_px)
-        except FormatError as exc:
-            raise DataError(f"{where}: {exc}; run imgprep verify --decode") from exc
         shown.append(
             Shown(
                 record=number,
-                key=where.rpartition(": ")[2],
+                key=reader.where(number).rpartition(": ")[2],
                 label=read.label,
-                stored_hwc=stored,
+                stored_hwc=stored_pixels(data, reader, number, read),
                 views_ehwc=views[:, n],
                 draws=EpochDraws.joined([each.draws.rows(n, n + 1) for each in picked]),
             )

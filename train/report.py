@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imgprep.recordfile import record_pixels
 from train.choose import choose_records, sample_records
 from train.compatible import check_dataset
 from train.confusion import Confusion, ConfusionCounter
@@ -27,6 +26,7 @@ from train.measure import device_for, saved_net
 from train.neighbours import Neighbourhood, features_of, nearest
 from train.net.memory import keep_pages
 from train.run_state import RunState, dataset_of, read_run
+from train.stored import stored_pixels
 
 PHOTOS = 8
 """Photographs whose best classes are shown, as many as in the paper's figure 4."""
@@ -156,11 +156,11 @@ def _measure(
         torch.set_num_threads(hardware.cores)
         keep_pages()
     net = saved_net(state.saved, state.config, data, device)
-    reader = RecordReader(data, request.split)
+    readers = {split: RecordReader(data, split) for split in {request.split, "train"}}
     loaders = _loaders(state, data, request, device)
     try:
         photos, asked = (
-            choose_records(reader, count, seed=request.seed, name=f"report-{name}")
+            choose_records(readers[request.split], count, seed=request.seed, name=f"report-{name}")
             for name, count in (("photos", PHOTOS), ("neighbours", ASKED))
         )
         line(f"measuring {state.saved_name} on {data.records(request.split):,} photographs")
@@ -180,12 +180,15 @@ def _measure(
         wanted = features_of(net, loaders[request.split].pick(asked))
         found = nearest(wanted, features_of(net, loaders["train"].pick(pool)))
         near = sorted({each.record for one in found for each in one.nearest})
+        shown = ((request.split, {*photos.tolist(), *asked.tolist()}), ("train", near))
         pictures = {
-            **_pictures(data, request.split, {*photos.tolist(), *asked.tolist()}, state),
-            **_pictures(data, "train", near, state),
+            (split, number): crop
+            for split, records in shown
+            for number, crop in _crops(data, readers[split], records, state.config.input.crop_px)
         }
     finally:
-        reader.close()
+        for reader in readers.values():
+            reader.close()
         for loader in loaders.values():
             loader.close()
     return Measured(
@@ -220,19 +223,12 @@ def _loaders(
     }
 
 
-def _pictures(
-    data: TrainingSet, split: str, records: Iterable[int], state: RunState
-) -> dict[tuple[str, int], Picture]:
-    """The central crop of each record."""
-    crop = state.config.input.crop_px
-    low = (data.size_px - crop) // 2
-    reader = RecordReader(data, split)
-    try:
-        found = {}
-        for record in sorted(records):
-            (read,) = reader.read([record])
-            pixels = record_pixels(read.content, data.encoding, data.size_px)
-            found[split, record] = pixels[low : low + crop, low : low + crop]
-        return found
-    finally:
-        reader.close()
+def _crops(
+    data: TrainingSet, reader: RecordReader, records: Iterable[int], crop_px: int
+) -> Iterator[tuple[int, Picture]]:
+    """Number and central crop of each record."""
+    low = (data.size_px - crop_px) // 2
+    for number in sorted(records):
+        (record,) = reader.read([number])
+        pixels = stored_pixels(data, reader, number, record)
+        yield number, pixels[low : low + crop_px, low : low + crop_px]
