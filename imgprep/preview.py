@@ -111,7 +111,8 @@ def write_preview(dest: Location, out: Path, options: PreviewOptions) -> Preview
     index = load_index(store)
     split = "train" if index.splits.get("train") else next(iter(index.splits))
     labels = LabelMap.from_json(load_json(store, LABELS, LABELS))
-    rows = choose_records(store, index, split, options)
+    label_of_row = read_source_labels(store, sources_name(split))
+    rows = choose_records(index, split, label_of_row, options)
     drawn = sheet.draw(_sheet(index, split, labels, rows))
     trainer, missing = None, training_missing()
     if missing is None:
@@ -134,27 +135,33 @@ def write_preview(dest: Location, out: Path, options: PreviewOptions) -> Preview
 
 
 def choose_records(
-    store: Store, index: DatasetIndex, split: str, options: PreviewOptions
+    index: DatasetIndex, split: str, label_of_row: NDArray[np.int64], options: PreviewOptions
 ) -> dict[int, list[Shown]]:
     """A seeded sample: some classes in their order, and for each some records.
 
     The records of a shard are a random sample already, so shards are opened one by one, in a
     seeded order, until there is enough: few, even of a large dataset.
 
+    Args:
+        index: the dataset.
+        split: one that it has.
+        label_of_row: label of each source image of the split, by ``read_source_labels``.
+        options: how many, and the seed.
+
     Raises:
-        FormatError: a shard or the list of sources is damaged or missing.
+        FormatError: a shard is damaged or missing.
         StoreError: an object store does not answer, or refuses.
     """
+    store = index.store
+    have = np.unique(label_of_row)
+    some = shuffled(len(have), seed=options.seed, name="preview-classes")[: options.classes]
+    rows: dict[int, list[Shown]] = {int(label): [] for label in np.sort(have[some])}
+    shards = index.splits[split].shards
     try:
-        label_of_row = read_source_labels(store, sources_name(split))
-        have = np.unique(label_of_row)
-        some = shuffled(len(have), seed=options.seed, name="preview-classes")[: options.classes]
-        rows: dict[int, list[Shown]] = {int(label): [] for label in np.sort(have[some])}
-        shards = index.splits[split].shards
         for number in shuffled(len(shards), seed=options.seed, name="preview-shards").tolist():
             if all(len(row) >= options.records for row in rows.values()):
                 break
-            for shown in _of_shard(store, index, shards[number], label_of_row, rows, options):
+            for shown in _of_shard(index, shards[number], label_of_row, rows, options):
                 rows[shown.label].append(shown)
     except OSError as exc:
         raise FormatError(f"{store}: cannot read the dataset: {exc.strerror or exc}") from exc
@@ -162,7 +169,6 @@ def choose_records(
 
 
 def _of_shard(
-    store: Store,
     index: DatasetIndex,
     shard: ShardInfo,
     label_of_row: NDArray[np.int64],
@@ -170,6 +176,7 @@ def _of_shard(
     options: PreviewOptions,
 ) -> Iterator[Shown]:
     """Records of a shard whose classes still want some."""
+    store = index.store
     wanted = {label: options.records - len(row) for label, row in rows.items()}
     spans = []
     for key, offset, size in _spans(store, shard, IMAGE_EXTENSIONS[index.encoding]):

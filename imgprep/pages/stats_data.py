@@ -16,10 +16,10 @@ from imgprep.index import DatasetIndex, load_index
 from imgprep.labels import LabelMap
 from imgprep.order import shuffled, stream_key
 from imgprep.pca import RgbPca, Solver
-from imgprep.preview import PreviewOptions, choose_records
+from imgprep.preview import PreviewOptions, Shown, choose_records
 from imgprep.published import LEVELS
 from imgprep.stats import StatsReport, load_moments, stats_report
-from imgprep.storage import Location, Store
+from imgprep.storage import Location
 from imgprep.storage.reading import load_json
 from imgprep.verify import read_source_labels
 
@@ -38,15 +38,6 @@ a shard are a random sample already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Photo:
-    """A record that stands for all."""
-
-    key: str
-    label: int
-    pixels_hwc: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StatsData:
     """All that the page shows."""
 
@@ -61,7 +52,8 @@ class StatsData:
     cloud_rgb: NDArray[np.uint8]
     """Pixels (n, 3) of ``cloud_records`` records."""
     cloud_records: int
-    photo: Photo
+    photo: Shown
+    """A record that stands for all."""
 
 
 def gather(location: Location, solver: Solver) -> StatsData:
@@ -75,12 +67,9 @@ def gather(location: Location, solver: Solver) -> StatsData:
     store = index.store
     moments = load_moments(store)
     labels = LabelMap.from_json(load_json(store, LABELS, "labels"))
-    records = choose_records(store, few_shards(index), "train", SAMPLE)
-    photos = [
-        Photo(key=shown.key, label=label, pixels_hwc=shown.pixels_hwc)
-        for label, row in records.items()
-        for shown in row
-    ]
+    label_of_row = {name: read_source_labels(store, sources_name(name)) for name in index.splits}
+    records = choose_records(few_shards(index), "train", label_of_row["train"], SAMPLE)
+    photos = [shown for row in records.values() for shown in row]
     if not photos:
         raise FormatError(f"{location}: no record of the training split could be found")
     return StatsData(
@@ -89,7 +78,9 @@ def gather(location: Location, solver: Solver) -> StatsData:
         report=stats_report(moments, solver),
         mean_image_hwc=np.floor(moments.mean_image_hwc() + 0.5).astype(np.uint8),
         build=load_json(store, REPORT, "build report"),
-        class_counts={name: _class_counts(store, name, len(labels)) for name in index.splits},
+        class_counts={
+            name: np.bincount(rows, minlength=len(labels)) for name, rows in label_of_row.items()
+        },
         cloud_rgb=cloud([photo.pixels_hwc for photo in photos], CLOUD_PIXELS),
         cloud_records=len(photos),
         photo=most_colourful(photos),
@@ -104,10 +95,6 @@ def few_shards(index: DatasetIndex) -> DatasetIndex:
     return replace(index, splits={**index.splits, "train": few})
 
 
-def _class_counts(store: Store, split: str, classes: int) -> NDArray[np.int64]:
-    return np.bincount(read_source_labels(store, sources_name(split)), minlength=classes)
-
-
 def cloud(pictures: Sequence[NDArray[np.uint8]], pixels: int) -> NDArray[np.uint8]:
     """A seeded sample (pixels, 3) of the pixels of (height, width, 3) pictures of one size."""
     words = np.random.Philox(key=stream_key(0, "stats-page-cloud")).random_raw(pixels)
@@ -116,10 +103,10 @@ def cloud(pictures: Sequence[NDArray[np.uint8]], pixels: int) -> NDArray[np.uint
     return drawn
 
 
-def most_colourful(photos: Sequence[Photo]) -> Photo:
+def most_colourful(photos: Sequence[Shown]) -> Shown:
     """The photo whose red-blue and green-magenta differences vary most; the first of equals."""
 
-    def spread(photo: Photo) -> float:
+    def spread(photo: Shown) -> float:
         r, g, b = np.moveaxis(photo.pixels_hwc.astype(np.float64), 2, 0)
         return math.hypot(float(np.std(r - b)), float(np.std(g - (r + b) / 2)))
 
