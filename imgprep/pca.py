@@ -31,6 +31,12 @@ from imgprep.moments import Moments, RgbMoments
 Solver = Literal["scikit-learn", "gradient-ascent"]
 SOLVERS: tuple[str, ...] = get_args(Solver)
 
+Reading = Literal["source", "paper"]
+"""Of AlexNet's colour noise: as the 2012 source has it, or by the words of the paper."""
+
+LEVELS = 255
+"""Levels per unit: what a value on the 0-1 scale is multiplied by."""
+
 SIGN_CONVENTION = (
     "each axis points to the positive side of the nearest of "
     "(1, 1, 1) brightness, (1, 0, -1) red against blue, (1, -2, 1) magenta against green"
@@ -77,6 +83,14 @@ class RgbPca:
     def stdevs(self) -> NDArray[np.float64]:
         """Square roots of the eigenvalues (3,), levels 0-255."""
         return np.sqrt(self.eigenvalues)
+
+    def noise_multiplier(self, reading: Reading) -> NDArray[np.float64]:
+        """What AlexNet's colour noise multiplies each axis by, beside alpha (3,); levels 0-255.
+
+        ``source``: standard deviations on 0-255 (2012 source, convdata_jpeg.py 65). ``paper``: the
+        eigenvalues, as the text says (4.1), with pixels on 0-1, and the shift scaled back by 255.
+        """
+        return self.stdevs if reading == "source" else self.eigenvalues / LEVELS
 
     @property
     def explained_variance_ratio(self) -> NDArray[np.float64]:

@@ -13,10 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.pca import RgbPca, angle_degrees
-
-LEVELS = 255
-"""Levels per unit: what a value on the 0-1 scale is multiplied by."""
+from imgprep.pca import LEVELS, RgbPca, angle_degrees
 
 Triple: TypeAlias = tuple[float, float, float]
 

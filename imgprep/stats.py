@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from imgprep.errors import FormatError
 from imgprep.format import PIXEL_SUM, RGB_PCA, SCHEMA_VERSION
 from imgprep.moments import Moments, RgbMoments
-from imgprep.pca import SIGN_CONVENTION, RgbPca, Solver, angle_degrees, fit_pca
+from imgprep.pca import LEVELS, SIGN_CONVENTION, RgbPca, Solver, angle_degrees, fit_pca
 from imgprep.published import (
-    LEVELS,
     PUBLISHED_MEANS,
     PUBLISHED_PCAS,
     PUBLISHED_STDEVS,

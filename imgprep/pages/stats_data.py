@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,13 @@ from imgprep.format import LABELS, REPORT, sources_name
 from imgprep.index import DatasetIndex, load_index
 from imgprep.labels import LabelMap
 from imgprep.order import shuffled, stream_key
-from imgprep.pca import RgbPca, Solver
+from imgprep.pca import LEVELS, Reading, RgbPca, Solver
 from imgprep.preview import PreviewOptions, Shown, choose_records
-from imgprep.published import LEVELS
 from imgprep.stats import StatsReport, load_moments, stats_report
 from imgprep.storage import Location
 from imgprep.storage.reading import load_json
 from imgprep.verify import read_source_labels
 
-Reading = Literal["source", "paper"]
 READINGS: tuple[Reading, ...] = ("source", "paper")
 NOISE_SD = 0.1
 """Standard deviation of alpha (paper, section 4.1)."""
@@ -117,11 +115,9 @@ def shift_levels(pca: RgbPca, reading: Reading) -> NDArray[np.float64]:
     """Shift of R, G, B for one standard deviation of the noise, levels 0-255: (3, 3), column k by
     component k.
 
-    ``source``: 0.1 times the root of the eigenvalue of pixels on 0-255. ``paper``: 0.1 times the
-    eigenvalue of pixels on 0-1, as the text says (section 4.1), scaled back to 0-255.
+    The readings are those of ``RgbPca.noise_multiplier``, times 0.1.
     """
-    multiplier = pca.stdevs if reading == "source" else pca.eigenvalues / LEVELS
-    shift: NDArray[np.float64] = NOISE_SD * multiplier * pca.eigenvectors
+    shift: NDArray[np.float64] = NOISE_SD * pca.noise_multiplier(reading) * pca.eigenvectors
     return shift
 
 

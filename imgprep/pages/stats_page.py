@@ -17,14 +17,13 @@ from imgprep.pages.stats_data import (
     NOISE_SD,
     READINGS,
     STEPS,
-    Reading,
     StatsData,
     gather,
     shift_levels,
     under_noise,
 )
-from imgprep.pca import RgbPca, Solver, angle_degrees
-from imgprep.published import LEVELS, PUBLISHED_MEANS, PUBLISHED_PCAS
+from imgprep.pca import LEVELS, Reading, RgbPca, Solver, angle_degrees
+from imgprep.published import PUBLISHED_MEANS, PUBLISHED_PCAS
 from imgprep.stats import StatsReport
 from imgprep.storage import Location
 from imgprep.wording import printable

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from imgprep.order import stream_key
 from imgprep.pca import RgbPca
-from imgprep.published import LEVELS
 from train.config import InputConfig
 
 
@@ -79,8 +78,8 @@ def lighting_on(config: InputConfig, epoch: int) -> bool:
 def lighting_columns(config: InputConfig, pca: RgbPca) -> NDArray[np.float64]:
     """Columns that the alphas multiply (3, 3), levels 0-255; rows R, G, B.
 
-    ``sqrt-eigenvalue``: standard deviations on 0-255 (2012 source, convdata_jpeg.py 65).
-    ``eigenvalue``: the paper's words (4.1), with pixels on 0-1, and the shift scaled back by 255.
+    ``sqrt-eigenvalue`` and ``eigenvalue``: the readings ``source`` and ``paper`` of
+    ``RgbPca.noise_multiplier``.
     """
     return pca.eigenvectors * _multiplier(config, pca)
 
@@ -96,8 +95,7 @@ def lighting_alphas(
 
 
 def _multiplier(config: InputConfig, pca: RgbPca) -> NDArray[np.float64]:
-    on_0_255 = config.lighting == "sqrt-eigenvalue"
-    return pca.stdevs if on_0_255 else pca.eigenvalues / LEVELS
+    return pca.noise_multiplier("source" if config.lighting == "sqrt-eigenvalue" else "paper")
 
 
 def epoch_draws(
