@@ -7,5 +7,14 @@ import os
 
 def printable(text: str) -> str:
     """``text`` with undecodable bytes and control characters escaped, safe for a terminal."""
-    plain = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+    decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return "".join(map(_seen, decoded))
+
+
+def plain(text: str) -> str:
+    """``text`` with all but lines of printable letters escaped; halves of letters may be in it."""
+    return "".join(letter if letter == "\n" else _seen(letter) for letter in text)
+
+
+def _seen(letter: str) -> str:
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()

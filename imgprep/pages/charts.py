@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imgprep.errors import UsageError
+from imgprep.wording import plain
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 SERIES: tuple[str, ...] = tuple(f"var(--series-{k})" for k in range(1, 5))
@@ -97,10 +98,7 @@ def _plain(value: Any) -> Any:
     process at a control character.
     """
     if isinstance(value, str):
-        return "".join(
-            c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
-            for c in value
-        )
+        return plain(value)
     if isinstance(value, Mapping):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
