@@ -12,12 +12,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.objectstore import ObjectStore, Proxy, environment_of, proxy_before, s3_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 REPOSITORY = Path(__file__).parent.parent
 _BUCKETS = itertools.count(1)
@@ -124,3 +127,12 @@ def s3(
     s3_proxy.requests.clear()
     yield store
     s3_proxy.heal()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, for the tests that look at pages; no longer, for it brings threads and a loop."""
+    from tests.browser import chromium
+
+    with chromium() as started:
+        yield started

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +24,9 @@ from imgprep.pages.page import (
     render,
     write_page,
 )
-from tests.browser import check_sound, chromium, open_page
+from tests.browser import check_sound, open_page
 
 HOSTILE = "<script>alert(1)</script>\"'&"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def chart(name: str) -> Chart:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from playwright.sync_api import Browser
 from imgprep.errors import FormatError
 from imgprep.labels import LabelMap
 from imgprep.pages.page import render, write_page
-from tests.browser import check_sound, chromium, open_page
+from tests.browser import check_sound, open_page
 from tests.conftest import Ran
 from tests.training import fit, train
 from train.errors import CheckpointError, ConfigError, DataError
@@ -41,12 +40,6 @@ def run(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(run: Path) -> RunReport:
     return make_report(ReportRequest(run=run, device="cpu"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -30,7 +29,7 @@ from imgprep.pages.stats_data import (
     under_noise,
 )
 from imgprep.pages.stats_page import stats_page
-from tests.browser import check_sound, chromium, open_page
+from tests.browser import check_sound, open_page
 from tests.conftest import imgprep
 
 # Pictures of a grid that are cut off at the side, so that one would have to scroll to them.
@@ -39,12 +38,6 @@ OUT_OF_VIEW = """[...document.querySelectorAll('table.grid img')].filter(image =
     const own = image.getBoundingClientRect();
     return own.left < box.left - 1 || own.right > box.right + 1 || own.width < 32;
 }).map(image => image.alt)"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
