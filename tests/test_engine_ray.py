@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,6 +209,25 @@ def test_a_node_must_see_source_and_dest(photos: Path, local: Path, tmp_path: Pa
         check_node(replace(good, dest=str(tmp_path)))
     with pytest.raises(BuildError, match="sees another build at DEST"):
         check_node(replace(good, build_sha256="0" * 64))
+
+
+def test_without_a_cluster_one_is_started_and_ended(mini: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder:
+        environment = {**os.environ, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
+        options = ("--engine", "ray", "--jobs", 1, "--limit", 5, "-q")
+        ran = subprocess.run(
+            command("build-shards", mini, tmp_path / "out", *options),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment,
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert "built 10 images" in ran.stdout
+        for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                assert folder.encode() not in cmdline.read_bytes()
 
 
 def test_what_is_missing_is_said_before_any_work(mini: Path, tmp_path: Path) -> None:
