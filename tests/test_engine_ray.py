@@ -21,6 +21,7 @@ from imgprep.errors import BuildError
 from imgprep.node import NodeNeeds, check_node
 from imgprep.prepare import engine
 from tests.conftest import Ran, command, files_of, imgprep
+from tests.objectstore import ObjectStore, Proxy, environment_of
 from tests.raycluster import RayCluster, writers_in
 
 SHARDED = ("--shard-images", 60)
@@ -29,8 +30,8 @@ TIMES = 4
 
 
 @pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[RayCluster]:
-    cluster = RayCluster()
+def shared_cluster(s3_proxy: Proxy) -> Iterator[RayCluster]:
+    cluster = RayCluster(environment_of(s3_proxy))
     try:
         yield cluster
     finally:
@@ -174,6 +175,20 @@ def test_a_stopped_build_goes_on(
     assert not (dest / "dataset_info.json").exists()
     assert imgprep("build-shards", photos, dest, *SHARDED).code == 0
     assert files_of(dest) == files_of(local)
+
+
+def test_source_and_dest_in_an_object_store(
+    cluster: RayCluster, mini: Path, s3: ObjectStore, tmp_path: Path
+) -> None:
+    for path in sorted(mini.rglob("*.JPEG")):
+        s3.put(f"photos/{path.relative_to(mini)}", path.read_bytes())
+    source, options = f"{s3.url}/photos", ("--limit", 6, "--shard-images", 3, "-q")
+    ran = build(cluster, source, f"{s3.url}/out", *options, "--engine", "ray")
+    assert (ran.code, ran.err) == (0, "")
+    assert imgprep("build-shards", source, tmp_path / "out", *options).code == 0
+    found = s3.objects("out/")
+    local = files_of(tmp_path / "out")
+    assert {name: found[name] for name in local} == local
 
 
 def test_a_node_with_other_versions_is_refused(
