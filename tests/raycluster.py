@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ _RAY = str(Path(sys.executable).with_name("ray"))
 class RayCluster:
     """One processor a node. Its processes are in two sessions of their own: one a node."""
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        """Nothing runs yet; ``variables`` are for nodes and drivers alike."""
         self._folder = Path(tempfile.mkdtemp(prefix="r-", dir="/tmp"))  # sockets: short paths only
         self._ports = [free_port(), free_port()]
         self._nodes: list[subprocess.Popen[bytes]] = []
         self.environment = {
             **os.environ,
+            **variables,
             "PYTHONPATH": str(REPOSITORY),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),

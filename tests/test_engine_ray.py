@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from imgprep.errors import BuildError
 from imgprep.node import NodeNeeds, check_node
 from imgprep.prepare import engine
 from tests.conftest import Ran, command, files_of, imgprep
+from tests.objectstore import ObjectStore, Proxy, environment_of
 from tests.raycluster import RayCluster, writers_in
 
 SHARDED = ("--shard-images", 60)
@@ -27,8 +30,8 @@ TIMES = 4
 
 
 @pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[RayCluster]:
-    cluster = RayCluster()
+def shared_cluster(s3_proxy: Proxy) -> Iterator[RayCluster]:
+    cluster = RayCluster(environment_of(s3_proxy))
     try:
         yield cluster
     finally:
@@ -174,6 +177,20 @@ def test_a_stopped_build_goes_on(
     assert files_of(dest) == files_of(local)
 
 
+def test_source_and_dest_in_an_object_store(
+    cluster: RayCluster, mini: Path, s3: ObjectStore, tmp_path: Path
+) -> None:
+    for path in sorted(mini.rglob("*.JPEG")):
+        s3.put(f"photos/{path.relative_to(mini)}", path.read_bytes())
+    source, options = f"{s3.url}/photos", ("--limit", 6, "--shard-images", 3, "-q")
+    ran = build(cluster, source, f"{s3.url}/out", *options, "--engine", "ray")
+    assert (ran.code, ran.err) == (0, "")
+    assert imgprep("build-shards", source, tmp_path / "out", *options).code == 0
+    found = s3.objects("out/")
+    local = files_of(tmp_path / "out")
+    assert {name: found[name] for name in local} == local
+
+
 def test_a_node_with_other_versions_is_refused(
     cluster: RayCluster, mini: Path, tmp_path: Path
 ) -> None:
@@ -207,6 +224,25 @@ def test_a_node_must_see_source_and_dest(photos: Path, local: Path, tmp_path: Pa
         check_node(replace(good, dest=str(tmp_path)))
     with pytest.raises(BuildError, match="sees another build at DEST"):
         check_node(replace(good, build_sha256="0" * 64))
+
+
+def test_without_a_cluster_one_is_started_and_ended(mini: Path, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder:
+        environment = {**os.environ, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
+        options = ("--engine", "ray", "--jobs", 1, "--limit", 5, "-q")
+        ran = subprocess.run(
+            command("build-shards", mini, tmp_path / "out", *options),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment,
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert "built 10 images" in ran.stdout
+        for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                assert folder.encode() not in cmdline.read_bytes()
 
 
 def test_what_is_missing_is_said_before_any_work(mini: Path, tmp_path: Path) -> None:

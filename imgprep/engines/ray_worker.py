@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imgprep.errors import ImgprepError
-from imgprep.pool import Work, portable
+from imgprep.pool import StoppedError, Work, portable
 
 TELL_SECONDS = 0.25
+ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,19 +52,29 @@ class Heard:
 
 
 class Tracker:
-    """An actor: keeps what workers tell until the driver asks."""
+    """An actor: keeps what workers tell until the driver asks, and tells them when to stop."""
 
     def __init__(self) -> None:
         self._heard: list[Heard] = []
+        self._begun: set[int] = set()
+        self._stopped = False
 
-    def tell(self, heard: Heard) -> None:
-        """Called by workers."""
-        self._heard.append(heard)
+    def tell(self, heard: Heard) -> bool:
+        """Called by workers; whether to go on."""
+        if not self._stopped:
+            self._begun.add(heard.attempt)
+            self._heard.append(heard)
+        return not self._stopped
 
     def drain(self) -> list[Heard]:
         """Called by the driver: all that is new, in order."""
         heard, self._heard = self._heard, []
         return heard
+
+    def stop(self) -> set[int]:
+        """From now on nothing begins and all stops; gives the tries that were begun before."""
+        self._stopped = True
+        return self._begun
 
 
 @dataclass(slots=True)
@@ -72,11 +83,12 @@ class _Teller:
 
     attempt: int
     tracker: Any
-    node: str = field(default_factory=lambda: os.uname().nodename)
     done: int = 0
     bad: list[Any] = field(default_factory=list)
     told_bad: int = 0
     told_at: float = 0.0
+    answer: Any = None
+    """Of the tracker, to what it was told last; it may be on its way."""
 
     def tick(self, wrong: object) -> None:
         if wrong is None:
@@ -84,21 +96,34 @@ class _Teller:
         else:
             self.bad.append(wrong)
         if time.monotonic() - self.told_at >= TELL_SECONDS:
+            self.heed(wait_seconds=0)
             self.tell()
 
     def tell(self) -> None:
         new = tuple(self.bad[self.told_bad :])
-        heard = Heard(self.attempt, self.node, self.done, self.told_bad, new)
-        self.tracker.tell.remote(heard)
+        heard = Heard(self.attempt, os.uname().nodename, self.done, self.told_bad, new)
+        self.answer = self.tracker.tell.remote(heard)
         self.told_bad = len(self.bad)
         self.told_at = time.monotonic()
 
+    def heed(self, wait_seconds: float) -> None:
+        """Raise StoppedError if the tracker said so; one that does not answer is in no hurry."""
+        import ray
+
+        try:
+            go_on = ray.get(self.answer, timeout=wait_seconds)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+            return
+        if not go_on:
+            raise StoppedError
+
 
 def carry_out(order: Order, tracker: Any) -> Outcome:
-    """Do a task and publish it; every error but the order to stop is in the outcome."""
+    """Do a task and publish it; every error is in the outcome."""
     teller = _Teller(order.attempt, tracker)
     try:
-        teller.tell()  # so that the driver knows the node, should it be lost
+        teller.tell()
+        teller.heed(ANSWER_SECONDS)  # begun or stopped: the driver need not wait for others
         if order.check is not None:
             order.check()
         value = order.work(order.task, order.setup, teller.tick)()
