@@ -26,12 +26,20 @@ from imgprep.prepare import prepare
 from imgprep.spec import ImageSpec
 from tests.imagefiles import ARITHMETIC, ODD_SAMPLING, jpeg, picture, saved, with_exif
 
-# Pillow guesses the size of a progressive file, too small for noise; it must fit this buffer.
-ImageFile.MAXBLOCK = 1 << 24
-
 pytestmark = pytest.mark.skipif(not jpegwindow.ENABLED, reason="the C extension is not in use")
 
+ROOM_BYTES = 1 << 24
+"""Pillow guesses the size of a progressive file, too small for noise; it must fit its buffer."""
+
 PILLOW_SAMPLINGS = {"444": 0, "422": 1, "420": 2}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room() -> Iterator[None]:
+    """For the files of this module alone: Pillow writes other files in pieces of this length."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile, "MAXBLOCK", ROOM_BYTES)
+        yield
 
 
 @cache
