@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PARTIAL_SUFFIX = ".partial"
+JSON_DEPTH_MAX = 32
+"""Our own files nest five deep."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -130,14 +133,48 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         FormatError: the file is missing, unreadable, not JSON or not an object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        return parse_json(read_regular(path))
     except OSError as exc:
         raise FormatError(f"{path}: cannot read {what}: {exc.strerror}") from exc
-    except (ValueError, RecursionError) as exc:
+    except ValueError as exc:
         raise FormatError(f"{path}: {what} is not valid JSON: {exc}") from exc
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """A JSON object that is shallow enough to be compared, hashed and printed.
+
+    Raises:
+        ValueError: not JSON, not an object, or nested too deep.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deep") from exc
     if not isinstance(value, dict):
-        raise FormatError(f"{path}: {what} must be a JSON object")
+        raise ValueError("it must be an object")
+    layer: list[Any] = [value]
+    for _ in range(JSON_DEPTH_MAX):
+        inner = (each.values() if isinstance(each, dict) else each for each in layer)
+        layer = [item for items in inner for item in items if isinstance(item, dict | list)]
+    if layer:
+        raise ValueError("it is nested too deep")
     return value
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file: a pipe would keep us waiting, a device has no end.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+        return file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def remove_partials(folder: Path) -> None:

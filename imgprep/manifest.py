@@ -22,9 +22,10 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import save_npy
+from imgprep.atomic import parse_json, read_regular, save_npy
 from imgprep.errors import FormatError
 from imgprep.labels import LabelMap
+from imgprep.npyfile import map_npy
 
 ROW_DTYPE = np.dtype(
     [
@@ -121,19 +122,18 @@ class SplitManifest:
         """
         meta = _read_meta(folder / "meta.json")
         try:
-            rows = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
+            rows = map_npy(folder / "rows.npy")
             with (folder / "names.bin").open("rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
                 # An empty file cannot be mapped.
                 names = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size_bytes else b""
-        except (OSError, ValueError, EOFError) as exc:
+        except (OSError, ValueError) as exc:
             raise FormatError(f"the manifest in {folder} cannot be read: {exc}") from exc
         manifest = cls(
             split=meta["split"],
             containers=tuple(meta["containers"]),
             container_paths=tuple(meta["container_paths"]),
-            # A memmap's own indexing is several times slower than that of a plain array.
-            rows=rows.view(np.ndarray),
+            rows=rows,
             names=names,
         )
         fault = _fault(manifest, meta)
@@ -144,10 +144,10 @@ class SplitManifest:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_bytes())
+        meta = parse_json(read_regular(path))
     except (OSError, ValueError) as exc:
         raise FormatError(f"{path} cannot be read: {exc}") from exc
-    if not isinstance(meta, dict) or meta.get("format") != MANIFEST_FORMAT:
+    if meta.get("format") != MANIFEST_FORMAT:
         raise FormatError(f"{path} is not of the format {MANIFEST_FORMAT}; scan again")
     shown, opened = meta.get("containers"), meta.get("container_paths")
     if (

@@ -16,10 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import partial_file, read_json, remove_partials, save_npy, write_json
+from imgprep.atomic import (
+    partial_file,
+    read_json,
+    read_regular,
+    remove_partials,
+    save_npy,
+    write_json,
+)
 from imgprep.errors import BusyError, ChangedError, DestinationError, UsageError
 from imgprep.format import DATASET_INFO, SCHEMA_VERSION, SPLITS, STATE_FOLDER, shard_stem
 from imgprep.manifest import SplitManifest
+from imgprep.npyfile import read_npy
 from imgprep.plan import SplitPlan
 from imgprep.spec import digest_of
 
@@ -157,8 +165,9 @@ def begin(paths: StatePaths, identity: BuildIdentity, *, force: bool) -> bool:
 def _refuse_changes(paths: StatePaths, begun: dict[str, Any], identity: BuildIdentity) -> None:
     if begun.get("schema_version") != SCHEMA_VERSION:
         raise ChangedError(
-            f"{paths.dest}: begun by an imgprep of schema version {begun.get('schema_version')!r}, "
-            f"this one writes {SCHEMA_VERSION}: choose another DEST, or --force to start over"
+            f"{paths.dest}: begun by an imgprep of schema version "
+            f"{begun.get('schema_version')!r:.80}, this one writes {SCHEMA_VERSION}: choose "
+            "another DEST, or --force to start over"
         )
     changes = [
         f"{part}.{name}: {_short(old)} then, {_short(new)} now"
@@ -219,7 +228,7 @@ def save_pixel_sum(path: Path, pixel_sum_hwc: NDArray[np.int64]) -> str:
 def load_pixel_sum(path: Path, sha256: str | None) -> NDArray[np.int64] | None:
     """A shard's pixel sum, or None if it is not there as it was written."""
     try:
-        narrow: NDArray[np.uint32] = np.load(path, allow_pickle=False)
+        narrow: NDArray[np.uint32] = read_npy(read_regular(path))
     except (OSError, ValueError):
         return None
     if narrow.dtype != np.dtype("<u4") or hashlib.sha256(narrow.tobytes()).hexdigest() != sha256:

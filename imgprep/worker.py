@@ -10,14 +10,13 @@ from functools import cache
 from functools import partial as partial_call
 from pathlib import Path
 
-import numpy as np
-
 from imgprep.atomic import PartialFile, disk_errors, write_bytes
 from imgprep.errors import BuildError, ImageError
 from imgprep.format import IMAGE_EXTENSIONS, label_bytes, record_key, shard_stem
 from imgprep.manifest import SplitManifest
 from imgprep.markers import Marker, Skip
 from imgprep.moments import MomentsAccumulator
+from imgprep.npyfile import map_npy
 from imgprep.plan import SplitPlan
 from imgprep.pool import Tick
 from imgprep.prepare import Prepared, encode, prepare
@@ -134,7 +133,7 @@ class _Split:
 def _open_split(setup: WorkerSetup, split: str) -> _Split:
     paths = StatePaths(setup.dest)
     manifest = SplitManifest.load(paths.manifest(split))
-    order = np.load(paths.order(split), mmap_mode="r", allow_pickle=False)
+    order = map_npy(paths.order(split))
     plan = SplitPlan(split, order, setup.shard_count(split))
     return _Split(plan, manifest, SourceReader(setup.source, manifest))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from imgprep.atomic import PartialFile, write_bytes
+from imgprep.atomic import PartialFile, read_regular, write_bytes
 
 
 class LocalStore:
@@ -35,7 +35,7 @@ class LocalStore:
         return (self.folder / name).stat().st_size
 
     def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+        return read_regular(self.folder / name)
 
     def write(self, name: str, data: bytes) -> None:
         write_bytes(self._made(name), data)
