@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imgprep.atomic import read_json
-from imgprep.errors import FormatError
-from imgprep.format import DATASET_INFO, FORMAT_NAME, RGB_PCA, SCHEMA_VERSION, SPLITS, sources_name
-from imgprep.spec import digest_of
+from imgprep.errors import FormatError, UsageError
+from imgprep.format import (
+    DATASET_INFO,
+    FORMAT_NAME,
+    LABEL_DIGITS_MAX,
+    RGB_PCA,
+    SCHEMA_VERSION,
+    SPLITS,
+    sources_name,
+)
+from imgprep.spec import ImageSpec, digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +104,15 @@ def load_index(folder: Path) -> DatasetIndex:
     info = read_json(path, "dataset index")
     if info.get("format") != FORMAT_NAME or info.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
-            f"{path}: format {info.get('format')!r} version {info.get('schema_version')!r}; this "
-            f"imgprep reads {FORMAT_NAME!r} version {SCHEMA_VERSION}"
+            f"{path}: format {info.get('format')!r:.80} version "
+            f"{info.get('schema_version')!r:.80}; this imgprep reads {FORMAT_NAME!r} version "
+            f"{SCHEMA_VERSION}"
         )
     try:
         index = _from_json(folder, info)
         stated = fingerprint_of(info)
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise FormatError(f"{path}: malformed dataset index: {exc!r}") from exc
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as exc:
+        raise FormatError(f"{path}: malformed dataset index: {exc!r:.200}") from exc
     if stated != index.fingerprint:
         raise FormatError(f"{path}: its content does not match its fingerprint: it was edited")
     return index
@@ -110,12 +120,17 @@ def load_index(folder: Path) -> DatasetIndex:
 
 def _from_json(folder: Path, info: dict[str, Any]) -> DatasetIndex:
     splits = {name: _split(name, value) for name, value in info["splits"].items()}
+    # Its checks: a side of a million pixels would be memory for terabytes.
+    image = ImageSpec(
+        size_px=_natural(info["spec"]["image.size_px"]),
+        encoding=info["spec"]["image.encoding"],
+    )
     return DatasetIndex(
         folder=folder,
-        size_px=_natural(info["spec"]["image.size_px"]),
-        encoding=str(info["spec"]["image.encoding"]),
+        size_px=image.size_px,
+        encoding=image.encoding,
         classes=_natural(info["classes"]),
-        label_digits=_natural(info["label_digits"]),
+        label_digits=_label_digits(info["label_digits"]),
         label_order_sha256=str(info["label_order_sha256"]),
         fingerprint=str(info["fingerprint"]),
         splits=splits,
@@ -148,8 +163,16 @@ def _natural(value: object) -> int:
     return value
 
 
+def _label_digits(value: object) -> int:
+    digits = _natural(value)
+    if digits > LABEL_DIGITS_MAX:
+        raise ValueError(f"labels of {digits} digits")
+    return digits
+
+
 def _plain_name(value: object) -> str:
     """A file name that stays in the dataset's folder."""
-    if not isinstance(value, str) or not value or value in {".", ".."} or "/" in value:
+    if not isinstance(value, str) or not value or value in {".", ".."} or {"/", "\0"} & set(value):
         raise ValueError(f"{value!r} is not a plain file name")
+    os.fsencode(value)  # ValueError for what no file can be named
     return value

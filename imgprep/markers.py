@@ -63,13 +63,13 @@ def read_marker(path: Path) -> Marker:
     value = read_json(path, "done marker")
     if value.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
-            f"{path}: schema version {value.get('schema_version')!r}, this imgprep reads "
+            f"{path}: schema version {value.get('schema_version')!r:.80}, this imgprep reads "
             f"{SCHEMA_VERSION}"
         )
     try:
         return _from_json(value)
-    except (KeyError, TypeError, ValueError) as exc:
-        raise FormatError(f"{path}: malformed done marker: {exc!r}") from exc
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
+        raise FormatError(f"{path}: malformed done marker: {exc!r:.200}") from exc
 
 
 def _from_json(value: dict[str, Any]) -> Marker:

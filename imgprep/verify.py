@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import time
 import zlib
+from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import read_json
+from imgprep.atomic import read_json, read_regular
 from imgprep.errors import EXIT_DAMAGED, EXIT_DONE, DamageError, FormatError
 from imgprep.format import (
     DATASET_INFO,
@@ -28,11 +30,14 @@ from imgprep.format import (
 from imgprep.index import DatasetIndex, SplitInfo, load_index
 from imgprep.labels import LabelMap
 from imgprep.moments import Moments
+from imgprep.npyfile import read_npy
 from imgprep.pool import Pool, Progress
 from imgprep.stats import load_moments
 from imgprep.verify_shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
 
 LOSSLESS = ("png", "raw")
+SOURCE_LINE_BYTES_MAX = 64 * 1024
+"""A packed file may hold a line of any length; two paths, every byte escaped, are shorter."""
 
 
 @dataclass(slots=True)
@@ -164,23 +169,23 @@ def read_source_labels(path: Path) -> NDArray[np.int64]:
     Raises:
         FormatError: missing or malformed.
     """
-    labels: list[int] = []
+    labels = array("q")
     try:
-        with gzip.open(path, "rb") as file:
-            for number, line in enumerate(file):
+        with gzip.open(io.BytesIO(read_regular(path)), "rb") as file:
+            while line := file.readline(SOURCE_LINE_BYTES_MAX):
                 row, label, _ = line.split(b"\t", 2)
-                if int(row) != number:
-                    raise ValueError(f"line {number + 1} is of row {int(row)}")
+                if int(row) != len(labels) or not line.endswith(b"\n"):
+                    raise ValueError(f"line {len(labels) + 1} is of row {int(row)}, or not whole")
                 labels.append(int(label))
-    except (OSError, EOFError, ValueError, zlib.error) as exc:
-        raise FormatError(f"{path}: malformed list of sources: {exc}") from exc
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as exc:
+        raise FormatError(f"{path}: malformed list of sources: {exc!s:.200}") from exc
     return np.array(labels, dtype=np.int64)
 
 
 def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
     for name, sha256 in index.files.items():
         try:
-            found = hashlib.sha256((index.folder / name).read_bytes()).hexdigest()
+            found = hashlib.sha256(read_regular(index.folder / name)).hexdigest()
         except OSError as exc:
             report.damages.append(Damage(name, f"cannot be read: {exc.strerror}"))
             continue
@@ -210,7 +215,7 @@ def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | N
         return
     try:
         moments = load_moments(index.folder)
-        mean_image = np.load(index.folder / MEAN_IMAGE_NPY, allow_pickle=False)
+        mean_image = read_npy(read_regular(index.folder / MEAN_IMAGE_NPY))
     except (FormatError, OSError, ValueError) as exc:
         report.damages.append(Damage(RGB_PCA, str(exc)))
         return

@@ -11,9 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
+from imgprep.atomic import read_regular
 from imgprep.decode import decode_image
 from imgprep.errors import FormatError, ImageError
-from imgprep.format import DALI_INDEX_VERSION, IMAGE_EXTENSIONS, NPY_HEADER_BYTES
+from imgprep.format import (
+    DALI_INDEX_VERSION,
+    IMAGE_EXTENSIONS,
+    LABEL_DIGITS_MAX,
+    NPY_HEADER_BYTES,
+)
 from imgprep.index import ShardInfo
 from imgprep.markers import read_marker
 from imgprep.moments import Moments, MomentsAccumulator
@@ -81,7 +87,8 @@ def verify_shard(task: VerifyTask, setup: VerifySetup, tick: Tick) -> Callable[[
         if tar_bytes:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as tar:
                 _check_tar(check, setup, tar, tick)
-        idx_sha256 = hashlib.sha256((setup.folder / task.shard.idx_name).read_bytes()).hexdigest()
+        idx_bytes = read_regular(setup.folder / task.shard.idx_name)
+        idx_sha256 = hashlib.sha256(idx_bytes).hexdigest()
         _check_marker(check, path.with_suffix(".json"), idx_sha256)
     except OSError as exc:
         _damage(check, f"cannot be read: {exc.strerror}: {exc.filename or path}")
@@ -136,7 +143,7 @@ def _check_tar(check: ShardCheck, setup: VerifySetup, tar: mmap.mmap, tick: Tick
 
 
 def _check_idx(check: ShardCheck, path: Path, lines: list[str]) -> None:
-    text = path.read_text("ascii", errors="replace").splitlines()
+    text = read_regular(path).decode("ascii", "replace").splitlines()
     if not text or text[0] != f"{DALI_INDEX_VERSION} {len(lines)}":
         _damage(check, f"first line is not '{DALI_INDEX_VERSION} {len(lines)}'", path.name)
     for number, (stated, found) in enumerate(zip(text[1:], lines, strict=False), 2):
@@ -158,7 +165,7 @@ def _check_record(
     where = f"{check.task.shard.name}:{image.name}"
     split, _, row = image.name.partition(".")[0].rpartition("-")
     ascii_label = tar[label.offset : label.offset + label.size_bytes]
-    if split != check.task.split or not row.isdigit():
+    if split != check.task.split or not row.isdigit() or len(row) > LABEL_DIGITS_MAX:
         _damage(check, "its key is not of this split", where)
         return
     if len(ascii_label) != setup.label_digits or not ascii_label.isdigit():
@@ -185,7 +192,8 @@ def _decode(
         if setup.encoding == "raw":
             image_hwc = np.frombuffer(data, np.uint8, offset=NPY_HEADER_BYTES).reshape(shape)
         else:
-            image_hwc = decode_image(data, max_megapixels=4000, exif="ignore").image_hwc
+            limit = 1 + setup.size_px**2 // 1_000_000  # whatever is larger is no record
+            image_hwc = decode_image(data, max_megapixels=limit, exif="ignore").image_hwc
     except (ImageError, ValueError) as exc:
         _damage(check, f"does not decode: {exc}", where)
         return
