@@ -12,6 +12,8 @@ from imgprep.errors import ImageError
 from imgprep.manifest import LOOSE_FILE, SplitManifest
 
 MAX_OPEN_ARCHIVES = 64
+MAX_IMAGE_BYTES = 1 << 30
+"""A file above this is refused unread: a sparse file may claim any size, and no photo has it."""
 
 
 class SourceReader:
@@ -39,6 +41,8 @@ class SourceReader:
         """
         path = self._paths[self._container[i]]
         offset, size_bytes = int(self._offset[i]), int(self._size_bytes[i])
+        if size_bytes > MAX_IMAGE_BYTES:
+            raise ImageError(f"{size_bytes:,} bytes: larger than an image file may be (1 GiB)")
         try:
             if offset == LOOSE_FILE:
                 return _read_file(path + b"/" + self._manifest.name_bytes(i), size_bytes)

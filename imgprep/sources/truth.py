@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import os
-import tarfile
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from imgprep.errors import SourceError
 from imgprep.labels import LabelMap
 from imgprep.sources.collect import Block
+from imgprep.sources.tarwalk import walk
 from imgprep.sources.truth_files import (
     parse_devkit_meta,
     parse_ground_truth,
@@ -33,6 +36,8 @@ KAGGLE_SOLUTION_NAME = "LOC_val_solution.csv"
 WORDS_NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_DEVKIT_BYTES = 256 * 1024 * 1024
+COPY_BYTES = 1024 * 1024
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,21 +196,45 @@ def _find_devkit(places: Sequence[Path]) -> tuple[str, bytes, bytes | None] | No
 
 
 def _read_devkit_archive(path: Path) -> dict[str, bytes]:
-    """The two files that matter, by bare name; bounded, as a compressed file may be a bomb."""
-    found: dict[str, bytes] = {}
-    unpacked_bytes = 0
+    """The two files that matter, by bare name.
+
+    Not by ``tarfile``: it reads the headers of a hostile tar into memory whatever they claim,
+    and may go round in circles on negative sizes.
+    """
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                unpacked_bytes += member.size
-                if unpacked_bytes > MAX_DEVKIT_BYTES:
-                    raise SourceError(f"{path} unpacks to too much; is it the right file?")
-                name = member.name.rpartition("/")[2]
-                if name in (META_NAME, GROUND_TRUTH_NAME) and member.isreg():
-                    content = archive.extractfile(member)
-                    found.setdefault(name, content.read() if content else b"")
+        with path.open("rb") as packed, tempfile.TemporaryFile() as plain:
+            if packed.read(2) != GZIP_MAGIC:
+                return _devkit_members(packed, path)
+            packed.seek(0)
+            _unpack(packed, plain, path)
+            return _devkit_members(plain, path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
+        raise SourceError(f"{path} is not a readable devkit archive: {exc}; get it again") from exc
     except OSError as exc:
         raise SourceError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    except (tarfile.TarError, EOFError, zlib.error, ValueError) as exc:
-        raise SourceError(f"{path} is not a readable devkit archive: {exc}; get it again") from exc
+
+
+def _unpack(packed: IO[bytes], plain: IO[bytes], path: Path) -> None:
+    """Unpack gzip into a file; bounded, as a compressed file may be a bomb."""
+    with gzip.GzipFile(fileobj=packed) as unpacked:
+        while block := unpacked.read(COPY_BYTES):
+            plain.write(block)
+            if plain.tell() > MAX_DEVKIT_BYTES:
+                raise SourceError(f"{path} unpacks to too much; is it the right file?")
+    plain.flush()
+
+
+def _devkit_members(file: IO[bytes], path: Path) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for entry in walk(file.fileno(), 0, os.fstat(file.fileno()).st_size):
+        name = os.fsdecode(entry.name.rpartition(b"/")[2])
+        if entry.problem in ("cut-short", "bad-header"):
+            raise SourceError(
+                f"{path} is not a readable devkit archive: {entry.cause}; get it again"
+            )
+        if entry.problem or name not in (META_NAME, GROUND_TRUTH_NAME):
+            continue
+        if entry.size_bytes > MAX_FILE_BYTES:
+            raise SourceError(f"{path} unpacks to too much; is it the right file?")
+        found.setdefault(name, os.pread(file.fileno(), entry.size_bytes, entry.offset))
     return found
