@@ -63,7 +63,9 @@ def filters_png(state: Mapping[str, Tensor], path: Path) -> None:
     """
     from PIL import Image
 
-    weight = state["conv1.weight"].detach().float().cpu().numpy()
+    if "conv1.weight" not in state or not _are_filters(state["conv1.weight"].shape):
+        raise CheckpointError(f"{path.parent}: its checkpoint has no filters (n, 3, side, side)")
+    weight = np.nan_to_num(state["conv1.weight"].detach().float().cpu().numpy())
     blocks = np.split(weight, 2) if len(weight) % (2 * COLUMNS_OF_FILTERS) == 0 else [weight]
     picture = _stacked([filter_block(block) for block in blocks], SEAM_PX)
     try:
@@ -71,6 +73,10 @@ def filters_png(state: Mapping[str, Tensor], path: Path) -> None:
             Image.fromarray(picture).save(file, format="PNG", optimize=True)
     except OSError as exc:
         raise DestinationError(f"{path}: cannot write the picture: {exc.strerror}") from exc
+
+
+def _are_filters(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and shape[1] == 3 and min(shape) > 0
 
 
 def filter_block(weight: NDArray[np.float32]) -> Picture:
