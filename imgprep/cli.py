@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgprep import __version__, console
-from imgprep.console import CONTEXT, ErrorGroup, json_option, options, print_json, quiet_option
+from imgprep.console import (
+    CONTEXT,
+    ErrorGroup,
+    json_option,
+    options,
+    plain,
+    print_json,
+    quiet_option,
+)
 from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
 
 if TYPE_CHECKING:
@@ -202,7 +210,7 @@ def verify(dest: Path, decode: bool, jobs: int, as_json: bool, quiet: bool) -> N
     meter = Meter(sys.stderr, "verify", total, quiet=quiet)
     report = verify_dataset(dest, decode=decode, jobs=jobs, advanced=meter.advance)
     meter.finish()
-    print_json(report.to_json()) if as_json else click.echo(report.render())
+    print_json(report.to_json()) if as_json else click.echo(plain(report.render()))
     raise SystemExit(report.exit_code)
 
 
@@ -254,7 +262,7 @@ class _Say:
 
     def _line(self, text: str) -> None:
         if not self._quiet:
-            click.echo(text, err=True)
+            click.echo(plain(text), err=True)
 
     def _rewrite(self, text: str) -> None:
         if self._terminal and not self._quiet:

@@ -26,11 +26,22 @@ class ErrorGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ImgprepError as exc:
-            click.echo(f"{ctx.info_name}: {exc}", err=True)
+            click.echo(plain(f"{ctx.info_name}: {exc}"), err=True)
             ctx.exit(exc.exit_code)
         except KeyboardInterrupt:
             click.echo(f"{ctx.info_name}: interrupted", err=True)
             ctx.exit(EXIT_FAILED)
+
+
+def plain(text: str) -> str:
+    """``text`` with all but lines of printable letters escaped: names come from elsewhere, and a
+    terminal obeys what they may hold."""
+    return "".join(
+        letter
+        if letter.isprintable() or letter == "\n"
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
 
 
 def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:
