@@ -17,17 +17,18 @@ from imgprep.jpegfile import read_header
 from imgprep.prepare import prepare
 from imgprep.resize import needed_window
 from imgprep.spec import ExifPolicy, ImageSpec
-from tests.fuzzing import target
+from tests.fuzzing import cause, target
 from tests.imagefiles import ARITHMETIC, ODD_SAMPLING, chunk, picture, png16, saved, with_exif
 from tests.mutations import repaired_png
 
 PIXELS_MAX = 1_000_000
-JPEG_TOKENS = tuple(bytes((0xFF, marker)) for marker in range(0xC0, 0x100)) + (
+JPEG_TOKENS = (
+    *(bytes((0xFF, marker)) for marker in range(0xC0, 0x100)),
     b"\xff\x00", b"\xff\xc0\x00\x11\x08", b"JFIF\0", b"Exif\0\0II*\0", b"ICC_PROFILE\0", b"Adobe",
 )  # fmt: skip
 IMAGE_TOKENS = (
     b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fcTL", b"IDAT", b"zTXt", b"iCCP", b"eXIf", b"GIF89a",
-    b"\x21\xf9\x04", b"NETSCAPE2.0", b"II*\0", b"MM\0*", b"P3 ", b"P6 9 9 255\n", b"BM", b"\xff\xff",
+    b"\x21\xf9\x04", b"NETSCAPE2.0", b"II*\0", b"MM\0*", b"P3 ", b"P6 9 9 255\n", b"BM",
 )  # fmt: skip
 
 
@@ -87,8 +88,7 @@ def _outcome(data: bytes, spec: ImageSpec) -> object:
     try:
         prepared = prepare(data, spec)
     except ImageError as exc:
-        assert 0 < len(str(exc)) < 2000
-        return str(exc)
+        return cause(exc)
     return prepared.image_hwc.tobytes(), prepared.notes, prepared.enlarged
 
 
@@ -128,7 +128,7 @@ def image(data: bytes) -> None:
         try:
             found = decode_image(content, max_megapixels=1, exif=exif, window_of=window_of)
         except ImageError as exc:
-            assert 0 < len(str(exc)) < 2000
+            cause(exc)
             continue
         height, width, channels = found.image_hwc.shape
         assert height * width <= PIXELS_MAX
@@ -161,9 +161,10 @@ def shrink(data: bytes) -> None:
             result = kernel.area_shrink(
                 pixels, (values[6], values[7]), crop, part=part, backend=backend
             )
-        except (ValueError, ZeroDivisionError) as exc:
-            # geometry.covered divides: never by zero for a size that an image has
-            assert isinstance(exc, ValueError) or backend == "numpy"
+        except ValueError:
+            continue
+        except ZeroDivisionError:  # geometry: never for a size that an image has
+            assert backend == "numpy"
             continue
         sums = np.zeros(result.shape, np.uint32)
         found[backend] = (result, kernel.add_moments(result, sums, backend=backend), sums)

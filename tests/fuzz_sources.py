@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
-import shutil
 import tarfile
 from pathlib import Path
 
-from imgprep.errors import ImageError
 from imgprep.reader import SourceReader
 from imgprep.sources import scan_source
 from imgprep.sources.tarwalk import walk
@@ -133,7 +131,9 @@ def _mats() -> list[bytes]:
     return [meta_mat_bytes(entries, packed=packed) for packed in (True, False)]
 
 
-@target("mat", _mats, tokens=(b"synsets", b"WNID", b"\x0e\0\0\0", b"\x0f\0\0\0", b"\xff\xff\xff\x7f"))
+@target(
+    "mat", _mats, tokens=(b"synsets", b"WNID", b"\x0e\0\0\0", b"\x0f\0\0\0", b"\xff\xff\xff\x7f")
+)
 def mat(data: bytes) -> None:
     """``meta.mat`` of the devkit."""
     with ours("here: meta.mat"):

@@ -27,13 +27,15 @@ from train.settings import from_json, read_toml, resolve, to_toml
 @target("idx", lambda: [original("train-000000.idx")], tokens=(b"jpg ", b"cls ", b"v1.2 ", b"\n"))
 def idx(data: bytes) -> None:
     """The DALI index of a shard, and the records that it leads to."""
-    with changed_dataset("train-000000.idx", data, forged=False) as folder:
-        with ours("train-000000"):
-            reader = RecordReader(open_dataset(folder), "train")
-            reader.prefetch(range(len(reader)))
-            for record in range(len(reader)):
-                reader.where(record)
-                reader.read([record])
+    with (
+        changed_dataset("train-000000.idx", data, forged=False) as folder,
+        ours("train-000000"),
+    ):
+        reader = RecordReader(open_dataset(folder), "train")
+        reader.prefetch(range(len(reader)))
+        for record in range(len(reader)):
+            reader.where(record)
+            reader.read([record])
 
 
 def _opened(name: str, data: bytes) -> None:
@@ -114,7 +116,9 @@ def _use(saved: checkpoints.Checkpoint) -> None:
 
 def _values() -> list[bytes]:
     values = checkpoints.to_values(make_checkpoint())
-    return [json.dumps({k: v for k, v in values.items() if k not in ("model", "velocities")}).encode()]
+    return [
+        json.dumps({k: v for k, v in values.items() if k not in ("model", "velocities")}).encode()
+    ]
 
 
 @target("checkpoint-values", _values, mutate=mutate_json)
@@ -134,7 +138,7 @@ def checkpoint_values(data: bytes) -> None:
 
 
 TOML_TOKENS = (
-    b"[net]", b"[optim]", b"[input]", b"[[net]]", b"preset = ", b'"none"', b"nan", b"-inf", b"1e999",
+    b"[net]", b"[optim]", b"[input]", b"[[net]]", b"preset = ", b'"none"', b"nan", b"-inf",
     b"'''", b"a.b.c = 1\n", b"[" * 60, b"{a=" * 40, b"1979-05-27T07:32:00Z", b"true", b"= 9" * 3,
 )  # fmt: skip
 
@@ -171,6 +175,3 @@ def logs(data: bytes) -> None:
             rows = read_rows(path, fields)
             thinned(rows)
             [int(row["global_step"]) for row in rows]
-
-
-__all__ = ["Path"]
