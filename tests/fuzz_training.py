@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tests.checkpoints import make_checkpoint
@@ -19,7 +21,7 @@ from train.dataset import open_dataset
 from train.feed.records import RecordReader
 from train.figures import thinned
 from train.logs import EPOCH_FIELDS, STEP_FIELDS, read_rows
-from train.net import net_plan
+from train.net import native, net_plan
 from train.optim.schedule import ScheduleState
 from train.settings import from_json, read_toml, resolve, to_toml
 
@@ -135,6 +137,37 @@ def checkpoint_values(data: bytes) -> None:
     except Exception:  # no such values can be saved
         return
     _loaded(path)
+
+
+def _norms() -> list[bytes]:
+    values = torch.linspace(-9, 9, 480).numpy().tobytes()
+    return [
+        struct.pack("<5q", channels, groups, size, rectify, 480) + values
+        for channels, groups, size, rectify in ((96, 2, 5, 1), (8, 1, 3, 0), (4, 4, 1, 1))
+    ]
+
+
+@target("norm", _norms, needs=("train.net._cpu",))
+def norm(data: bytes) -> None:
+    """Response normalisation with arguments that make no sense: ValueError, or the same results
+    with AVX2 and without."""
+    channels, groups, size, rectify, count = struct.unpack_from("<5q", data.ljust(40, b"\0"))
+    values = np.resize(np.frombuffer(data[40:] or b"\x07", np.uint8), 4 * 4096)
+    x = values.view(np.float32)[: abs(count) % 4096].copy()
+    results = []
+    for avx2 in (False, True):
+        y, z = np.full_like(x, 7), np.full_like(x, 7)
+        try:
+            arguments = (channels, groups, size, 2.0, 1e-4, bool(rectify & 1), avx2)
+            native._cpu.lrn_forward(x, y, *arguments)
+            native._cpu.lrn_backward(x, y, z, *arguments)
+        except (ValueError, OverflowError):
+            continue
+        results.append((y, z))
+    assert len(results) in (0, 2)
+    if results and np.abs(np.nan_to_num(x)).max(initial=0) < 1e6:
+        for one, other in zip(*results, strict=True):
+            assert np.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
 TOML_TOKENS = (

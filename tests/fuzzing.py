@@ -40,7 +40,9 @@ class Target:
     mutate: Mutation
     tokens: tuple[bytes, ...]
     needs: tuple[str, ...]
-    """Compiled modules without which it says nothing."""
+    """Compiled modules that it is about."""
+    text: str
+    """What it is, in a line."""
 
     def hostile(self, random: Random) -> bytes:
         """A seed, changed."""
@@ -67,7 +69,12 @@ def target(
 
         change = mutate or (lambda data, random: mutate_bytes(data, random, tokens))
         TARGETS[name] = Target(
-            run=guarded_run, seeds=cache(seeds), mutate=change, tokens=tokens, needs=needs
+            run=guarded_run,
+            seeds=cache(seeds),
+            mutate=change,
+            tokens=tokens,
+            needs=needs,
+            text=" ".join((run.__doc__ or "").split()),
         )
         return run
 
@@ -115,10 +122,12 @@ class _Guard:
             sys.addaudithook(cls.hear)
             cls.installed = True
         cls.active = True
+        compiled, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         try:
             yield
         finally:
             cls.active = False
+            sys.dont_write_bytecode = compiled
 
     @classmethod
     def hear(cls, event: str, arguments: tuple[Any, ...]) -> None:
