@@ -161,7 +161,13 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _is_texts(value: object) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    """Whether it is a list of texts that paths can be made of."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return False
+    try:
+        return not any(b"\0" in os.fsencode(item) for item in value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _fault(manifest: SplitManifest, meta: Mapping[str, Any]) -> str:
@@ -171,6 +177,8 @@ def _fault(manifest: SplitManifest, meta: Mapping[str, Any]) -> str:
         return f"its rows are of type {rows.dtype}"
     if len(rows) != meta.get("images") or len(names) != meta.get("names_bytes"):
         return "the number of its rows or the length of its names differs from its meta.json"
+    if names.find(b"\0") >= 0:
+        return "a name holds a null byte"
     if len(rows) == 0:
         return ""
     starts = rows["name_start"]

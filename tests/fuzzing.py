@@ -64,7 +64,7 @@ def target(
 
     def enter(run: Callable[[bytes], None]) -> Callable[[bytes], None]:
         def guarded_run(data: bytes) -> None:
-            with _Guard.watching():
+            with watching():
                 run(data)
 
         change = mutate or (lambda data, random: mutate_bytes(data, random, tokens))
@@ -112,22 +112,17 @@ class _Guard:
     scratch = ""
     """Where files without a name are made."""
     FORBIDDEN = ("pickle.find_class", "os.system", "subprocess.Popen", "socket.connect", "os.exec")
+    CHANGING = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link")
     WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
     @classmethod
-    @contextmanager
-    def watching(cls) -> Iterator[None]:
-        if not cls.installed:
-            cls.scratch = tempfile.gettempdir()
-            sys.addaudithook(cls.hear)
-            cls.installed = True
-        cls.active = True
-        compiled, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-        try:
-            yield
-        finally:
-            cls.active = False
-            sys.dont_write_bytecode = compiled
+    def inside(cls, path: object) -> bool:
+        """Whether a path is the workspace's, or that of a scratch file without a name."""
+        if isinstance(path, int):
+            return True
+        name = os.path.realpath(os.fsdecode(path))  # type: ignore[arg-type]
+        unnamed = name == cls.scratch or name.startswith(f"{cls.scratch}/tmp")
+        return unnamed or name.startswith(str(workspace()))
 
     @classmethod
     def hear(cls, event: str, arguments: tuple[Any, ...]) -> None:
@@ -135,12 +130,30 @@ class _Guard:
             return
         if event in cls.FORBIDDEN:
             raise AssertionError(f"a reader did {event} {arguments!r:.200}")
-        if event == "open" and arguments[2] & cls.WRITING:
-            path = arguments[0]
-            name = "" if isinstance(path, int) else os.fsdecode(path)
-            unnamed = name == cls.scratch or name.startswith(f"{cls.scratch}/tmp")
-            if name and not unnamed and not name.startswith(str(workspace())):
-                raise AssertionError(f"a reader opened {path!r} to write")
+        changed = arguments[:2] if event in ("os.rename", "os.link") else arguments[:1]
+        if event in cls.CHANGING and arguments[-1] not in (-1, None):
+            return  # relative to an open folder, as rmtree goes
+        if event in cls.CHANGING or (event == "open" and arguments[2] & cls.WRITING):
+            outside = [path for path in changed if not cls.inside(path)]
+            if outside:
+                raise AssertionError(f"a reader did {event} of {outside!r:.200}, which is outside")
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Turn what a reader must never do into an AssertionError, within the block."""
+    if not _Guard.installed:
+        _Guard.scratch = os.path.realpath(tempfile.gettempdir())
+        workspace()
+        sys.addaudithook(_Guard.hear)
+        _Guard.installed = True
+    _Guard.active = True
+    compiled, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        _Guard.active = False
+        sys.dont_write_bytecode = compiled
 
 
 @cache

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imgprep.atomic import read_json
 from imgprep.console import plain
@@ -25,6 +26,7 @@ from imgprep.sources import scan_source
 from tests.checkpoints import make_checkpoint
 from tests.conftest import imgprep
 from tests.fuzzing import changed_dataset, dataset, original
+from tests.imagefiles import after_start, picture, saved
 from tests.trees import make_class_folders
 from train import checkpoint as checkpoints
 from train.checkpoint_file import read_values, write_values
@@ -32,9 +34,11 @@ from train.config import InputConfig, RunConfig
 from train.dataset import open_dataset
 from train.errors import CheckpointError, ConfigError, DataError
 from train.export import export_checkpoint
+from train.feed.declared import Declared
 from train.feed.records import RecordReader
 from train.logs import STEP_FIELDS, read_rows
 from train.measure import MeasureOptions, measure
+from train.net import native
 from train.settings import read_toml, resolve
 
 
@@ -174,6 +178,32 @@ def test_an_integer_without_end_in_a_checkpoint_is_refused(tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"x\.pt: damaged, or not a checkpoint") as caught:
         read_values(tmp_path / "x.pt")
     assert "weights_only" not in str(caught.value)  # no advice to run what is in it
+
+
+def test_records_are_known_by_how_they_begin() -> None:
+    fault = Declared("jpeg", 40).fault
+    clean = jpeg_of(40)
+    for content in (clean, clean, jpeg_of(40, quality=50), clean + b"x"):
+        assert fault(content) is None
+    assert fault(jpeg_of(41)) == "declares 41x41 pixels, not 40 square"
+    other = after_start(jpeg_of(41), clean[2 : clean.index(b"\xff\xdb")])
+    assert fault(other) == "declares 41x41 pixels, not 40 square"
+    assert fault(clean[:100]) == "truncated JPEG: it ends inside its header"
+    assert fault(b"") == fault(saved(Image.new("RGB", (40, 40)), "PNG")) == "not a JPEG"
+    fault = Declared("png", 40).fault
+    assert fault(saved(Image.new("RGB", (40, 40)), "PNG")) is None
+    assert fault(saved(Image.new("RGB", (40, 41)), "PNG")) == "declares 40x41 pixels, not 40 square"
+    assert fault(clean) == fault(b"") == "not a PNG"
+
+
+def jpeg_of(side_px: int, **options: object) -> bytes:
+    return saved(Image.fromarray(picture(side_px, side_px)), "JPEG", **options)
+
+
+def test_the_norm_divides_by_no_overflow() -> None:
+    values = bytearray(16)
+    with pytest.raises(ValueError, match="cannot be handled"):
+        native._cpu.lrn_forward(values, values, 2**62, 2**62, 5, 2.0, 1e-4, True, False)
 
 
 def test_a_network_is_not_made_to_the_size_that_a_checkpoint_claims(tmp_path: Path) -> None:
