@@ -18,7 +18,9 @@ from imgprep.sources import scan_source
 from imgprep.sources.collect import BlockBuilder, assemble, is_clutter
 from tests.trees import Shape, make_archives
 
-NAMES = st.binary(min_size=1, max_size=30).filter(lambda name: not is_clutter(name.split(b"/")[-1]))
+NAMES = st.binary(min_size=1, max_size=30).filter(
+    lambda name: b"\0" not in name and not is_clutter(name.split(b"/")[-1])
+)
 NUMBERS = st.integers(0, 2**62)
 IMAGES = st.lists(st.tuples(NAMES, NUMBERS, st.integers(1, 2**62), NUMBERS), max_size=12)
 
