@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +16,7 @@ from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
 from imgprep.errors import DestinationError, FormatError
+from imgprep.storage.urls import is_url
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,23 +28,27 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def disk_errors(folder: Path, what: str) -> Iterator[None]:
-    """Turn what goes wrong while ``what`` is written into ``folder`` into a message.
+def disk_errors(place: object, what: str) -> Iterator[None]:
+    """Turn what goes wrong while ``what`` is written to ``place`` (path or URL) into a message.
 
     Raises:
-        DestinationError: the disk is full or cannot be written.
+        DestinationError: the disk is full, or the place cannot be written.
     """
     try:
         yield
     except OSError as exc:
+        remote = is_url(str(place))
         if exc.errno in _DISK_FULL:
+            scratch = f" in {tempfile.gettempdir()}" if remote else ""
             raise DestinationError(
-                f"{folder}: no space left while writing {what} ({exc.strerror}): "
+                f"{place}: no space left{scratch} while writing {what} ({exc.strerror}): "
                 "free some and run the same command again"
             ) from exc
+        denied = remote and isinstance(exc, PermissionError)
+        mend = "renew the credentials" if denied else "mend that"
         raise DestinationError(
-            f"{folder}: cannot write {what}: {exc.strerror or exc}: "
-            "mend that and run the same command again"
+            f"{place}: cannot write {what}: {exc.strerror or exc}: "
+            f"{mend} and run the same command again"
         ) from exc
 
 
@@ -62,8 +70,12 @@ class PartialFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
-        self.file: IO[bytes] = self._temporary.open("wb")
+        self._temporary = path.with_name(f".{path.name}.{_unique()}{PARTIAL_SUFFIX}")
+        try:
+            self.file: IO[bytes] = self._temporary.open("wb")
+        except BaseException:  # an interrupt may wait for the call to end
+            self._temporary.unlink(missing_ok=True)
+            raise
 
     def commit(self) -> None:
         """Flush to disk, then rename."""
@@ -81,6 +93,12 @@ class PartialFile:
         self._temporary.unlink(missing_ok=True)
         with suppress(OSError):  # closing flushes, which a full disk refuses
             self.file.close()
+
+
+def _unique() -> str:
+    """Names this use of a file among all processes of all machines that share the folder."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", os.uname().nodename)[:32]
+    return f"{host}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 @contextmanager
@@ -112,11 +130,6 @@ def save_npy(file: IO[bytes], array: NDArray[Any]) -> None:
     np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON, keys in the order given, whole or not at all."""
-    write_bytes(path, json_bytes(value))
-
-
 def json_bytes(value: object) -> bytes:
     """JSON as we write it: indented, one final newline, UTF-8; lone surrogates are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
@@ -127,37 +140,38 @@ def json_bytes(value: object) -> bytes:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object from a local file.
 
     Raises:
         FormatError: the file is missing, unreadable, not JSON or not an object.
     """
     try:
-        return parse_json(read_regular(path))
+        data = read_regular(path)
     except OSError as exc:
         raise FormatError(f"{path}: cannot read {what}: {exc.strerror}") from exc
-    except ValueError as exc:
-        raise FormatError(f"{path}: {what} is not valid JSON: {exc}") from exc
+    return json_object(data, str(path), what)
 
 
-def parse_json(data: bytes) -> dict[str, Any]:
-    """A JSON object that is shallow enough to be compared, hashed and printed.
+def json_object(data: bytes, where: str, what: str) -> dict[str, Any]:
+    """The JSON object that a file holds, shallow enough to be compared, hashed and printed.
 
     Raises:
-        ValueError: not JSON, not an object, or nested too deep.
+        FormatError: it is not JSON, not an object, or nested too deep.
     """
     try:
         value = json.loads(data)
+        if not isinstance(value, dict):
+            raise FormatError(f"{where}: {what} must be a JSON object")
+        layer: list[Any] = [value]
+        for _ in range(JSON_DEPTH_MAX):
+            inner = (each.values() if isinstance(each, dict) else each for each in layer)
+            layer = [item for items in inner for item in items if isinstance(item, dict | list)]
+        if layer:
+            raise RecursionError
     except RecursionError as exc:
-        raise ValueError("it is nested too deep") from exc
-    if not isinstance(value, dict):
-        raise ValueError("it must be an object")
-    layer: list[Any] = [value]
-    for _ in range(JSON_DEPTH_MAX):
-        inner = (each.values() if isinstance(each, dict) else each for each in layer)
-        layer = [item for items in inner for item in items if isinstance(item, dict | list)]
-    if layer:
-        raise ValueError("it is nested too deep")
+        raise FormatError(f"{where}: {what} is not valid JSON: it is nested too deep") from exc
+    except ValueError as exc:
+        raise FormatError(f"{where}: {what} is not valid JSON: {exc}") from exc
     return value
 
 
@@ -175,6 +189,11 @@ def read_regular(path: Path) -> bytes:
 
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def is_partial(name: str) -> bool:
+    """Whether this is the temporary name of a file being written."""
+    return name.startswith(".") and name.endswith(PARTIAL_SUFFIX)
 
 
 def remove_partials(folder: Path) -> None:

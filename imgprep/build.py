@@ -7,9 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from imgprep.atomic import disk_errors
+from imgprep.build_options import BuildOptions, Listener, bad_images_message
+from imgprep.engines import check_reachable, engine_for, processors
 from imgprep.errors import (
     BadImagesError,
     BuildError,
@@ -18,18 +20,19 @@ from imgprep.errors import (
     UsageError,
 )
 from imgprep.estimate import Estimate, check_space, estimate_build
-from imgprep.format import REPORT, SPLITS, brace_pattern, label_digits
+from imgprep.format import NPY_HEADER_BYTES, REPORT, SPLITS, brace_pattern, label_digits
 from imgprep.index import DatasetIndex, load_index
 from imgprep.manifest import SourceScan
-from imgprep.markers import Marker, Skip, done_marker
+from imgprep.markers import Marker, Skip, done_markers
+from imgprep.node import needs_of
 from imgprep.plan import SplitPlan, plan_split
-from imgprep.pool import Pool, Progress
 from imgprep.publish import Finished, publish_files, publish_index
 from imgprep.report import BuildReport
-from imgprep.scan import printable
+from imgprep.shard_run import ShardRun
 from imgprep.sources import scan_source
-from imgprep.spec import BuildSpec, OnError
+from imgprep.spec import BuildSpec
 from imgprep.state import (
+    LOCK,
     BuildIdentity,
     StatePaths,
     begin,
@@ -40,43 +43,8 @@ from imgprep.state import (
     locked,
     save_split,
 )
-
-MAX_ERRORS_DEFAULT = 100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildOptions:
-    """How to run a build; none of it changes a byte of a finished dataset."""
-
-    jobs: int
-    on_error: OnError = "fail"
-    max_errors: int | None = None
-    """Bad images that stop the build; None is 100 under ``fail``, no limit under ``skip``."""
-    force: bool = False
-    layout: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise UsageError(f"jobs must be at least 1, not {self.jobs}")
-        if self.max_errors is not None and self.max_errors < 1:
-            raise UsageError(f"max-errors must be at least 1, not {self.max_errors}")
-
-    @property
-    def bad_images_max(self) -> float:
-        """Bad images after which the build stops."""
-        if self.max_errors is not None:
-            return self.max_errors
-        return MAX_ERRORS_DEFAULT if self.on_error == "fail" else float("inf")
-
-
-class Listener(Protocol):
-    """Hears how a build goes on; the command line prints from it."""
-
-    def scanning(self, images: int) -> None: ...
-    def scanned(self, scan: SourceScan) -> None: ...
-    def started(self, images: int, shards: int, shards_done: int) -> None: ...
-    def advanced(self, done: int, bad: Sequence[Skip]) -> None: ...
-    def publishing(self) -> None: ...
+from imgprep.storage import Location, Store, absolute, open_store
+from imgprep.storage.reading import read_bytes, store_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +74,23 @@ class BuildOutcome:
             "exit_code": self.report.exit_code,
         }
 
-    def render(self, dest: Path) -> str:
+    def render(self) -> str:
         """For people: where the shards are, what was left out, what to do next."""
-        lines = []
+        lines, store = [], self.index.store
         for name, split in self.index.splits.items():
             pattern = brace_pattern(name, len(split.shards))
             size = sum(shard.bytes for shard in split.shards) / 2**20
-            lines.append(f"{name:5} {split.records:,} records, {size:,.1f} MiB: {dest / pattern}")
+            lines.append(
+                f"{name:5} {split.records:,} records, {size:,.1f} MiB: {store.where(pattern)}"
+            )
         if self.built_images:
             rate = self.report.timings["images_per_second"]
             lines.append(f"built {self.built_images:,} images at {rate:,.0f} img/s")
         else:
             lines.append("nothing to build: all shards were done")
         if self.report.skipped_images:
-            lines.append(f"skipped {self.report.skipped_images} images: see {dest / REPORT}")
-        lines.append(f"next: imgprep verify {dest} --decode; imgprep stats {dest}")
+            lines.append(f"skipped {self.report.skipped_images} images: see {store.where(REPORT)}")
+        lines.append(f"next: imgprep verify {store} --decode; imgprep stats {store}")
         return "\n".join(lines)
 
 
@@ -129,6 +99,7 @@ class _Job:
     """A build under way."""
 
     paths: StatePaths
+    hold: str
     spec: BuildSpec
     options: BuildOptions
     listener: Listener
@@ -141,23 +112,32 @@ class _Job:
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
+    def store(self) -> Store:
+        return self.paths.store
+
+    @property
     def shards(self) -> list[tuple[str, int]]:
         return [(plan.split, number) for plan in self.plans for number in range(plan.shards)]
 
 
 def build(
-    source: Path, dest: Path, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
 ) -> BuildOutcome:
-    """Build the dataset ``dest`` from ``source``, or go on with it; returns when it is whole.
+    """Build the dataset at ``dest`` (a path, a URL, a store) from ``source``, or go on with it.
+
+    Returns when it is whole.
 
     Raises:
         UsageError, SourceError: the source is not understood.
         DestinationError: DEST is not ours, busy, changed, full or not writable.
         BadImagesError: images are bad and the policy is to fail.
         BuildError: a worker died, the build was interrupted, or a shard could not be made.
+        StoreError: an object store does not answer, or refuses.
     """
-    check_places(source, dest)
-    check_ours(dest)
+    store = open_store(dest)
+    check_places(source, store)
+    check_ours(store)
+    check_reachable(engine_for(options.engine, str(source), store.location))
     started = time.monotonic()
     scan = scan_source(source, options.layout, progress=listener.scanning)
     listener.scanned(scan)
@@ -165,24 +145,27 @@ def build(
     _check_problems(scan, options)
     plans = plan_all(scan, spec)
     identity = BuildIdentity(scan.identity(), spec.to_json(), _engine())
-    with locked(dest) as paths:
-        with disk_errors(dest, "the plan"):
+    with locked(store) as hold:
+        paths = StatePaths(store)
+        with disk_errors(store, "the plan"):
             begin(paths, identity, force=options.force)
-        job = _Job(paths, spec, options, listener, scan, plans, identity, started)
+        job = _Job(paths, hold, spec, options, listener, scan, plans, identity, started)
         job.timings["scan_seconds"] = scan_seconds
         return _run(job)
 
 
 def dry_run(
-    source: Path, dest: Path, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
 ) -> Estimate:
     """Scan and encode a seeded sample; writes nothing. Raises as ``build`` does."""
-    check_places(source, dest)
-    check_ours(dest)
+    store = open_store(dest)
+    check_places(source, store)
+    check_ours(store)
     scan = scan_source(source, options.layout, progress=listener.scanning)
     listener.scanned(scan)
     _check_problems(scan, options)
-    return estimate_build(scan, plan_all(scan, spec), spec, dest=dest, jobs=options.jobs)
+    jobs = options.jobs or processors()
+    return estimate_build(scan, plan_all(scan, spec), spec, dest=store, jobs=jobs)
 
 
 def plan_all(scan: SourceScan, spec: BuildSpec) -> list[SplitPlan]:
@@ -219,22 +202,11 @@ def _check_problems(scan: SourceScan, options: BuildOptions) -> None:
     raise BadImagesError(bad_images_message(skips, sum(scan.problem_counts.values()), options))
 
 
-def bad_images_message(bad: Sequence[Skip], count: int, options: BuildOptions) -> str:
-    """The list of what is wrong, and the way on."""
-    shown = list(bad[: options.max_errors or MAX_ERRORS_DEFAULT])
-    lines = [f"{count} bad {'entry' if count == 1 else 'entries'} in the source:"]
-    lines += [f"  {printable(skip.where)}: {printable(skip.cause)}" for skip in shown]
-    if count > len(shown):
-        lines.append(f"  … and {count - len(shown)} more")
-    lines.append("Mend them, or leave them out with --on-error skip (shards that are done stay).")
-    return "\n".join(lines)
-
-
 def _run(job: _Job) -> BuildOutcome:
-    complete = _finished_index(job.paths.dest)
+    complete = _finished_index(job.store)
     pending = _pending(job, published=complete is not None)
     images = sum(_images(job, shard) for shard in pending)
-    check_space(job.paths.dest, job.spec.image, images, len(pending))
+    check_space(job.store, job.spec.image, images, len(pending))
     job.listener.started(images, len(job.shards), len(job.shards) - len(pending))
     if pending:
         _build_pending(job, pending, images)
@@ -242,8 +214,9 @@ def _run(job: _Job) -> BuildOutcome:
             _check_repaired(job, complete, pending)
     if complete is None:
         _publish(job)
-        complete = load_index(job.paths.dest)
-    drop_work_files(job.paths)
+        complete = load_index(job.store)
+    with disk_errors(job.store, "the end of the build"):
+        drop_work_files(job.paths)
     return BuildOutcome(complete, _report(job), images)
 
 
@@ -255,19 +228,20 @@ def _publish(job: _Job) -> None:
 
         job.timings["import_seconds"] = time.monotonic() - started
     finished = Finished(job.spec, job.identity, job.scan, _by_split(job))
-    with disk_errors(job.paths.dest, "statistics and index"):
+    with disk_errors(job.store, "statistics and index"):
+        job.store.check_hold(LOCK, job.hold)
         files = publish_files(job.paths, finished)
         job.timings["publish_seconds"] = time.monotonic() - started
         job.timings["total_seconds"] = time.monotonic() - job.started_at
         publish_index(job.paths, finished, files, _report(job))
 
 
-def _finished_index(dest: Path) -> DatasetIndex | None:
+def _finished_index(store: Store) -> DatasetIndex | None:
     """The index if the dataset was published and what lies beside the shards is whole."""
     try:
-        index = load_index(dest)
+        index = load_index(store)
         for name, sha256 in index.files.items():
-            if hashlib.sha256((dest / name).read_bytes()).hexdigest() != sha256:
+            if hashlib.sha256(read_bytes(store, name)).hexdigest() != sha256:
                 return None
     except (FormatError, OSError):
         return None
@@ -279,18 +253,30 @@ def _pending(job: _Job, *, published: bool) -> list[tuple[str, int]]:
 
     Until the statistics are published, a training shard also needs its pixel sum.
     """
-    pending = []
-    for split, number in job.shards:
-        marker = done_marker(job.paths.dest, split, number, job.identity.sha256)
-        if marker is not None and split == "train" and not published:
-            path = job.paths.pixel_sum(split, number)
-            if load_pixel_sum(path, marker.pixel_sum_sha256) is None:
-                marker = None
-        if marker is None:
-            pending.append((split, number))
-        else:
-            job.markers[split, number] = marker
-    return pending
+    job.markers.update(done_markers(job.store, job.shards, job.identity.sha256))
+    if not published:
+        for shard in _without_pixel_sum(job):
+            del job.markers[shard]
+    return [shard for shard in job.shards if shard not in job.markers]
+
+
+def _without_pixel_sum(job: _Job) -> list[tuple[str, int]]:
+    """Training shards that are done, but whose pixel sum is not there as it was written.
+
+    On an object store the size tells; the content is checked when it is merged.
+    """
+    train = [marker for (split, _), marker in job.markers.items() if split == "train"]
+    if job.store.folder is None:
+        with store_errors(job.store):
+            sizes = job.store.entries(job.paths.moments)
+        size_bytes = NPY_HEADER_BYTES + 4 * 3 * job.spec.image.size_px**2
+        return [(m.split, m.number) for m in train if sizes.get(f"{m.stem}.npy") != size_bytes]
+
+    def found(marker: Marker) -> bool:
+        name = job.paths.pixel_sum(marker.split, marker.number)
+        return load_pixel_sum(job.store, name, marker.pixel_sum_sha256) is not None
+
+    return [(marker.split, marker.number) for marker in train if not found(marker)]
 
 
 def _images(job: _Job, shard: tuple[str, int]) -> int:
@@ -300,12 +286,12 @@ def _images(job: _Job, shard: tuple[str, int]) -> int:
 
 
 def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> None:
-    with disk_errors(job.paths.dest, "the plan"):
+    with disk_errors(job.store, "the plan"):
         for plan in job.plans:
             save_split(job.paths, job.scan.splits[plan.split], plan)
     started = time.monotonic()
     try:
-        _run_pool(job, pending)
+        _run_shards(job, pending)
     except KeyboardInterrupt as exc:
         raise BuildInterruptedError(
             f"interrupted: {len(job.markers)} of {len(job.shards)} shards are done; run the same "
@@ -315,35 +301,29 @@ def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> No
     job.timings["build_seconds"] = seconds
     job.timings["images"] = images
     job.timings["images_per_second"] = images / max(seconds, 1e-9)
-    job.timings["jobs"] = job.options.jobs
     if job.bad and job.options.on_error == "fail":
         raise BadImagesError(bad_images_message(job.bad, len(job.bad), job.options))
 
 
-def _run_pool(job: _Job, pending: list[tuple[str, int]]) -> None:
-    from imgprep.worker import ShardTask, WorkerSetup, build_shard
+def _run_shards(job: _Job, pending: list[tuple[str, int]]) -> None:
+    from imgprep.worker import WorkerSetup
 
     setup = WorkerSetup(
-        source=job.scan.root.resolve(),
-        dest=job.paths.dest.resolve(),
+        source=job.scan.absolute_root,
+        dest=absolute(job.store),
+        hold=job.hold,
         image=job.spec.image,
         build_sha256=job.identity.sha256,
         label_digits=label_digits(len(job.scan.labels.classes)),
         shards=tuple((plan.split, plan.shards) for plan in job.plans),
         skip_bad=job.options.on_error == "skip",
     )
-    tasks = [ShardTask(split, number) for split, number in pending]
-    with Pool(min(job.options.jobs, len(tasks)), build_shard, setup) as pool:
-        for event in pool.run(tasks):
-            if isinstance(event, Progress):
-                job.bad.extend(event.bad)
-                job.listener.advanced(event.done, event.bad)
-                if len(job.bad) >= job.options.bad_images_max:
-                    raise BadImagesError(bad_images_message(job.bad, len(job.bad), job.options))
-            elif event is None:
-                job.listener.advanced(0, ())
-            elif event.marker is not None:
-                job.markers[event.task.split, event.task.number] = event.marker
+    needs = needs_of(job.scan, job.store, job.identity)
+    run = ShardRun(setup, needs, job.options, job.listener, job.markers)
+    try:
+        run.build(pending)
+    finally:
+        job.bad, job.timings["jobs"] = run.bad, run.jobs
 
 
 def _check_repaired(job: _Job, index: DatasetIndex, pending: list[tuple[str, int]]) -> None:
@@ -351,7 +331,7 @@ def _check_repaired(job: _Job, index: DatasetIndex, pending: list[tuple[str, int
     for split, number in pending:
         marker, stated = job.markers[split, number], index.splits[split].shards[number]
         if marker.sha256 != stated.sha256:
-            (job.paths.dest / f"{marker.stem}.json").unlink()
+            job.store.remove(f"{marker.stem}.json")
             raise BuildError(
                 f"{marker.stem}: made again, but not with the bytes that the index states: a file "
                 "of the source was changed in place; build anew with --force"

@@ -5,6 +5,7 @@
     ImgprepError                 1  something the user can act on
     ├── UsageError               2  the command line or the source cannot be understood
     ├── SourceError              1  the source cannot be read as ImageNet
+    │   └── UnreachableError     1  the store that holds the source refuses, or does not answer
     ├── ImageError               1  one image cannot be used (carries only the cause)
     ├── DestinationError         1  the output folder cannot be written, is not ours, is too small
     │   ├── BusyError            1  another build holds the output folder
@@ -13,6 +14,7 @@
     │   ├── BadImagesError       1  images failed under ``--on-error fail``
     │   ├── WorkerDiedError      1  a worker process was killed
     │   └── BuildInterruptedError     1  Ctrl-C or SIGTERM; run again to go on
+    ├── StoreError               1  an object store does not answer, or refuses
     ├── FormatError              1  a file of a dataset is missing, malformed or of another version
     └── DamageError              4  verify found damage
 
@@ -54,6 +56,10 @@ class SourceError(ImgprepError):
     """The source cannot be read as ImageNet."""
 
 
+class UnreachableError(SourceError):
+    """The store that holds the source refuses, or does not answer: no fault of any image."""
+
+
 class ImageError(ImgprepError):
     """One image cannot be used; the message is the cause alone, the caller knows the file."""
 
@@ -84,6 +90,10 @@ class WorkerDiedError(BuildError):
 
 class BuildInterruptedError(BuildError):
     """Ctrl-C or SIGTERM; what is done stays done."""
+
+
+class StoreError(ImgprepError):
+    """An object store does not answer, or refuses."""
 
 
 class FormatError(ImgprepError):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,10 @@ from imgprep.reader import SourceReader
 from imgprep.scan import printable
 from imgprep.sources.detect import readable_bytes
 from imgprep.spec import BuildSpec, ImageSpec
+from imgprep.storage import Location, open_store
 
 SAMPLE_IMAGES = 300
+READ_AHEAD_IMAGES = 32
 RECORD_OVERHEAD_BYTES = 2200
 """Two tar headers, padding, label and index line."""
 PIXEL_SUM_BYTES_PER_PX = 12
@@ -44,12 +44,16 @@ class Estimate:
     """Half-width of the 95 % interval of ``total_bytes``."""
     seconds: float
     jobs: int
-    free_bytes: int
+    free_bytes: int | None
+    """None where DEST has no such limit."""
     bad: tuple[Skip, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As a flat JSON object."""
         return asdict(self)
+
+    def _free(self) -> str:
+        return "no limit" if self.free_bytes is None else readable_bytes(self.free_bytes)
 
     def render(self) -> str:
         """A few lines for people."""
@@ -58,7 +62,7 @@ class Estimate:
             f"images    {self.images:,}",
             f"disk      {readable_bytes(self.total_bytes)} ± {error} "
             f"({self.record_bytes_mean:,.0f} bytes an image)",
-            f"free      {readable_bytes(self.free_bytes)}",
+            f"free      {self._free()}",
             f"time      about {duration(self.seconds)} with {self.jobs} jobs "
             "(if the disks keep up)",
             f"sample    {self.sample_images} images, {len(self.bad)} of them bad",
@@ -78,15 +82,7 @@ def record_bytes_guess(spec: ImageSpec) -> float:
     return per_px * pixels * (1.0 if spec.subsampling == "420" else 4 / 3) + RECORD_OVERHEAD_BYTES
 
 
-def free_bytes_at(folder: Path) -> int:
-    """Free space of the file system that will hold ``folder``, which need not exist yet."""
-    existing = next(
-        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
-    )
-    return shutil.disk_usage(existing).free
-
-
-def check_space(dest: Path, spec: ImageSpec, images: int, shards: int) -> None:
+def check_space(dest: Location, spec: ImageSpec, images: int, shards: int) -> None:
     """Refuse a build that certainly does not fit.
 
     Raises:
@@ -94,8 +90,8 @@ def check_space(dest: Path, spec: ImageSpec, images: int, shards: int) -> None:
     """
     moments = shards * spec.size_px**2 * PIXEL_SUM_BYTES_PER_PX
     expected = images * record_bytes_guess(spec) + moments
-    free = free_bytes_at(dest)
-    if free < REFUSE_BELOW * expected:
+    free = open_store(dest).free_bytes()
+    if free is not None and free < REFUSE_BELOW * expected:
         raise DestinationError(
             f"{dest}: about {readable_bytes(round(expected))} needed for {images:,} images, "
             f"{readable_bytes(free)} free: free some, or choose another DEST or --encoding"
@@ -103,7 +99,7 @@ def check_space(dest: Path, spec: ImageSpec, images: int, shards: int) -> None:
 
 
 def estimate_build(
-    scan: SourceScan, plans: list[SplitPlan], spec: BuildSpec, *, dest: Path, jobs: int
+    scan: SourceScan, plans: list[SplitPlan], spec: BuildSpec, *, dest: Location, jobs: int
 ) -> Estimate:
     """Prepare and encode a seeded sample in this process; nothing is written."""
     from imgprep.prepare import encode, prepare
@@ -117,8 +113,11 @@ def estimate_build(
     for plan in plans:
         manifest = scan.splits[plan.split]
         with SourceReader(scan.root, manifest) as reader:
-            for pick in picks[(picks >= first) & (picks < first + plan.images)]:
-                row = int(plan.order[pick - first])
+            here = picks[(picks >= first) & (picks < first + plan.images)]
+            rows = plan.order[here - first].tolist()
+            for number, row in enumerate(rows):
+                if number % READ_AHEAD_IMAGES == 0:
+                    reader.will_need(rows[number : number + READ_AHEAD_IMAGES])
                 try:
                     prepared = prepare(reader.read(row), spec.image)
                     sizes.append(len(encode(prepared.image_hwc, spec.image)))
@@ -136,6 +135,6 @@ def estimate_build(
         total_bytes_error=round(1.96 * spread * images),
         seconds=seconds / max(1, len(picks)) * images / jobs,
         jobs=jobs,
-        free_bytes=free_bytes_at(dest),
+        free_bytes=open_store(dest).free_bytes(),
         bad=tuple(bad),
     )

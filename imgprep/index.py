@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgprep.atomic import read_json
 from imgprep.errors import FormatError, UsageError
 from imgprep.format import (
     DATASET_INFO,
@@ -20,6 +19,8 @@ from imgprep.format import (
     sources_name,
 )
 from imgprep.spec import ImageSpec, digest_of
+from imgprep.storage import Location, Store, open_store
+from imgprep.storage.reading import exists, load_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class SplitInfo:
 class DatasetIndex:
     """A finished dataset."""
 
-    folder: Path
+    store: Store
     size_px: int
     encoding: str
     classes: int
@@ -64,15 +65,31 @@ class DatasetIndex:
     """SHA-256 of the files beside the shards (labels, statistics)."""
     spec: Mapping[str, Any]
 
+    @property
+    def location(self) -> str:
+        """Path or URL of the dataset."""
+        return self.store.location
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a dataset on a local disk.
+
+        Raises:
+            FormatError: it lies in an object store.
+        """
+        if self.store.folder is None:
+            raise FormatError(f"{self.location}: its files are needed on a local disk: copy it")
+        return self.store.folder
+
     def shard_paths(self, split: str) -> list[Path]:
         """Paths of the shards of a split, in order.
 
         Raises:
-            FormatError: the dataset has no such split.
+            FormatError: the dataset has no such split, or is not on a local disk.
         """
         if split not in self.splits:
             raise FormatError(
-                f"{self.folder}: no split {split!r}; it has {', '.join(self.splits) or 'none'}"
+                f"{self.location}: no split {split!r}; it has {', '.join(self.splits) or 'none'}"
             )
         return [self.folder / shard.name for shard in self.splits[split].shards]
 
@@ -90,18 +107,21 @@ def fingerprint_of(info: Mapping[str, Any]) -> str:
     return digest_of({**{name: info[name] for name in parts}, "files": files})
 
 
-def load_index(folder: Path) -> DatasetIndex:
-    """Read and check the index of a dataset.
+def load_index(location: Location) -> DatasetIndex:
+    """Read and check the index of the dataset at a path or URL, or in a store.
 
     Raises:
         FormatError: the dataset is unfinished, malformed, tampered with or of another version.
+        StoreError: an object store does not answer, or refuses.
     """
-    path = folder / DATASET_INFO
-    if folder.is_dir() and not path.exists():
+    store = open_store(location)
+    path = store.where(DATASET_INFO)
+    is_place = store.folder is None or store.folder.is_dir()
+    if is_place and not exists(store, DATASET_INFO):
         raise FormatError(
-            f"{folder}: no {DATASET_INFO}: not a finished dataset; run imgprep build-shards again"
+            f"{store}: no {DATASET_INFO}: not a finished dataset; run imgprep build-shards again"
         )
-    info = read_json(path, "dataset index")
+    info = load_json(store, DATASET_INFO, "dataset index")
     if info.get("format") != FORMAT_NAME or info.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
             f"{path}: format {info.get('format')!r:.80} version "
@@ -109,7 +129,7 @@ def load_index(folder: Path) -> DatasetIndex:
             f"{SCHEMA_VERSION}"
         )
     try:
-        index = _from_json(folder, info)
+        index = _from_json(store, info)
         stated = fingerprint_of(info)
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as exc:
         raise FormatError(f"{path}: malformed dataset index: {exc!r:.200}") from exc
@@ -118,7 +138,7 @@ def load_index(folder: Path) -> DatasetIndex:
     return index
 
 
-def _from_json(folder: Path, info: dict[str, Any]) -> DatasetIndex:
+def _from_json(store: Store, info: dict[str, Any]) -> DatasetIndex:
     splits = {name: _split(name, value) for name, value in info["splits"].items()}
     # Its checks: a side of a million pixels would be memory for terabytes.
     image = ImageSpec(
@@ -126,7 +146,7 @@ def _from_json(folder: Path, info: dict[str, Any]) -> DatasetIndex:
         encoding=info["spec"]["image.encoding"],
     )
     return DatasetIndex(
-        folder=folder,
+        store=store,
         size_px=image.size_px,
         encoding=image.encoding,
         classes=_natural(info["classes"]),

@@ -22,10 +22,11 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import parse_json, read_regular, save_npy
+from imgprep.atomic import json_object, read_regular, save_npy
 from imgprep.errors import FormatError
 from imgprep.labels import LabelMap
 from imgprep.npyfile import map_npy
+from imgprep.storage.urls import is_url
 
 ROW_DTYPE = np.dtype(
     [
@@ -144,9 +145,10 @@ class SplitManifest:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = parse_json(read_regular(path))
-    except (OSError, ValueError) as exc:
+        data = read_regular(path)
+    except OSError as exc:
         raise FormatError(f"{path} cannot be read: {exc}") from exc
+    meta = json_object(data, str(path), "the manifest")
     if meta.get("format") != MANIFEST_FORMAT:
         raise FormatError(f"{path} is not of the format {MANIFEST_FORMAT}; scan again")
     shown, opened = meta.get("containers"), meta.get("container_paths")
@@ -202,7 +204,8 @@ class SourceScan:
     """``archives``, ``class-folders`` or ``kaggle``."""
     evidence: tuple[str, ...]
     """What the layout was recognised by, as sentences."""
-    root: Path
+    root: str
+    """The folder that was scanned, as a path or URL, as it was given."""
     labels: LabelMap
     splits: dict[str, SplitManifest]
     """By name; a split that the source lacks is absent."""
@@ -212,6 +215,11 @@ class SourceScan:
     """Number of problems of each kind."""
     oddities: dict[str, int] = field(default_factory=dict)
     """Harmless things worth a line (hidden files, name endings), counted."""
+
+    @property
+    def absolute_root(self) -> str:
+        """``root`` as it is found from any working directory."""
+        return self.root if is_url(self.root) else os.path.realpath(self.root)
 
     def identity(self) -> dict[str, int | str]:
         """Flat values that change when the source changes, to name what changed.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from imgprep.atomic import read_json, write_json
+from imgprep.atomic import json_bytes
 from imgprep.errors import FormatError
 from imgprep.format import SCHEMA_VERSION, shard_stem
+from imgprep.storage import Store
+from imgprep.storage.reading import in_order, load_json, store_errors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,32 +46,31 @@ class Marker:
         """Shard name without extension."""
         return shard_stem(self.split, self.number)
 
-    def write(self, dest: Path) -> None:
-        """Write ``<shard>.json`` into ``dest``: from now on the shard is done."""
+    def write(self, store: Store) -> None:
+        """Write ``<shard>.json``: from now on the shard is done."""
         fields = asdict(self)
         fields["skipped"] = [asdict(skip) for skip in self.skipped]
-        write_json(
-            dest / f"{self.stem}.json",
-            {"schema_version": SCHEMA_VERSION, "shard": f"{self.stem}.tar", **fields},
-        )
+        value = {"schema_version": SCHEMA_VERSION, "shard": f"{self.stem}.tar", **fields}
+        store.write(f"{self.stem}.json", json_bytes(value))
 
 
-def read_marker(path: Path) -> Marker:
-    """Read and check a done marker.
+def read_marker(store: Store, stem: str) -> Marker:
+    """Read and check the done marker of a shard.
 
     Raises:
         FormatError: missing, malformed, or of another schema version.
     """
-    value = read_json(path, "done marker")
+    name = f"{stem}.json"
+    value = load_json(store, name, "done marker")
     if value.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
-            f"{path}: schema version {value.get('schema_version')!r:.80}, this imgprep reads "
-            f"{SCHEMA_VERSION}"
+            f"{store.where(name)}: schema version {value.get('schema_version')!r:.80}, this "
+            f"imgprep reads {SCHEMA_VERSION}"
         )
     try:
         return _from_json(value)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
-        raise FormatError(f"{path}: malformed done marker: {exc!r:.200}") from exc
+        raise FormatError(f"{store.where(name)}: malformed done marker: {exc!r:.200}") from exc
 
 
 def _from_json(value: dict[str, Any]) -> Marker:
@@ -92,17 +93,38 @@ def _from_json(value: dict[str, Any]) -> Marker:
     )
 
 
-def done_marker(dest: Path, split: str, number: int, build_sha256: str) -> Marker | None:
-    """The marker of a shard if it is done by this very build, else None.
+def done_markers(
+    store: Store, shards: Sequence[tuple[str, int]], build_sha256: str
+) -> dict[tuple[str, int], Marker]:
+    """Markers of those of ``shards`` (split, number) that are done by this very build.
 
     Sizes are compared, contents are not read again: that is what ``verify`` is for.
+
+    Raises:
+        StoreError: the store does not answer, or refuses.
     """
-    stem = shard_stem(split, number)
+    with store_errors(store):
+        sizes = store.entries()
+
+    def done(shard: tuple[str, int]) -> Marker | None:
+        return _done(store, shard, sizes, build_sha256)
+
+    found = in_order(store, done, [shard for shard in shards if _is_marked(shard, sizes)])
+    return {(marker.split, marker.number): marker for marker in found if marker is not None}
+
+
+def _is_marked(shard: tuple[str, int], sizes: Mapping[str, int | None]) -> bool:
+    return f"{shard_stem(*shard)}.json" in sizes
+
+
+def _done(
+    store: Store, shard: tuple[str, int], sizes: Mapping[str, int | None], build_sha256: str
+) -> Marker | None:
+    stem = shard_stem(*shard)
     try:
-        marker = read_marker(dest / f"{stem}.json")
-        tar_bytes = (dest / f"{stem}.tar").stat().st_size
-        idx_exists = (dest / f"{stem}.idx").is_file()
-    except (FormatError, OSError):
+        marker = read_marker(store, stem)
+    except FormatError:
         return None
-    same = (marker.split, marker.number, marker.build_sha256) == (split, number, build_sha256)
-    return marker if same and tar_bytes == marker.bytes and idx_exists else None
+    same = (marker.split, marker.number, marker.build_sha256) == (*shard, build_sha256)
+    whole = sizes.get(f"{stem}.tar") == marker.bytes and sizes.get(f"{stem}.idx") is not None
+    return marker if same and whole else None

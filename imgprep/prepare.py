@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from imgprep.decode import Notes, decode_image
 from imgprep.geometry import Window
 from imgprep.kernel import BACKEND
+from imgprep.pillowcheck import find_pillow
 from imgprep.resize import needed_window, resize_crop
 from imgprep.spec import ImageSpec
 
@@ -86,18 +87,7 @@ def engine() -> dict[str, str]:
         "kernel": "numpy" if BACKEND == "numpy" else "c",
         "numpy": np.__version__,
         "simplejpeg": metadata.version("simplejpeg"),
-        "pillow": f"{_pillow_name()} {pil_version}",
+        "pillow": f"{find_pillow().name} {pil_version}",
         "pillow.libjpeg": features.version("jpg") or "none",
         "pillow.zlib": features.version("zlib") or "none",
     }
-
-
-def _pillow_name() -> str:
-    """Which distribution put the PIL package here: both use the same folder."""
-    for name in ("pillow-simd", "pillow"):
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        return name
-    return "PIL"

@@ -7,12 +7,12 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from imgprep.atomic import json_bytes, partial_file, write_bytes, write_json
+from imgprep.atomic import json_bytes
 from imgprep.errors import BuildError
 from imgprep.format import (
     DATASET_INFO,
@@ -36,6 +36,8 @@ from imgprep.moments import Moments
 from imgprep.report import BuildReport
 from imgprep.spec import BuildSpec
 from imgprep.state import BuildIdentity, StatePaths, load_pixel_sum
+from imgprep.storage import Store
+from imgprep.storage.reading import in_order
 
 
 def published_names() -> tuple[str, ...]:
@@ -70,16 +72,19 @@ def merge_moments(paths: StatePaths, markers: Sequence[Marker], size_px: int) ->
         BuildError: the pixel sum of a shard is not there as it was written; its marker is
             removed, so that the next run makes the shard again.
     """
+    store = paths.store
+
+    def pixel_sum_of(marker: Marker) -> NDArray[np.int64] | None:
+        name = paths.pixel_sum(marker.split, marker.number)
+        return load_pixel_sum(store, name, marker.pixel_sum_sha256)
+
     total = Moments.empty(size_px)
-    for marker in markers:
-        pixel_sum = load_pixel_sum(
-            paths.pixel_sum(marker.split, marker.number), marker.pixel_sum_sha256
-        )
+    for marker, pixel_sum in zip(markers, in_order(store, pixel_sum_of, markers), strict=True):
         if pixel_sum is None or marker.rgb_second is None:
-            (paths.dest / f"{marker.stem}.json").unlink(missing_ok=True)
+            store.remove(f"{marker.stem}.json")
             raise BuildError(
-                f"{marker.stem}: its moments are damaged or missing in {paths.folder}: run the "
-                "same command again to make this shard anew"
+                f"{marker.stem}: its moments are damaged or missing in "
+                f"{store.where(paths.folder)}: run the same command again to make this shard anew"
             )
         rr, gg, bb, rg, rb, gb = marker.rgb_second
         total = total + Moments(marker.records, pixel_sum, (rr, gg, bb, rg, rb, gb))
@@ -91,7 +96,7 @@ def publish_files(paths: StatePaths, finished: Finished) -> dict[str, str]:
     files: dict[str, str] = {}
 
     def keep(name: str, data: bytes) -> None:
-        write_bytes(paths.dest / name, data)
+        paths.store.write(name, data)
         files[name] = hashlib.sha256(data).hexdigest()
 
     if finished.markers.get("train"):
@@ -99,7 +104,7 @@ def publish_files(paths: StatePaths, finished: Finished) -> dict[str, str]:
     keep(LABELS, json_bytes(finished.scan.labels.to_json()))
     for split in finished.markers:
         name = sources_name(split)
-        files[name] = _write_sources(paths.dest / name, finished.scan.splits[split])
+        files[name] = _write_sources(paths.store, name, finished.scan.splits[split])
     return files
 
 
@@ -107,8 +112,8 @@ def publish_index(
     paths: StatePaths, finished: Finished, files: dict[str, str], report: BuildReport
 ) -> None:
     """Write the report, then the index: the dataset is whole."""
-    write_json(paths.dest / REPORT, report.to_json())
-    write_json(paths.dest / DATASET_INFO, _index(finished, files))
+    paths.store.write(REPORT, json_bytes(report.to_json()))
+    paths.store.write(DATASET_INFO, json_bytes(_index(finished, files)))
 
 
 def _publish_stats(
@@ -121,7 +126,7 @@ def _publish_stats(
     mean_image = moments.mean_image_hwc()
     keep(PIXEL_SUM, _npy(moments.pixel_sum_hwc))
     keep(MEAN_IMAGE_NPY, _npy(mean_image))
-    write_bytes(paths.dest / MEAN_IMAGE_PNG, _png(mean_image))
+    paths.store.write(MEAN_IMAGE_PNG, _png(mean_image))
     keep(RGB_PCA, json_bytes(rgb_pca_json(moments, fit_pca(moments))))
 
 
@@ -139,24 +144,22 @@ def _png(mean_image: np.ndarray[Any, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_sources(path: Path, manifest: SplitManifest) -> str:
+def _write_sources(store: Store, name: str, manifest: SplitManifest) -> str:
     """One line a manifest row: number in the key, label, source file (tabs escaped).
 
     Returns the SHA-256 (hex) of the file.
     """
     labels = manifest.rows["label"]
-    with (
-        partial_file(path) as file,
-        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
-    ):
+    file = io.BytesIO()  # 20 MB for ImageNet
+    with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
         for start in range(0, len(manifest), 4096):
             lines = [
                 f"{row}\t{labels[row]}\t{_one_line(manifest.where(row))}\n"
                 for row in range(start, min(start + 4096, len(manifest)))
             ]
             packed.write("".join(lines).encode("utf-8", "surrogateescape"))
-    with path.open("rb") as written:
-        return hashlib.file_digest(written, "sha256").hexdigest()
+    store.write(name, file.getvalue())
+    return hashlib.sha256(file.getbuffer()).hexdigest()
 
 
 def _one_line(text: str) -> str:

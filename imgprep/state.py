@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import shutil
-import time
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,25 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import (
-    partial_file,
-    read_json,
-    read_regular,
-    remove_partials,
-    save_npy,
-    write_json,
-)
-from imgprep.errors import BusyError, ChangedError, DestinationError, UsageError
+from imgprep.atomic import json_bytes, save_npy
+from imgprep.errors import ChangedError, DestinationError, UsageError
 from imgprep.format import DATASET_INFO, SCHEMA_VERSION, SPLITS, STATE_FOLDER, shard_stem
 from imgprep.manifest import SplitManifest
 from imgprep.npyfile import read_npy
 from imgprep.plan import SplitPlan
 from imgprep.spec import digest_of
+from imgprep.storage import Location, Store, open_store
+from imgprep.storage.reading import exists, load_json, read_bytes, store_words
+from imgprep.storage.urls import file_system
 
-PLAN = "plan.json"
-LOCK = "lock"
-LOCK_SECONDS = 3.0
-"""How long to wait for DEST: the workers of a killed build hold it for a moment."""
+LOCK = f"{STATE_FOLDER}/lock"
+_SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-[0-9]+\.(json|tar|idx)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,89 +49,86 @@ class BuildIdentity:
 
 @dataclass(frozen=True, slots=True)
 class StatePaths:
-    """Where things are in the state folder of ``dest``."""
+    """Names in the state folder of a store."""
 
-    dest: Path
+    store: Store
 
-    @property
-    def folder(self) -> Path:
-        return self.dest / STATE_FOLDER
+    folder = STATE_FOLDER
+    plan = f"{STATE_FOLDER}/plan.json"
+    moments = f"{STATE_FOLDER}/moments"
 
-    @property
-    def plan(self) -> Path:
-        return self.folder / PLAN
+    def manifest(self, split: str) -> str:
+        """The folder of a split's manifest."""
+        return f"{self.folder}/manifest-{split}"
 
-    def manifest(self, split: str) -> Path:
-        return self.folder / f"manifest-{split}"
+    def order(self, split: str) -> str:
+        """The write order of a split."""
+        return f"{self.folder}/order-{split}.npy"
 
-    def order(self, split: str) -> Path:
-        return self.folder / f"order-{split}.npy"
-
-    def pixel_sum(self, split: str, number: int) -> Path:
-        return self.folder / "moments" / f"{shard_stem(split, number)}.npy"
+    def pixel_sum(self, split: str, number: int) -> str:
+        """The pixel sum of a shard."""
+        return f"{self.moments}/{shard_stem(split, number)}.npy"
 
 
-def check_places(source: Path, dest: Path) -> None:
+def check_places(source: Location, dest: Location) -> None:
     """Refuse to write into the source, or around it.
 
     Raises:
         UsageError: one folder lies inside the other.
     """
-    source_real, dest_real = source.resolve(), dest.resolve()
-    if dest_real == source_real or source_real in dest_real.parents:
+    source_parts, dest_parts = _parts(source), _parts(dest)
+    if source_parts == dest_parts[: len(source_parts)]:
         raise UsageError(f"DEST {dest} lies inside SOURCE {source}: choose a folder outside it")
-    if dest_real in source_real.parents:
+    if dest_parts == source_parts[: len(dest_parts)]:
         raise UsageError(f"SOURCE {source} lies inside DEST {dest}: choose another DEST")
 
 
-def check_ours(dest: Path) -> None:
+def _parts(location: Location) -> tuple[object, ...]:
+    """The real place, from its root on: equal beginnings mean that one lies in the other."""
+    store = open_store(location)
+    if store.folder is not None:
+        return ("file", *store.folder.resolve().parts)
+    fs, path = file_system(store.location)
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+    return (*protocols[:1], *filter(None, path.split("/")))
+
+
+def check_ours(store: Store) -> None:
     """Accept a missing or empty folder, or one that imgprep began.
 
     Raises:
         DestinationError: DEST is a file, cannot be read, or holds something else.
     """
     try:
-        names = {entry.name for entry in os.scandir(dest)}
-    except FileNotFoundError:
-        return
+        entries = store.entries()
     except OSError as exc:
-        raise DestinationError(f"{dest}: {exc.strerror}: DEST must be a folder to write") from exc
-    if names and not (dest / STATE_FOLDER).is_dir():
+        if store.folder is None and not isinstance(exc, NotADirectoryError):
+            raise DestinationError(f"{store}: {store_words(exc)}") from exc
+        raise DestinationError(f"{store}: {exc.strerror}: DEST must be a folder to write") from exc
+    if entries and (STATE_FOLDER not in entries or entries[STATE_FOLDER] is not None):
         raise DestinationError(
-            f"{dest} is not empty and was not made by imgprep: choose a new or empty folder"
+            f"{store} is not empty and was not made by imgprep: choose a new or empty folder"
         )
 
 
 @contextmanager
-def locked(dest: Path) -> Iterator[StatePaths]:
-    """Create DEST and its state folder and hold them alone.
+def locked(store: Store) -> Iterator[str]:
+    """Create DEST and its state folder and hold them alone; gives the token of this hold.
 
     Raises:
         BusyError: another build holds DEST.
         DestinationError: DEST cannot be made or written.
     """
-    paths = StatePaths(dest)
+    hold = store.hold(LOCK)
     try:
-        paths.folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(paths.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        token = hold.__enter__()
     except OSError as exc:
-        raise DestinationError(f"{dest}: cannot write: {exc.strerror}") from exc
+        why = exc.strerror if store.folder is not None else store_words(exc)
+        raise DestinationError(f"{store}: cannot write: {why}") from exc
     try:
-        _take_lock(fd, dest)
-        yield paths
+        yield token
     finally:
-        os.close(fd)
-
-
-def _take_lock(fd: int, dest: Path) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            if time.monotonic() > deadline:
-                raise BusyError(f"{dest}: another build is writing here: wait for it") from exc
-            time.sleep(0.05)
+        hold.__exit__(None, None, None)
 
 
 def begin(paths: StatePaths, identity: BuildIdentity, *, force: bool) -> bool:
@@ -148,24 +137,24 @@ def begin(paths: StatePaths, identity: BuildIdentity, *, force: bool) -> bool:
     Raises:
         ChangedError: DEST was begun from another source, spec or engine, and not ``force``.
     """
-    resumed = False
-    if paths.plan.exists() and not force:
-        _refuse_changes(paths, read_json(paths.plan, "build plan"), identity)
-        resumed = True
+    store = paths.store
+    resumed = exists(store, paths.plan) and not force
+    if resumed:
+        _refuse_changes(store, load_json(store, paths.plan, "build plan"), identity)
     else:
         clear(paths)
-    for folder in (paths.dest, paths.folder, paths.folder / "moments"):
-        folder.mkdir(exist_ok=True)
-        remove_partials(folder)
+    for folder in ("", paths.folder, paths.moments):
+        store.sweep(folder)
     if not resumed:
-        write_json(paths.plan, {"schema_version": SCHEMA_VERSION, **identity.to_json()})
+        plan = {"schema_version": SCHEMA_VERSION, **identity.to_json()}
+        store.write(paths.plan, json_bytes(plan))
     return resumed
 
 
-def _refuse_changes(paths: StatePaths, begun: dict[str, Any], identity: BuildIdentity) -> None:
+def _refuse_changes(store: Store, begun: dict[str, Any], identity: BuildIdentity) -> None:
     if begun.get("schema_version") != SCHEMA_VERSION:
         raise ChangedError(
-            f"{paths.dest}: begun by an imgprep of schema version "
+            f"{store}: begun by an imgprep of schema version "
             f"{begun.get('schema_version')!r:.80}, this one writes {SCHEMA_VERSION}: choose "
             "another DEST, or --force to start over"
         )
@@ -176,7 +165,7 @@ def _refuse_changes(paths: StatePaths, begun: dict[str, Any], identity: BuildIde
     ]
     if changes:
         raise ChangedError(
-            f"{paths.dest} was begun from something else:\n  "
+            f"{store} was begun from something else:\n  "
             + "\n  ".join(changes)
             + "\nRestore that, choose another DEST, or start over with --force."
         )
@@ -194,41 +183,56 @@ def _short(value: object) -> str:
 
 
 def clear(paths: StatePaths) -> None:
-    """Remove what an earlier build of ours left in DEST, and nothing else; the index goes first."""
+    """Remove what an earlier build of ours left in DEST, and nothing else, but for its plan."""
     from imgprep.publish import published_names
 
-    (paths.dest / DATASET_INFO).unlink(missing_ok=True)
-    for name in published_names():
-        (paths.dest / name).unlink(missing_ok=True)
-    for split in SPLITS:
-        for extension in ("json", "tar", "idx"):
-            for path in paths.dest.glob(f"{split}-[0-9]*[0-9].{extension}"):
-                path.unlink()
-        shutil.rmtree(paths.manifest(split), ignore_errors=True)
-        paths.order(split).unlink(missing_ok=True)
-    shutil.rmtree(paths.folder / "moments", ignore_errors=True)
-    paths.plan.unlink(missing_ok=True)
+    store = paths.store
+    names = store.names()
+    shards = [name for name in names if _SHARD_FILE.fullmatch(name)]
+    markers = [name for name in shards if name.endswith(".json")]
+    published = set(names) & set(published_names())
+    for group in ({DATASET_INFO} & published, published, markers, shards):
+        store.remove(*group)  # no index outlives a marker, no marker its shard
+    drop_work_files(paths)
 
 
 def save_split(paths: StatePaths, manifest: SplitManifest, plan: SplitPlan) -> None:
     """Leave manifest and plan of a split where every worker can map them."""
-    manifest.save(paths.manifest(plan.split))
-    with partial_file(paths.order(plan.split)) as file:
-        save_npy(file, plan.order)
+    with paths.store.new_folder(paths.manifest(plan.split)) as folder:
+        manifest.save(folder)
+    partial = paths.store.partial(paths.order(plan.split))
+    try:
+        save_npy(partial.file, plan.order)
+    except BaseException:
+        partial.abandon()
+        raise
+    partial.commit()
 
 
-def save_pixel_sum(path: Path, pixel_sum_hwc: NDArray[np.int64]) -> str:
+@contextmanager
+def split_files(paths: StatePaths, split: str) -> Iterator[tuple[Path, Path]]:
+    """Local paths of a split's manifest and order, for the time of the block."""
+    store = paths.store
+    with (
+        store.as_folder(paths.manifest(split)) as manifest,
+        store.as_file(paths.order(split)) as order,
+    ):
+        yield manifest, order
+
+
+def save_pixel_sum(store: Store, name: str, pixel_sum_hwc: NDArray[np.int64]) -> str:
     """Keep a shard's pixel sum until the merge; returns the SHA-256 (hex) of its uint32 content."""
     narrow = pixel_sum_hwc.astype("<u4")
-    with partial_file(path) as file:
-        save_npy(file, narrow)
+    file = io.BytesIO()
+    np.save(file, narrow, allow_pickle=False)
+    store.write(name, file.getvalue())
     return hashlib.sha256(narrow.tobytes()).hexdigest()
 
 
-def load_pixel_sum(path: Path, sha256: str | None) -> NDArray[np.int64] | None:
+def load_pixel_sum(store: Store, name: str, sha256: str | None) -> NDArray[np.int64] | None:
     """A shard's pixel sum, or None if it is not there as it was written."""
     try:
-        narrow: NDArray[np.uint32] = read_npy(read_regular(path))
+        narrow: NDArray[np.uint32] = read_npy(read_bytes(store, name))
     except (OSError, ValueError):
         return None
     if narrow.dtype != np.dtype("<u4") or hashlib.sha256(narrow.tobytes()).hexdigest() != sha256:
@@ -237,8 +241,12 @@ def load_pixel_sum(path: Path, sha256: str | None) -> NDArray[np.int64] | None:
 
 
 def drop_work_files(paths: StatePaths) -> None:
-    """Remove what only a running build needs, once the dataset is whole."""
-    for split in SPLITS:
-        shutil.rmtree(paths.manifest(split), ignore_errors=True)
-        paths.order(split).unlink(missing_ok=True)
-    shutil.rmtree(paths.folder / "moments", ignore_errors=True)
+    """Remove what only a running build needs, once the dataset is whole.
+
+    That is also what workers left half-written that were lost on the way.
+    """
+    for folder in ("", paths.folder):
+        paths.store.sweep(folder)
+    for folder in (*map(paths.manifest, SPLITS), paths.moments):
+        paths.store.remove_folder(folder)
+    paths.store.remove(*map(paths.order, SPLITS))

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import read_json, read_regular
 from imgprep.errors import FormatError
 from imgprep.format import PIXEL_SUM, RGB_PCA, SCHEMA_VERSION
 from imgprep.moments import Moments, RgbMoments
@@ -29,6 +27,8 @@ from imgprep.published import (
     Comparison,
     compare,
 )
+from imgprep.storage import Location, open_store
+from imgprep.storage.reading import exists, load_json, read_bytes
 
 SCALE_NOTE = (
     "pixels in levels 0-255; eigenvalues and covariance in levels squared, divisor n - 1; divide "
@@ -108,21 +108,23 @@ def moments_from_json(value: object, pixel_sum_hwc: NDArray[np.int64]) -> Moment
     return moments
 
 
-def load_moments(folder: Path) -> Moments:
-    """The full moments of the dataset in ``folder``: ``rgb_pca.json`` and ``pixel_sum.npy``.
+def load_moments(location: Location) -> Moments:
+    """The full moments of a dataset: its ``rgb_pca.json`` and ``pixel_sum.npy``.
 
     Raises:
         FormatError: either is missing or malformed, or they do not belong together.
+        StoreError: an object store does not answer, or refuses.
     """
-    if not (folder / RGB_PCA).exists():
+    store = open_store(location)
+    if not exists(store, RGB_PCA):
         raise FormatError(
-            f"{folder / RGB_PCA} is missing: statistics are those of a finished build that has "
+            f"{store.where(RGB_PCA)} is missing: statistics are those of a finished build that has "
             "a training split"
         )
-    value = read_json(folder / RGB_PCA, "statistics")
-    path = folder / PIXEL_SUM
+    value = load_json(store, RGB_PCA, "statistics")
+    path = store.where(PIXEL_SUM)
     try:
-        pixel_sum_hwc = read_npy(read_regular(path))
+        pixel_sum_hwc = read_npy(read_bytes(store, PIXEL_SUM))
     except OSError as exc:
         raise FormatError(f"{path}: cannot read the pixel sum: {exc.strerror or exc}") from exc
     except ValueError as exc:
@@ -130,7 +132,7 @@ def load_moments(folder: Path) -> Moments:
     try:
         return moments_from_json(value, pixel_sum_hwc)
     except FormatError as exc:
-        raise FormatError(f"{folder}: {RGB_PCA} and {PIXEL_SUM}: {exc}") from exc
+        raise FormatError(f"{store}: {RGB_PCA} and {PIXEL_SUM}: {exc}") from exc
 
 
 def _integer(value: Mapping[str, Any], name: str) -> int:

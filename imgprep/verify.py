@@ -5,18 +5,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import re
 import time
 import zlib
 from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import read_json, read_regular
+from imgprep.engines import LOCAL, Run, engine_for, open_engine
 from imgprep.errors import EXIT_DAMAGED, EXIT_DONE, DamageError, FormatError
 from imgprep.format import (
     DATASET_INFO,
@@ -31,8 +31,10 @@ from imgprep.index import DatasetIndex, SplitInfo, load_index
 from imgprep.labels import LabelMap
 from imgprep.moments import Moments
 from imgprep.npyfile import read_npy
-from imgprep.pool import Pool, Progress
+from imgprep.pool import Progress
 from imgprep.stats import load_moments
+from imgprep.storage import Location, Store, absolute, open_store
+from imgprep.storage.reading import exists, load_json, names_in, read_bytes
 from imgprep.verify_shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
 
 LOSSLESS = ("png", "raw")
@@ -44,7 +46,8 @@ SOURCE_LINE_BYTES_MAX = 64 * 1024
 class VerifyReport:
     """What verify found."""
 
-    folder: Path
+    folder: str
+    """Path or URL of the dataset."""
     shards: int = 0
     records: dict[str, int] = field(default_factory=dict)
     decoded: bool = False
@@ -79,28 +82,30 @@ class VerifyReport:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {**asdict(self), "folder": str(self.folder), "ok": not self.damages}
+        return {**asdict(self), "ok": not self.damages}
 
 
 def verify(
-    folder: Path, *, decode: bool, jobs: int, advanced: Callable[[int], None]
+    location: Location, *, decode: bool, jobs: int | None, advanced: Callable[[int], None]
 ) -> VerifyReport:
     """Check a whole dataset; ``advanced`` hears of records done.
 
     Raises:
-        FormatError: there is no finished dataset in ``folder``.
+        FormatError: there is no finished dataset at ``location``.
         DamageError: the index itself is damaged.
+        StoreError: an object store does not answer, or refuses.
     """
     started = time.monotonic()
+    store = open_store(location)
     try:
-        index = load_index(folder)
+        index = load_index(store)
     except FormatError as exc:
-        if (folder / DATASET_INFO).exists():
+        if exists(store, DATASET_INFO):
             raise DamageError(str(exc)) from exc
         raise
-    report = VerifyReport(folder, decoded=decode)
+    report = VerifyReport(str(store), decoded=decode)
     setup = VerifySetup(
-        folder=folder.resolve(),
+        location=absolute(store),
         size_px=index.size_px,
         encoding=index.encoding,
         classes=index.classes,
@@ -110,11 +115,13 @@ def verify(
     tasks = [VerifyTask(name, shard) for name, s in index.splits.items() for shard in s.shards]
     checks: dict[str, ShardCheck] = {}
     totals: list[Moments] = []
-    with Pool(max(1, min(jobs, len(tasks))), verify_shard, setup) as pool:
-        for event in pool.run(tasks):
+    name = engine_for(LOCAL, store.location)
+    run = Run(work=verify_shard, setup=setup, tasks=len(tasks), jobs=jobs)
+    with open_engine(name, run) as engine:
+        for event in engine.run(tasks):
             if isinstance(event, Progress):
                 advanced(event.done)
-            elif event is not None:
+            elif isinstance(event, ShardCheck):
                 checks[event.task.shard.name] = event
                 _take_moments(totals, event)
     for task in tasks:
@@ -149,7 +156,7 @@ def _check_labels(
         report.damages.append(Damage(f"{split.name}-{row:08d}", "the key appears more than once"))
     name = sources_name(split.name)
     try:
-        truth = read_source_labels(index.folder / name)
+        truth = read_source_labels(index.store, name)
     except FormatError as exc:
         report.damages.append(Damage(name, str(exc)))
         return
@@ -163,7 +170,7 @@ def _check_labels(
         report.damages.append(Damage(key, what))
 
 
-def read_source_labels(path: Path) -> NDArray[np.int64]:
+def read_source_labels(store: Store, name: str) -> NDArray[np.int64]:
     """Label of each manifest row of a split, from ``<split>-sources.tsv.gz``.
 
     Raises:
@@ -171,28 +178,29 @@ def read_source_labels(path: Path) -> NDArray[np.int64]:
     """
     labels = array("q")
     try:
-        with gzip.open(io.BytesIO(read_regular(path)), "rb") as file:
+        with gzip.open(io.BytesIO(read_bytes(store, name))) as file:
             while line := file.readline(SOURCE_LINE_BYTES_MAX):
                 row, label, _ = line.split(b"\t", 2)
                 if int(row) != len(labels) or not line.endswith(b"\n"):
                     raise ValueError(f"line {len(labels) + 1} is of row {int(row)}, or not whole")
                 labels.append(int(label))
     except (OSError, EOFError, ValueError, OverflowError, zlib.error) as exc:
-        raise FormatError(f"{path}: malformed list of sources: {exc!s:.200}") from exc
+        where = store.where(name)
+        raise FormatError(f"{where}: malformed list of sources: {exc!s:.200}") from exc
     return np.array(labels, dtype=np.int64)
 
 
 def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
     for name, sha256 in index.files.items():
         try:
-            found = hashlib.sha256(read_regular(index.folder / name)).hexdigest()
+            found = hashlib.sha256(read_bytes(index.store, name)).hexdigest()
         except OSError as exc:
             report.damages.append(Damage(name, f"cannot be read: {exc.strerror}"))
             continue
         if found != sha256:
             report.damages.append(Damage(name, "its bytes are not those that were written"))
     try:
-        labels = LabelMap.from_json(read_json(index.folder / LABELS, "labels"))
+        labels = LabelMap.from_json(load_json(index.store, LABELS, "labels"))
     except FormatError as exc:
         report.damages.append(Damage(LABELS, str(exc)))
         return
@@ -203,10 +211,10 @@ def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
 def _check_strays(report: VerifyReport, index: DatasetIndex) -> None:
     """Shards that a glob would take in though the index does not name them."""
     known = {shard.name for split in index.splits.values() for shard in split.shards}
-    for split in SPLITS:
-        for path in sorted(index.folder.glob(f"{split}-*.tar")):
-            if path.name not in known:
-                report.damages.append(Damage(path.name, "the index does not name this shard"))
+    pattern = re.compile(rf"({'|'.join(SPLITS)})-.*\.tar")
+    for name in names_in(index.store):
+        if name not in known and pattern.fullmatch(name):
+            report.damages.append(Damage(name, "the index does not name this shard"))
 
 
 def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | None) -> None:
@@ -214,8 +222,8 @@ def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | N
     if RGB_PCA not in index.files:
         return
     try:
-        moments = load_moments(index.folder)
-        mean_image = read_npy(read_regular(index.folder / MEAN_IMAGE_NPY))
+        moments = load_moments(index.store)
+        mean_image = read_npy(read_bytes(index.store, MEAN_IMAGE_NPY))
     except (FormatError, OSError, ValueError) as exc:
         report.damages.append(Damage(RGB_PCA, str(exc)))
         return

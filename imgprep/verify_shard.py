@@ -7,11 +7,9 @@ import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from imgprep.atomic import read_regular
 from imgprep.decode import decode_image
 from imgprep.errors import FormatError, ImageError
 from imgprep.format import (
@@ -25,6 +23,8 @@ from imgprep.markers import read_marker
 from imgprep.moments import Moments, MomentsAccumulator
 from imgprep.pool import Tick
 from imgprep.shard_walk import BadTarError, Member, index_line, records
+from imgprep.storage import Store, open_store
+from imgprep.storage.reading import on_disk, read_bytes
 
 HASH_BYTES = 1 << 20
 DAMAGES_MAX = 20
@@ -35,7 +35,8 @@ DAMAGES_MAX = 20
 class VerifySetup:
     """What all shards of a dataset have in common."""
 
-    folder: Path
+    location: str
+    """Of the dataset, in whatever process."""
     size_px: int
     encoding: str
     classes: int
@@ -77,21 +78,32 @@ class ShardCheck:
 
 
 def verify_shard(task: VerifyTask, setup: VerifySetup, tick: Tick) -> Callable[[], ShardCheck]:
-    """Check a shard; never raises for damage, only lists it."""
+    """Check a shard; never raises for damage, only lists it.
+
+    Raises:
+        StoreError: an object store does not answer, or refuses.
+    """
     check = ShardCheck(task)
-    path = setup.folder / task.shard.name
+    store = open_store(setup.location)
     try:
-        tar_bytes = path.stat().st_size
-        if tar_bytes != task.shard.bytes:
-            _damage(check, f"{tar_bytes:,} bytes, the index states {task.shard.bytes:,}")
-        if tar_bytes:
-            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as tar:
-                _check_tar(check, setup, tar, tick)
-        idx_bytes = read_regular(setup.folder / task.shard.idx_name)
-        idx_sha256 = hashlib.sha256(idx_bytes).hexdigest()
-        _check_marker(check, path.with_suffix(".json"), idx_sha256)
+        with on_disk(store, task.shard.name) as path:
+            tar_bytes = path.stat().st_size
+            if tar_bytes != task.shard.bytes:
+                _damage(check, f"{tar_bytes:,} bytes, the index states {task.shard.bytes:,}")
+            lines: list[str] | None = None
+            if tar_bytes:
+                with (
+                    path.open("rb") as file,
+                    mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as tar,
+                ):
+                    lines = _check_tar(check, setup, tar, tick)
+        idx = read_bytes(store, task.shard.idx_name)
+        if lines is not None:
+            _check_idx(check, idx, lines)
+        _check_marker(check, store, hashlib.sha256(idx).hexdigest())
     except OSError as exc:
-        _damage(check, f"cannot be read: {exc.strerror}: {exc.filename or path}")
+        where = exc.filename or store.where(task.shard.name)
+        _damage(check, f"cannot be read: {exc.strerror}: {where}")
     except FormatError as exc:
         _damage(check, str(exc))
     return partial(_give, check)
@@ -106,16 +118,17 @@ def _damage(check: ShardCheck, what: str, where: str | None = None) -> None:
         check.damages.append(Damage(where or check.task.shard.name, what))
 
 
-def _check_marker(check: ShardCheck, path: Path, idx_sha256: str) -> None:
-    marker = read_marker(path)
+def _check_marker(check: ShardCheck, store: Store, idx_sha256: str) -> None:
     shard = check.task.shard
+    marker = read_marker(store, shard.name.removesuffix(".tar"))
     if (marker.records, marker.bytes, marker.sha256) != (shard.records, shard.bytes, shard.sha256):
-        _damage(check, "its done marker states another shard than the index", path.name)
+        _damage(check, "its done marker states another shard than the index", f"{marker.stem}.json")
     if marker.idx_sha256 != idx_sha256:
         _damage(check, "its bytes are not those that were written", shard.idx_name)
 
 
-def _check_tar(check: ShardCheck, setup: VerifySetup, tar: mmap.mmap, tick: Tick) -> None:
+def _check_tar(check: ShardCheck, setup: VerifySetup, tar: mmap.mmap, tick: Tick) -> list[str]:
+    """Check the content of a tar; returns the lines that its DALI index must have."""
     digest = hashlib.sha256()
     with memoryview(tar) as view:
         for start in range(0, len(view), HASH_BYTES):
@@ -139,19 +152,20 @@ def _check_tar(check: ShardCheck, setup: VerifySetup, tar: mmap.mmap, tick: Tick
         _damage(check, f"{len(lines)} records, the index states {check.task.shard.records}")
     if accumulator is not None:
         check.moments = accumulator.moments()
-    _check_idx(check, setup.folder / check.task.shard.idx_name, lines)
+    return lines
 
 
-def _check_idx(check: ShardCheck, path: Path, lines: list[str]) -> None:
-    text = read_regular(path).decode("ascii", "replace").splitlines()
+def _check_idx(check: ShardCheck, idx: bytes, lines: list[str]) -> None:
+    name = check.task.shard.idx_name
+    text = idx.decode("ascii", errors="replace").splitlines()
     if not text or text[0] != f"{DALI_INDEX_VERSION} {len(lines)}":
-        _damage(check, f"first line is not '{DALI_INDEX_VERSION} {len(lines)}'", path.name)
+        _damage(check, f"first line is not '{DALI_INDEX_VERSION} {len(lines)}'", name)
     for number, (stated, found) in enumerate(zip(text[1:], lines, strict=False), 2):
         if stated != found:
-            _damage(check, f"line {number} does not match the tar: {stated[:80]!r}", path.name)
+            _damage(check, f"line {number} does not match the tar: {stated[:80]!r}", name)
             return
     if len(text) != len(lines) + 1:
-        _damage(check, f"{len(text) - 1} lines for {len(lines)} records", path.name)
+        _damage(check, f"{len(text) - 1} lines for {len(lines)} records", name)
 
 
 def _check_record(

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from functools import partial as partial_call
-from pathlib import Path
 
-from imgprep.atomic import PartialFile, disk_errors, write_bytes
+from imgprep.atomic import disk_errors
 from imgprep.errors import BuildError, ImageError
 from imgprep.format import IMAGE_EXTENSIONS, label_bytes, record_key, shard_stem
 from imgprep.manifest import SplitManifest
@@ -24,7 +23,8 @@ from imgprep.reader import SourceReader
 from imgprep.scan import printable
 from imgprep.shards import ShardFacts, ShardWriter
 from imgprep.spec import ImageSpec
-from imgprep.state import StatePaths, save_pixel_sum
+from imgprep.state import LOCK, StatePaths, save_pixel_sum, split_files
+from imgprep.storage import Partial, Store, open_store
 
 READ_AHEAD_IMAGES = 16
 _UPRIGHT = 1
@@ -34,8 +34,11 @@ _UPRIGHT = 1
 class WorkerSetup:
     """What every shard of a build has in common."""
 
-    source: Path
-    dest: Path
+    source: str
+    dest: str
+    """Location of the store, in whatever process."""
+    hold: str
+    """Token of the build's hold on it: a worker whose build lost it sends nothing more."""
     image: ImageSpec
     build_sha256: str
     label_digits: int
@@ -73,7 +76,8 @@ class _Draft:
 
     task: ShardTask
     setup: WorkerSetup
-    partial: PartialFile
+    store: Store
+    partial: Partial
     writer: ShardWriter
     accumulator: MomentsAccumulator | None
     skipped: list[Skip] = field(default_factory=list)
@@ -94,13 +98,15 @@ def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[],
         StoppedError: raised by ``tick``; nothing half-written stays.
     """
     split = _open_split(setup, task.split)
-    path = setup.dest / f"{shard_stem(task.split, task.number)}.tar"
-    with disk_errors(path.parent, path.name):
-        partial = PartialFile(path)
+    store = _open_dest(setup.dest)
+    name = f"{task}.tar"
+    with disk_errors(store, name):
+        partial = store.partial(name)
         try:
             draft = _Draft(
                 task,
                 setup,
+                store,
                 partial,
                 ShardWriter(partial.file, IMAGE_EXTENSIONS[setup.image.encoding]),
                 MomentsAccumulator(setup.image.size_px) if task.split == "train" else None,
@@ -113,13 +119,18 @@ def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[],
             if not facts.records:
                 first = printable(f"{draft.skipped[0].where}: {draft.skipped[0].cause}")
                 raise BuildError(
-                    f"{path.name}: none of its images can be used; the first is {first}: "
+                    f"{name}: none of its images can be used; the first is {first}: "
                     "mend the source or make shards larger with --shard-images"
                 )
         except BaseException:
             partial.abandon()
             raise
     return partial_call(_publish, draft, facts)
+
+
+@cache
+def _open_dest(location: str) -> Store:
+    return open_store(location)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +142,13 @@ class _Split:
 
 @cache
 def _open_split(setup: WorkerSetup, split: str) -> _Split:
-    paths = StatePaths(setup.dest)
-    manifest = SplitManifest.load(paths.manifest(split))
-    order = map_npy(paths.order(split))
+    store = _open_dest(setup.dest)
+    with (
+        disk_errors(store, "what the workers need"),
+        split_files(StatePaths(store), split) as (manifest_folder, order_file),
+    ):  # what is mapped stays, though downloaded files are removed
+        manifest = SplitManifest.load(manifest_folder)
+        order = map_npy(order_file)
     plan = SplitPlan(split, order, setup.shard_count(split))
     return _Split(plan, manifest, SourceReader(setup.source, manifest))
 
@@ -177,11 +192,15 @@ def _count(counts: Counter[str], prepared: Prepared) -> None:
 
 def _publish(draft: _Draft, facts: ShardFacts) -> ShardResult:
     """Flush and name the tar and what goes beside it, then write the marker."""
-    task, setup = draft.task, draft.setup
-    stem = shard_stem(task.split, task.number)
-    with disk_errors(setup.dest, draft.partial.path.name):
+    task, setup, store = draft.task, draft.setup, draft.store
+    with disk_errors(store, f"{task}.tar"):
+        try:
+            store.check_hold(LOCK, setup.hold)
+        except BaseException:
+            draft.partial.abandon()
+            raise
         draft.partial.commit()
-        write_bytes(setup.dest / f"{stem}.idx", facts.idx_bytes)  # flushes the folder entries too
+        store.write(f"{task}.idx", facts.idx_bytes)  # flushes the folder entries too
         second, pixel_sum_sha256 = _publish_moments(draft)
         marker = Marker(
             split=task.split,
@@ -196,7 +215,7 @@ def _publish(draft: _Draft, facts: ShardFacts) -> ShardResult:
             rgb_second=second,
             pixel_sum_sha256=pixel_sum_sha256,
         )
-        marker.write(setup.dest)
+        marker.write(store)
     return ShardResult(task, marker)
 
 
@@ -204,5 +223,5 @@ def _publish_moments(draft: _Draft) -> tuple[tuple[int, ...] | None, str | None]
     if draft.accumulator is None:
         return None, None
     moments = draft.accumulator.moments()
-    path = StatePaths(draft.setup.dest).pixel_sum(draft.task.split, draft.task.number)
-    return moments.second, save_pixel_sum(path, moments.pixel_sum_hwc)
+    name = StatePaths(draft.store).pixel_sum(draft.task.split, draft.task.number)
+    return moments.second, save_pixel_sum(draft.store, name, moments.pixel_sum_hwc)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.objectstore import ObjectStore, Proxy, environment_of, proxy_before, s3_server
+
 REPOSITORY = Path(__file__).parent.parent
+_BUCKETS = itertools.count(1)
 
 # A shell starts background jobs with Ctrl-C ignored, and the commands that we start would inherit
 # that: the tests that interrupt them need it heard, wherever the suite itself runs.
@@ -96,3 +102,25 @@ def built(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ran = imgprep("build-shards", mini, dest, "--jobs", 2, "--shard-images", 20)
     assert ran.code == 0, ran.err
     return dest
+
+
+@pytest.fixture(scope="session")
+def s3_proxy() -> Iterator[Proxy]:
+    """A real S3 server behind a proxy that can be told to fail."""
+    with s3_server() as port, proxy_before(port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3(
+    s3_proxy: Proxy, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ObjectStore]:
+    """An empty bucket; commands that the test runs find the server by their environment."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    store = ObjectStore(s3_proxy, f"{name}-{next(_BUCKETS)}")
+    store.put("", b"")
+    for variable, value in environment_of(s3_proxy).items():
+        monkeypatch.setenv(variable, value)
+    s3_proxy.requests.clear()
+    yield store
+    s3_proxy.heal()

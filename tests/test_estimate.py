@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from imgprep.errors import DestinationError
-from imgprep.estimate import check_space, free_bytes_at, record_bytes_guess
+from imgprep.estimate import check_space, record_bytes_guess
 from imgprep.spec import ImageSpec
+from imgprep.storage.local import LocalStore
 from tests.conftest import imgprep
 
 SPECS = (
@@ -37,7 +38,7 @@ def test_the_guess_is_near_what_photographs_take(
 
 def test_a_build_that_cannot_fit_is_refused_before_it_starts(tmp_path: Path) -> None:
     spec = ImageSpec(encoding="raw")
-    fits = int(free_bytes_at(tmp_path) / record_bytes_guess(spec))
+    fits = int(LocalStore(tmp_path).free_bytes() / record_bytes_guess(spec))
     check_space(tmp_path / "not" / "yet" / "there", spec, fits // 2, 1)
     with pytest.raises(DestinationError, match=r"needed for .* images, .* free"):
         check_space(tmp_path, spec, 2 * fits, 1)
@@ -45,4 +46,4 @@ def test_a_build_that_cannot_fit_is_refused_before_it_starts(tmp_path: Path) -> 
 
 def test_free_space_is_that_of_the_file_system_to_be_written(tmp_path: Path) -> None:
     deep = tmp_path / "a" / "b" / "c"
-    assert abs(free_bytes_at(deep) - free_bytes_at(tmp_path)) < 2**30
+    assert abs(LocalStore(deep).free_bytes() - LocalStore(tmp_path).free_bytes()) < 2**30

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import read_json, read_regular
-from imgprep.errors import FormatError
+from imgprep.atomic import json_object
+from imgprep.errors import FormatError, StoreError
 from imgprep.format import LABELS, MEAN_IMAGE_NPY, RGB_PCA, SPLITS
 from imgprep.index import DatasetIndex, load_index
 from imgprep.labels import LabelMap
 from imgprep.npyfile import read_npy
 from imgprep.pca import RgbPca
 from imgprep.stats import rgb_moments_from_json
+from imgprep.storage import Location
+from imgprep.storage.reading import read_bytes
 from train.errors import DataError
 
 
@@ -34,8 +36,13 @@ class TrainingSet:
 
     @property
     def folder(self) -> Path:
-        """Where the dataset lies."""
+        """Where the dataset lies on a local disk. FormatError: it is in an object store."""
         return self.index.folder
+
+    @property
+    def location(self) -> str:
+        """Where the dataset lies: a path or URL."""
+        return self.index.location
 
     @property
     def size_px(self) -> int:
@@ -67,37 +74,39 @@ class TrainingSet:
         return self.index.splits[split].records if split in self.index.splits else 0
 
 
-def open_dataset(folder: Path) -> TrainingSet:
+def open_dataset(location: Location) -> TrainingSet:
     """Read the index of a dataset and the files beside its shards; no shard is opened.
 
     Raises:
         DataError: there is no finished dataset, it was edited or damaged, or it has no training
-            split and with it no statistics.
+            split and with it no statistics; or an object store does not answer, or refuses.
     """
     try:
-        index = load_index(folder)
+        index = load_index(location)
         if not index.splits.get("train") or not index.splits["train"].records:
             raise DataError(
-                f"{folder}: no training images, so no mean image and no PCA; build the dataset "
-                f"with both splits ({', '.join(SPLITS)})"
+                f"{index.store}: no training images, so no mean image and no PCA; build the "
+                f"dataset with both splits ({', '.join(SPLITS)})"
             )
         labels = _labels(index)
         mean_image_hwc = _mean_image(index)
         pca = _pca(index)
-    except FormatError as exc:
+    except (FormatError, StoreError) as exc:
         raise DataError(str(exc)) from exc
     if (labels.order_sha256, len(labels)) != (index.label_order_sha256, index.classes):
-        raise DataError(f"{folder}: {LABELS} lists other classes than the index: was it edited?")
+        raise DataError(
+            f"{index.store}: {LABELS} lists other classes than the index: was it edited?"
+        )
     return TrainingSet(index, labels, mean_image_hwc, pca)
 
 
 def _checked_bytes(index: DatasetIndex, name: str) -> bytes:
     """A file beside the shards, whose hash the index states."""
-    path = index.folder / name
+    path = index.store.where(name)
     if name not in index.files:
-        raise DataError(f"{index.folder}: the index lists no {name}; build the dataset again")
+        raise DataError(f"{index.store}: the index lists no {name}; build the dataset again")
     try:
-        content = read_regular(path)
+        content = read_bytes(index.store, name)
     except OSError as exc:
         raise DataError(f"{path}: {exc.strerror or exc}; restore it or build again") from exc
     if hashlib.sha256(content).hexdigest() != index.files[name]:
@@ -106,19 +115,18 @@ def _checked_bytes(index: DatasetIndex, name: str) -> bytes:
 
 
 def _checked_json(index: DatasetIndex, name: str) -> dict[str, Any]:
-    _checked_bytes(index, name)
-    return read_json(index.folder / name, name)
+    return json_object(_checked_bytes(index, name), index.store.where(name), name)
 
 
 def _mean_image(index: DatasetIndex) -> NDArray[np.float32]:
-    content = _checked_bytes(index, MEAN_IMAGE_NPY)
+    content, where = _checked_bytes(index, MEAN_IMAGE_NPY), index.store.where(MEAN_IMAGE_NPY)
     try:
         mean_hwc = read_npy(content)
     except ValueError as exc:
-        raise DataError(f"{index.folder / MEAN_IMAGE_NPY}: {exc}") from exc
+        raise DataError(f"{where}: {exc}") from exc
     if mean_hwc.dtype != np.float32 or mean_hwc.shape != (index.size_px, index.size_px, 3):
         raise DataError(
-            f"{index.folder / MEAN_IMAGE_NPY}: {mean_hwc.dtype} {mean_hwc.shape}, expected float32 "
+            f"{where}: {mean_hwc.dtype} {mean_hwc.shape}, expected float32 "
             f"({index.size_px}, {index.size_px}, 3)"
         )
     return mean_hwc
@@ -128,7 +136,7 @@ def _labels(index: DatasetIndex) -> LabelMap:
     try:
         return LabelMap.from_json(_checked_json(index, LABELS))
     except FormatError as exc:
-        raise DataError(f"{index.folder / LABELS}: {exc}") from exc
+        raise DataError(f"{index.store.where(LABELS)}: {exc}") from exc
 
 
 def _pca(index: DatasetIndex) -> RgbPca:
@@ -142,9 +150,11 @@ def _pca(index: DatasetIndex) -> RgbPca:
         )
         solver = value["solver"]
     except (KeyError, TypeError, ValueError, OverflowError) as exc:
-        raise DataError(f"{index.folder / RGB_PCA}: malformed components: {exc!r:.200}") from exc
+        raise DataError(
+            f"{index.store.where(RGB_PCA)}: malformed components: {exc!r:.200}"
+        ) from exc
     shapes = (eigenvalues.shape, eigenvectors.shape, mean_rgb.shape)
     finite = all(np.isfinite(array).all() for array in (eigenvalues, eigenvectors, mean_rgb))
     if shapes != ((3,), (3, 3), (3,)) or not finite or (eigenvalues < 0).any():
-        raise DataError(f"{index.folder / RGB_PCA}: malformed components")
+        raise DataError(f"{index.store.where(RGB_PCA)}: malformed components")
     return RgbPca(eigenvalues, eigenvectors, mean_rgb, solver)

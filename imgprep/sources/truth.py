@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +17,7 @@ from imgprep.errors import SourceError
 from imgprep.labels import LabelMap
 from imgprep.sources.collect import Block
 from imgprep.sources.tarwalk import walk
+from imgprep.sources.tree import Ranges, Tree, under
 from imgprep.sources.truth_files import (
     parse_devkit_meta,
     parse_ground_truth,
@@ -29,14 +28,14 @@ from imgprep.sources.truth_files import (
 
 DEVKIT_NAME = "ILSVRC2012_devkit_t12"
 DEVKIT_ARCHIVES = (f"{DEVKIT_NAME}.tar.gz", f"{DEVKIT_NAME}.tgz", f"{DEVKIT_NAME}.tar")
-DEVKIT_FOLDERS = (DEVKIT_NAME, f"{DEVKIT_NAME}/{DEVKIT_NAME}", "devkit", ".")
+DEVKIT_FOLDERS = (DEVKIT_NAME, f"{DEVKIT_NAME}/{DEVKIT_NAME}", "devkit", "")
 META_NAME = "meta.mat"
 GROUND_TRUTH_NAME = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE_SOLUTION_NAME = "LOC_val_solution.csv"
 WORDS_NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
 MAX_FILE_BYTES = 64 * 1024 * 1024
-MAX_DEVKIT_BYTES = 256 * 1024 * 1024
-COPY_BYTES = 1024 * 1024
+MAX_DEVKIT_BYTES = 64 * 1024 * 1024
+COPY_BYTES = 64 * 1024
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -55,7 +54,7 @@ class Truth:
     val_from: str = ""
 
 
-def read_truth(places: Sequence[Path]) -> Truth:
+def read_truth(places: Sequence[Tree]) -> Truth:
     """Read what lies in ``places``: the first devkit, and the first of each table.
 
     Devkit and Kaggle's table must agree where both are there.
@@ -69,12 +68,13 @@ def read_truth(places: Sequence[Path]) -> Truth:
     ids: dict[str, int] = {}
     words: dict[str, str] = {}
     val_classes: dict[int, str] = {}
-    words_path = _first(places, WORDS_NAMES)
-    if words_path:
-        words = parse_synset_words(_read(words_path), str(words_path))
-        evidence.append(f"found {words_path.name} ({len(words)} classes)")
-        if words_path.name == WORDS_NAMES[0]:
-            classes, classes_from = tuple(words), words_path.name
+    words_at = _first(places, WORDS_NAMES)
+    if words_at:
+        tree, name = words_at
+        words = parse_synset_words(_read(tree, name), tree.where(name))
+        evidence.append(f"found {name} ({len(words)} classes)")
+        if name == WORDS_NAMES[0]:
+            classes, classes_from = tuple(words), name
     devkit = _find_devkit(places)
     if devkit:
         where, meta, ground_truth = devkit
@@ -86,16 +86,17 @@ def read_truth(places: Sequence[Path]) -> Truth:
         val_classes = _devkit_val(ids, ground_truth, f"{where}: {GROUND_TRUTH_NAME}")
         val_from = where if val_classes else ""
         evidence.append(f"found {where} ({len(ids)} classes, {len(val_classes)} val labels)")
-    solution_path = _first(places, (KAGGLE_SOLUTION_NAME,))
-    if solution_path:
-        solution = parse_kaggle_solution(_read(solution_path), str(solution_path))
-        evidence.append(f"found {solution_path.name} ({len(solution)} val labels)")
+    solution_at = _first(places, (KAGGLE_SOLUTION_NAME,))
+    if solution_at:
+        tree, name = solution_at
+        solution = parse_kaggle_solution(_read(tree, name), tree.where(name))
+        evidence.append(f"found {name} ({len(solution)} val labels)")
         if val_classes and val_classes != solution:
             raise SourceError(
-                f"{val_from} and {solution_path} label the validation images differently; "
+                f"{val_from} and {tree.where(name)} label the validation images differently; "
                 "take away the one that is wrong"
             )
-        val_classes, val_from = solution, val_from or solution_path.name
+        val_classes, val_from = solution, val_from or name
     return Truth(
         evidence=tuple(evidence),
         classes=classes,
@@ -161,80 +162,76 @@ def _devkit_val(ids: Mapping[str, int], ground_truth: bytes | None, where: str) 
     return {number: names[devkit_id] for number, devkit_id in enumerate(found, 1)}
 
 
-def _first(places: Sequence[Path], names: Sequence[str]) -> Path | None:
-    candidates = (place / name for place in places for name in names)
-    return next((path for path in candidates if path.is_file()), None)
+def _first(places: Sequence[Tree], names: Sequence[str]) -> tuple[Tree, str] | None:
+    candidates = ((tree, name) for tree in places for name in names)
+    return next(((tree, name) for tree, name in candidates if tree.is_file(name)), None)
 
 
-def _read(path: Path) -> bytes:
+def _read(tree: Tree, path: str, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
+    where = tree.where(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = tree.read(path, limit_bytes + 1)
     except OSError as exc:
-        raise SourceError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    if len(data) > MAX_FILE_BYTES:
-        raise SourceError(f"{path} is larger than {MAX_FILE_BYTES} bytes; is it the right file?")
+        raise SourceError(f"{where} cannot be read: {exc.strerror or exc}") from exc
+    if len(data) > limit_bytes:
+        raise SourceError(f"{where} is larger than {limit_bytes} bytes; is it the right file?")
     return data
 
 
-def _find_devkit(places: Sequence[Path]) -> tuple[str, bytes, bytes | None] | None:
+def _find_devkit(places: Sequence[Tree]) -> tuple[str, bytes, bytes | None] | None:
     """(where, meta.mat, ground truth) of the first devkit, unpacked or as an archive."""
     archive = _first(places, DEVKIT_ARCHIVES)
     if archive:
-        files = _read_devkit_archive(archive)
+        tree, name = archive
+        files = _read_devkit_archive(_read(tree, name, MAX_DEVKIT_BYTES), tree.where(name))
         if META_NAME not in files:
-            raise SourceError(f"{archive} holds no {META_NAME}; get it again")
-        return archive.name, files[META_NAME], files.get(GROUND_TRUTH_NAME)
-    for place in places:
+            raise SourceError(f"{tree.where(name)} holds no {META_NAME}; get it again")
+        return name, files[META_NAME], files.get(GROUND_TRUTH_NAME)
+    for tree in places:
         for folder in DEVKIT_FOLDERS:
-            for base in (place / folder / "data", place / folder):
-                meta, ground_truth = base / META_NAME, base / GROUND_TRUTH_NAME
-                if meta.is_file():
-                    known = _read(ground_truth) if ground_truth.is_file() else None
-                    return os.path.relpath(base, place), _read(meta), known
+            for base in (under(folder, "data"), folder):
+                meta, ground_truth = under(base, META_NAME), under(base, GROUND_TRUTH_NAME)
+                if tree.is_file(meta):
+                    known = _read(tree, ground_truth) if tree.is_file(ground_truth) else None
+                    return base or ".", _read(tree, meta), known
     return None
 
 
-def _read_devkit_archive(path: Path) -> dict[str, bytes]:
-    """The two files that matter, by bare name.
+def _read_devkit_archive(data: bytes, where: str) -> dict[str, bytes]:
+    """The two files that matter, by bare name; bounded, as a compressed file may be a bomb.
 
     Not by ``tarfile``: it reads the headers of a hostile tar into memory whatever they claim,
     and may go round in circles on negative sizes.
     """
-    try:
-        with path.open("rb") as packed, tempfile.TemporaryFile() as plain:
-            if packed.read(2) != GZIP_MAGIC:
-                return _devkit_members(packed, path)
-            packed.seek(0)
-            _unpack(packed, plain, path)
-            return _devkit_members(plain, path)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
-        raise SourceError(f"{path} is not a readable devkit archive: {exc}; get it again") from exc
-    except OSError as exc:
-        raise SourceError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-
-
-def _unpack(packed: IO[bytes], plain: IO[bytes], path: Path) -> None:
-    """Unpack gzip into a file; bounded, as a compressed file may be a bomb."""
-    with gzip.GzipFile(fileobj=packed) as unpacked:
-        while block := unpacked.read(COPY_BYTES):
-            plain.write(block)
-            if plain.tell() > MAX_DEVKIT_BYTES:
-                raise SourceError(f"{path} unpacks to too much; is it the right file?")
-    plain.flush()
-
-
-def _devkit_members(file: IO[bytes], path: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    for entry in walk(file.fileno(), 0, os.fstat(file.fileno()).st_size):
-        name = os.fsdecode(entry.name.rpartition(b"/")[2])
+    try:
+        plain = _unpacked(data, where) if data.startswith(GZIP_MAGIC) else data
+    except (EOFError, zlib.error, OSError) as exc:
+        raise SourceError(f"{where} is not a readable devkit archive: {exc}; get it again") from exc
+    for entry in walk(_ranges(plain), 0, len(plain)):
         if entry.problem in ("cut-short", "bad-header"):
             raise SourceError(
-                f"{path} is not a readable devkit archive: {entry.cause}; get it again"
+                f"{where} is not a readable devkit archive: {entry.cause}; get it again"
             )
-        if entry.problem or name not in (META_NAME, GROUND_TRUTH_NAME):
-            continue
-        if entry.size_bytes > MAX_FILE_BYTES:
-            raise SourceError(f"{path} unpacks to too much; is it the right file?")
-        found.setdefault(name, os.pread(file.fileno(), entry.size_bytes, entry.offset))
+        name = os.fsdecode(entry.name.rpartition(b"/")[2])
+        if not entry.problem and name in (META_NAME, GROUND_TRUTH_NAME):
+            found.setdefault(name, plain[entry.offset : entry.offset + entry.size_bytes])
     return found
+
+
+def _unpacked(data: bytes, where: str) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+        plain = packed.read(MAX_DEVKIT_BYTES + 1)
+    if len(plain) > MAX_DEVKIT_BYTES:
+        raise SourceError(f"{where} unpacks to too much; is it the right file?")
+    return plain
+
+
+def _ranges(data: bytes) -> Ranges:
+    return Ranges(
+        pread=lambda size_bytes, offset: data[offset : offset + size_bytes],
+        size_bytes=len(data),
+        mtime_ns=0,
+        header_bytes=COPY_BYTES,
+        ahead_bytes=COPY_BYTES,
+    )

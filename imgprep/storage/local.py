@@ -2,58 +2,151 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from imgprep.atomic import PartialFile, read_regular, write_bytes
+from imgprep.atomic import PartialFile, is_partial, read_regular, remove_partials, write_bytes
+from imgprep.errors import BusyError
+
+LOCK_SECONDS = 3.0
+"""How long to wait for a lock: the workers of a killed build hold it for a moment."""
 
 
 class LocalStore:
     """A folder; files appear by rename, after they are on disk. See ``imgprep.storage.Store``."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        return self._folder
 
     @property
     def location(self) -> str:
+        """Its path, as it was given."""
         return str(self.folder)
 
     def __str__(self) -> str:
         return str(self.folder)
 
     def where(self, name: str) -> str:
+        """Path of a file."""
         return str(self.folder / name)
 
+    def entries(self, folder: str = "") -> dict[str, int | None]:
+        """Size by name of files, None for folders; what is half-written is left out."""
+        try:
+            with os.scandir(self.folder / folder) as listing:
+                found = sorted(listing, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return {}
+        return {
+            entry.name: entry.stat().st_size if entry.is_file() else None
+            for entry in found
+            if entry.is_dir() or (entry.is_file() and not is_partial(entry.name))
+        }
+
     def names(self, folder: str = "") -> list[str]:
-        with suppress(FileNotFoundError):
-            return sorted(path.name for path in (self.folder / folder).iterdir() if path.is_file())
-        return []
+        """Names of the files directly in ``folder``, sorted."""
+        try:
+            with os.scandir(self.folder / folder) as listing:
+                return sorted(
+                    entry.name
+                    for entry in listing
+                    if entry.is_file() and not is_partial(entry.name)
+                )
+        except FileNotFoundError:
+            return []
 
     def size_bytes(self, name: str) -> int:
+        """Size of a file."""
         return (self.folder / name).stat().st_size
 
     def read(self, name: str) -> bytes:
+        """The whole of a file."""
         return read_regular(self.folder / name)
 
     def write(self, name: str, data: bytes) -> None:
+        """Write a file, flush it and its folder's entries."""
         write_bytes(self._made(name), data)
 
     def partial(self, name: str) -> PartialFile:
+        """Begin a file under a temporary name beside its own."""
         return PartialFile(self._made(name))
 
-    def remove(self, name: str) -> None:
-        (self.folder / name).unlink(missing_ok=True)
+    def remove(self, *names: str) -> None:
+        """Remove files."""
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder and all in it, as far as that is possible."""
+        shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     @contextmanager
     def as_file(self, name: str) -> Iterator[Path]:
+        """The file itself."""
         yield self.folder / name
 
-    def free_bytes(self) -> int | None:
+    @contextmanager
+    def as_folder(self, folder: str) -> Iterator[Path]:
+        """The folder itself."""
+        yield self.folder / folder
+
+    @contextmanager
+    def new_folder(self, folder: str) -> Iterator[Path]:
+        """The folder itself, made where it is missing."""
+        path = self.folder / folder
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+
+    def sweep(self, folder: str = "") -> None:
+        """Remove partial files."""
+        path = self.folder / folder
+        path.mkdir(parents=True, exist_ok=True)
+        remove_partials(path)
+
+    def free_bytes(self) -> int:
+        """Free space of the file system that will hold the folder, which need not exist yet."""
         whole = self.folder.absolute()
         existing = next(path for path in (whole, *whole.parents) if path.exists())
         return shutil.disk_usage(existing).free
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[str]:
+        """Hold a lock on the file: the system lets go of it when this process and its workers end.
+
+        Raises:
+            BusyError: another build holds it.
+        """
+        fd = os.open(self._made(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._lock(fd)
+            yield ""
+        finally:
+            os.close(fd)
+
+    def check_hold(self, name: str, token: str) -> None:
+        """Nothing: it cannot be lost."""
+
+    def _lock(self, fd: int) -> None:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                if time.monotonic() > deadline:
+                    raise BusyError(
+                        f"{self.folder}: another build is writing here: wait for it"
+                    ) from exc
+                time.sleep(0.05)
 
     def _made(self, name: str) -> Path:
         """Path of a file whose folder exists."""

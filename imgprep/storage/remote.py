@@ -2,99 +2,215 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import errno
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from imgprep.storage.urls import attempt, file_system
+from imgprep.storage.lease import Lease
+from imgprep.storage.upload import PART_BYTES, S3, SEND_SECONDS, Uploader
+from imgprep.storage.urls import attempt, file_system, scheme_of
+
+REQUESTS_AT_ONCE = 16
+"""Small requests on their way at a time."""
 
 
 class RemoteStore:
-    """Objects under a URL; see ``imgprep.storage.Store``."""
+    """Objects under a URL; see ``imgprep.storage.Store``.
 
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+    Files are made on the local disk (``TMPDIR``) and uploaded when they are whole; ``part_bytes``
+    is the length of the parts of a large one, ``send_seconds`` the patience with an upload. An
+    instance belongs to one process: what crosses to another is its location.
+    """
+
+    folder = None
+
+    def __init__(
+        self, url: str, *, part_bytes: int = PART_BYTES, send_seconds: float = SEND_SECONDS
+    ) -> None:
+        self._url = url.rstrip("/") if not url.endswith("://") else url
         self._fs, self._root = file_system(url)
+        self._uploader = Uploader(self._fs, scheme_of(url), part_bytes, send_seconds)
 
     @property
     def location(self) -> str:
+        """The URL."""
         return self._url
 
     def __str__(self) -> str:
         return self._url
 
     def where(self, name: str) -> str:
+        """URL of an object."""
         return f"{self._url}/{name}"
 
-    def names(self, folder: str = "") -> list[str]:
-        path = self._path(folder) if folder else self._root
-        with suppress(FileNotFoundError):
-            self._fs.invalidate_cache()
-            found = attempt(lambda: self._fs.ls(path, detail=True))
-            return sorted(
-                str(entry["name"]).rpartition("/")[2] for entry in found if entry["type"] == "file"
+    def entries(self, folder: str = "") -> dict[str, int | None]:
+        """Size by name of objects, None for what has objects beneath; one listing."""
+        path = self._path(folder)
+        try:
+            found: list[dict[str, Any]] = attempt(lambda: self._fs.ls(path, detail=True))
+        except FileNotFoundError:
+            return {}
+        if [entry["name"] for entry in found if entry["type"] == "file"] == [path]:
+            raise NotADirectoryError(errno.ENOTDIR, "it is an object, not a folder")
+        sizes = {
+            str(entry["name"]).rstrip("/").rpartition("/")[2]: (
+                int(entry["size"]) if entry["type"] == "file" else None
             )
-        return []
+            for entry in found
+            # Some tools make an empty object with a slash at its end for a folder.
+            if not str(entry["name"]).endswith("/") and entry["name"] != path
+        }
+        return dict(sorted(sizes.items()))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the objects directly in ``folder``, sorted."""
+        return [name for name, size in self.entries(folder).items() if size is not None]
 
     def size_bytes(self, name: str) -> int:
-        return int(attempt(lambda: self._fs.size(self._path(name))))
+        """Size of an object."""
+        found = attempt(lambda: self._fs.info(self._path(name)))
+        if found["type"] != "file":
+            raise FileNotFoundError(errno.ENOENT, "there is no such object")
+        return int(found["size"])
 
     def read(self, name: str) -> bytes:
-        return bytes(attempt(lambda: self._fs.cat_file(self._path(name))))
+        """The whole of an object, in one request."""
+        one = {"max_concurrency": 1} if scheme_of(self._url) in S3 else {}  # no HEAD before it
+        return bytes(attempt(lambda: self._fs.cat_file(self._path(name), **one)))
 
     def write(self, name: str, data: bytes) -> None:
-        attempt(lambda: self._fs.pipe_file(self._path(name), data))
+        """Write an object in one request, and verify it."""
+        self._uploader.write(data, self._path(name))
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write an object that must not be there yet, where the store can refuse that.
+
+        Raises:
+            FileExistsError: it is there.
+        """
+        path = self._path(name)
+
+        def send() -> None:
+            try:
+                self._fs.pipe_file(path, data, mode="create")
+            except (OSError, TypeError) as exc:
+                if isinstance(exc, OSError) and exc.errno != errno.ENOSYS:
+                    raise
+                self._fs.pipe_file(path, data)  # this store knows no conditions
+
+        attempt(send)
 
     def partial(self, name: str) -> RemotePartial:
+        """Begin a file on the local disk."""
         return RemotePartial(self, name)
 
-    def remove(self, name: str) -> None:
-        with suppress(FileNotFoundError):
-            attempt(lambda: self._fs.rm_file(self._path(name)))
+    def upload(self, name: str, path: Path) -> None:
+        """Put a local file under ``name``, and verify it."""
+        self._uploader.put(path, self._path(name))
+
+    def remove(self, *names: str) -> None:
+        """Remove objects, in no order."""
+        self._remove(map(self._path, names))
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove all objects beneath ``folder``, as far as that is possible."""
+        with suppress(OSError):
+            self._remove(attempt(lambda: self._fs.find(self._path(folder))))
 
     @contextmanager
     def as_file(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="imgprep-") as folder:
-            path = Path(folder) / name.rpartition("/")[2]
+        """The object in a local file, for the time of the block."""
+        with _scratch() as (_, path):
             attempt(lambda: self._fs.get_file(self._path(name), str(path)))
             yield path
 
-    def free_bytes(self) -> int | None:
-        return None
+    @contextmanager
+    def as_folder(self, folder: str) -> Iterator[Path]:
+        """The objects directly in ``folder`` as local files, for the time of the block."""
+        with tempfile.TemporaryDirectory(prefix="imgprep-") as made:
+            for name in self.names(folder):
+                source, target = self._path(f"{folder}/{name}"), str(Path(made) / name)
+                attempt(partial(self._fs.get_file, source, target))
+            yield Path(made)
 
-    def upload(self, name: str, path: Path) -> None:
-        """Put a local file under ``name``."""
-        attempt(lambda: self._fs.put_file(str(path), self._path(name)))
+    @contextmanager
+    def new_folder(self, folder: str) -> Iterator[Path]:
+        """A local folder; its files are uploaded when the block ends without an error."""
+        with tempfile.TemporaryDirectory(prefix="imgprep-") as made:
+            yield Path(made)
+            for path in sorted(Path(made).iterdir()):
+                self.upload(f"{folder}/{path.name}", path)
+
+    def sweep(self, folder: str = "") -> None:
+        """Abort multipart uploads that were begun beneath the store and never completed (S3).
+
+        Their parts cannot be seen, but they are paid for. Where this is not allowed, or not
+        known, they stay.
+        """
+        if not folder:
+            with suppress(OSError):
+                attempt(lambda: self._uploader.abort_all(f"{self._root}/"))
+
+    def free_bytes(self) -> None:
+        """No limit that could be asked for."""
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[str]:
+        """Hold the store by a lease: see ``imgprep.storage.lease``."""
+        with Lease(self, name) as lease:
+            yield lease.token
+
+    def check_hold(self, name: str, token: str) -> None:
+        """Raise ``BusyError`` if the lease is no longer the one of ``token``."""
+        Lease(self, name, token=token).check()
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self._root}/{name}".rstrip("/")
+
+    def _remove(self, paths: Iterable[str]) -> None:
+        def one(path: str) -> None:
+            with suppress(FileNotFoundError):
+                attempt(lambda: self._fs.rm_file(path))
+
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
+            list(threads.map(one, paths))
+
+
+@contextmanager
+def _scratch() -> Iterator[tuple[IO[bytes], Path]]:
+    """A file on the local disk that is gone when this process is, however it ends."""
+    file: IO[bytes]
+    with tempfile.TemporaryFile(prefix="imgprep-") as file:
+        path = Path(f"/proc/self/fd/{file.fileno()}")
+        if path.exists():
+            yield file, path
+            return
+    with tempfile.NamedTemporaryFile(prefix="imgprep-") as named:
+        yield named, Path(named.name)
 
 
 class RemotePartial:
-    """A scratch file on the local disk that ``commit`` uploads."""
+    """A file on the local disk that ``commit`` uploads."""
 
     def __init__(self, store: RemoteStore, name: str) -> None:
         self._store, self._name = store, name
-        self._folder = Path(tempfile.mkdtemp(prefix="imgprep-"))
-        self._path = self._folder / name.rpartition("/")[2]
-        self.file: IO[bytes] = self._path.open("wb")
+        self._scratch = _scratch()
+        self.file, self._path = self._scratch.__enter__()
 
     def commit(self) -> None:
-        """Upload the file, then remove it here."""
+        """Upload the file and verify it, then remove it here."""
         try:
-            with self.file:
-                self.file.flush()
-                os.fsync(self.file.fileno())
+            self.file.flush()
             self._store.upload(self._name, self._path)
         finally:
             self.abandon()
 
     def abandon(self) -> None:
-        """Remove the scratch file."""
+        """Remove the file here; what lies in the store stays as it was."""
         with suppress(OSError):
-            self.file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+            self._scratch.__exit__(None, None, None)

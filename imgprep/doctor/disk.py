@@ -1,0 +1,113 @@
+"""How fast the disk under DEST is, and whether all of ImageNet fits on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgprep.doctor.finding import Finding, Level
+from imgprep.storage.urls import is_url, local_path
+
+IMAGENET_IMAGES = 1_331_167
+IMAGENET_BYTES = 44_300_000_000
+"""All of ILSVRC2012 by default options (README, "Disk")."""
+RECORD_BYTES = IMAGENET_BYTES // IMAGENET_IMAGES
+PIXEL_SUMS_BYTES = 1_000_000_000
+"""Kept beside the shards until a build ends."""
+BLOCK_BYTES = 1 << 20
+FIRST_PART_BYTES = 4 << 20
+MOST_BYTES = 64 << 20
+WRITE_SECONDS = 0.8
+"""No new part is begun after this. Each is twice the last: it takes about 2 s at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpeed:
+    """Measured sequential speed."""
+
+    write_bytes_per_s: float
+    read_bytes_per_s: float
+    n_bytes: int
+
+
+def measure(folder: Path) -> DiskSpeed:
+    """Write a file that has no name (or loses it at once) into ``folder``, flush it, read it back.
+
+    OSError where that cannot be done.
+    """
+    block = os.urandom(BLOCK_BYTES)
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        fd, written, part = file.fileno(), 0, FIRST_PART_BYTES
+        started = time.perf_counter()
+        while written < MOST_BYTES and time.perf_counter() - started < WRITE_SECONDS:
+            end = min(written + part, MOST_BYTES)
+            while written < end:
+                written += os.write(fd, block[: end - written])
+            os.fsync(fd)
+            part *= 2
+        write_seconds = time.perf_counter() - started
+        os.posix_fadvise(fd, 0, written, os.POSIX_FADV_DONTNEED)
+        started, offset = time.perf_counter(), 0
+        while offset < written and time.perf_counter() - started < WRITE_SECONDS:
+            offset += len(os.pread(fd, BLOCK_BYTES, offset))
+        read_seconds = time.perf_counter() - started
+    return DiskSpeed(written / write_seconds, offset / read_seconds, written)
+
+
+def examine(dest: str | None, *, quick: bool, images_per_s: float | None) -> list[Finding]:
+    """The findings for DEST; None is the current folder, where nothing is demanded."""
+    if dest is not None and is_url(dest) and (path := local_path(dest)) is None:
+        value = f"{dest}: not measured (an object store)"
+        return [_finding("ok", "disk", value, facts={"dest": dest})]
+    folder = Path.cwd() if dest is None else (path if is_url(dest) and path else Path(dest))
+    findings = [] if quick else [_speed(folder, images_per_s, asked=dest is not None)]
+    return [*findings, _space(folder)]
+
+
+def _finding(level: Level, what: str, value: str, **more: Any) -> Finding:
+    return Finding(group="build", level=level, what=what, value=value, **more)
+
+
+def _speed(folder: Path, images_per_s: float | None, *, asked: bool) -> Finding:
+    facts: dict[str, Any] = {"folder": str(folder)}
+    try:
+        found = measure(folder)
+    except FileNotFoundError:
+        value = f"{folder}: not measured: there is no such folder yet"
+        return _finding("note", "disk", value, fix=f"mkdir -p {folder}", facts=facts)
+    except OSError as exc:
+        level: Level = "fix" if asked else "note"
+        value = f"{folder}: cannot be written: {exc.strerror or exc}"
+        why = "nothing can be built there"
+        fix = "free some space, mend its permissions, or name another folder with --dest"
+        return _finding(level, "disk", value, why=why, fix=fix, facts=facts)
+    write, read = found.write_bytes_per_s / 1e6, found.read_bytes_per_s / 1e6
+    facts |= {
+        "write_mb_per_s": round(write, 1),
+        "read_mb_per_s": round(read, 1),
+        "bytes": found.n_bytes,
+    }
+    value = f"write {write:,.0f} MB/s, read {read:,.0f} MB/s at {folder}"
+    needed = (images_per_s or 0.0) * RECORD_BYTES / 1e6
+    if write < needed:
+        why = f"the processors could fill {needed:,.0f} MB/s: a build will wait for this disk"
+        return _finding("note", "disk", value, why=why, fix="name a faster --dest", facts=facts)
+    return _finding("ok", "disk", value, facts=facts)
+
+
+def _space(folder: Path) -> Finding:
+    absolute = folder.absolute()
+    existing = next(each for each in (absolute, *absolute.parents) if each.exists())
+    free = shutil.disk_usage(existing).free
+    needed = IMAGENET_BYTES + PIXEL_SUMS_BYTES
+    facts = {"free_bytes": free, "imagenet_bytes": needed}
+    value = f"{free / 1e9:,.0f} GB free; all of ImageNet takes {needed / 1e9:.0f} GB"
+    if free < needed:
+        fix = "free some, name another --dest, or see --quality and --limit"
+        return _finding("note", "space", value, why="ImageNet does not fit", fix=fix, facts=facts)
+    return _finding("ok", "space", value, facts=facts)

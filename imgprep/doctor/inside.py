@@ -1,0 +1,122 @@
+"""What the doctor asks in child processes about the parts of imgprep itself.
+
+Each function imports what it asks about, and answers with plain JSON values. An import that fails
+ends the child with that error, which is the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def pillow() -> dict[str, Any]:
+    """Does it load, and what is it made of?"""
+    import PIL
+    from PIL import Image, features
+
+    Image.new("RGB", (2, 2)).tobytes()
+    return {
+        "version": PIL.__version__,
+        "libjpeg": features.version("jpg"),
+        "libjpeg_turbo": features.version("libjpeg_turbo"),
+        "zlib": features.version("zlib"),
+        "webp": bool(features.check("webp")),
+    }
+
+
+def simplejpeg() -> dict[str, Any]:
+    """Does it encode and decode?"""
+    import numpy as np
+    import simplejpeg
+    from simplejpeg import _jpeg
+
+    grey_hwc = np.full((16, 16, 3), 128, np.uint8)
+    back_hwc = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(grey_hwc))
+    if abs(int(back_hwc[8, 8, 0]) - 128) > 1:
+        raise RuntimeError("simplejpeg gives wrong pixels")
+    return {"libjpeg_turbo": _turbo_version(Path(_jpeg.__file__))}
+
+
+def kernel() -> dict[str, Any]:
+    """Which pixel code is in use."""
+    from imgprep.kernel import BACKEND, available_backends
+
+    return {"backend": BACKEND, "available": list(available_backends())}
+
+
+def jpeg_window() -> dict[str, Any]:
+    """Whether the fast JPEG decoder is in use, and the libjpeg that it was linked to."""
+    import importlib
+    import importlib.util
+
+    from imgprep.jpegwindow import ENABLED
+
+    built = importlib.util.find_spec("imgprep._jpeg") is not None
+    if built:
+        importlib.import_module("imgprep._jpeg")  # its error, if it does not load, is the answer
+    library = _mapped("libjpeg")
+    return {
+        "enabled": ENABLED,
+        "built": built,
+        "library": str(library) if library else None,
+        "libjpeg_turbo": _turbo_version(library) if library else None,
+    }
+
+
+def numbers() -> dict[str, Any]:
+    """Whether the last stage of a build, hours after its start, will be able to run."""
+    import numpy as np
+    from sklearn.decomposition import PCA
+
+    PCA(n_components=3).fit(np.eye(4, 3))
+    return {}
+
+
+def train_kernel() -> dict[str, Any]:
+    """Whether the trainer's C code was built and loads; ``train`` itself would import torch."""
+    import importlib.machinery
+    import importlib.util
+
+    spec = importlib.util.find_spec("train")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+            path = Path(place) / "net" / f"_cpu{suffix}"
+            if path.exists():
+                loader = importlib.machinery.ExtensionFileLoader("_cpu", str(path))
+                found = importlib.util.spec_from_file_location("_cpu", path, loader=loader)
+                assert found is not None
+                module = importlib.util.module_from_spec(found)
+                loader.exec_module(module)
+                return {"built": True, "avx2": bool(module.HAS_AVX2)}
+    return {"built": False, "avx2": False}
+
+
+def main(question: str) -> None:
+    """Answer one question on stdout."""
+    answer: dict[str, Any] = QUESTIONS[question]()
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+QUESTIONS = {
+    each.__name__: each for each in (pillow, simplejpeg, kernel, jpeg_window, numbers, train_kernel)
+}
+
+
+def _mapped(stem: str) -> Path | None:
+    """The shared library of this name that this process has loaded."""
+    for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
+        path = line.partition("/")[2]
+        if path and Path(path).name.startswith(f"{stem}."):
+            return Path("/" + path)
+    return None
+
+
+def _turbo_version(library: Path) -> str | None:
+    """libjpeg-turbo has no call that tells its version; the library holds it as text."""
+    import re
+
+    found = re.search(rb"libjpeg-turbo version (\d+\.\d+\.\d+)", library.read_bytes())
+    return found[1].decode() if found else None

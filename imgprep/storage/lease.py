@@ -1,0 +1,181 @@
+"""Keep two builds from writing under one URL: a lease, as object stores have no locks.
+
+The lease is a small object that says who holds the store. Its holder renews it; one that was not
+renewed for a while belongs to a build that was killed, and is taken over. A build that lost its
+lease so (its machine slept, its network was gone) finds that out before its next shard is sent.
+
+This is good, not perfect: ages are told by the clocks of two machines, and between a look and a
+write another may write. What that could cost is time: builds that may share a DEST have the same
+source and spec, and write the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from imgprep.errors import BusyError
+
+RENEW_SECONDS = 20.0
+STALE_SECONDS = 90.0
+"""Without renewal for so long, the holder is taken for dead."""
+RELEASE_SECONDS = 5.0
+"""A store that does not answer must not keep a build from ending: its lease becomes stale."""
+
+
+class Objects(Protocol):
+    """What a lease needs of a store."""
+
+    @property
+    def location(self) -> str: ...
+    def read(self, name: str) -> bytes: ...
+    def write(self, name: str, data: bytes) -> None: ...
+    def create(self, name: str, data: bytes) -> None: ...
+    def remove(self, *names: str) -> None: ...
+
+
+class Lease:
+    """Holds a store within its block, by the object ``name``.
+
+    Raises:
+        BusyError: on entering, when another holds it.
+    """
+
+    def __init__(
+        self,
+        store: Objects,
+        name: str,
+        *,
+        token: str = "",
+        renew_seconds: float = RENEW_SECONDS,
+        stale_seconds: float = STALE_SECONDS,
+    ) -> None:
+        self._store, self._name = store, name
+        self._renew_seconds, self._stale_seconds = renew_seconds, stale_seconds
+        self._began = time.time()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self.token = token or secrets.token_hex(16)
+
+    def __enter__(self) -> Lease:
+        self._take()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(RELEASE_SECONDS)
+
+    def check(self) -> None:
+        """Whether it is still ours.
+
+        Raises:
+            BusyError: another took it over, or removed it.
+        """
+        found = self._found()
+        if found is None or found.get("token") != self.token:
+            raise BusyError(
+                f"{self._store.location}: another build took over while this one was not heard "
+                f"of{_who(found)}: let it finish"
+            )
+
+    def _take(self) -> None:
+        found = self._found()
+        if found is None:
+            with suppress(FileExistsError):
+                return self._store.create(self._name, self._content())
+            found = self._found()
+            if found is not None and found.get("token") == self.token:
+                return None  # ours: the answer got lost, and the request was made again
+        self._refuse_living(found)
+        self._store.write(self._name, self._content())
+        return None
+
+    def _refuse_living(self, found: dict[str, Any] | None) -> None:
+        if found is None or _is_dead_here(found):
+            return
+        renewed = found.get("renewed")
+        silent = time.time() - renewed if isinstance(renewed, int | float) else self._stale_seconds
+        if silent >= self._stale_seconds:
+            return
+        # A clock that is ahead of ours must not make us wait for longer.
+        wait = min(self._stale_seconds, self._stale_seconds - silent)
+        raise BusyError(
+            f"{self._store.location}: another build is writing here{_who(found)}: wait for it; if "
+            f"it was killed, run this again in {wait:.0f} s"
+        )
+
+    def _found(self) -> dict[str, Any] | None:
+        """What the lease says now; None where there is none."""
+        try:
+            value = json.loads(self._store.read(self._name))
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def _content(self) -> bytes:
+        value = {
+            "token": self.token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "machine": _machine(),
+            "began": self._began,
+            "renewed": time.time(),
+        }
+        return json.dumps(value).encode()
+
+    def _keep(self) -> None:
+        """Renew the lease until the block ends, then remove it; leave alone what is another's."""
+        ended = False
+        while not ended:
+            ended = self._ended.wait(self._renew_seconds)
+            with suppress(OSError):  # the next renewal may get through
+                if (self._found() or {}).get("token") != self.token:
+                    return
+                if ended:
+                    self._store.remove(self._name)
+                else:
+                    self._store.write(self._name, self._content())
+
+
+def _who(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    host, pid, began = (found.get(name) for name in ("host", "pid", "began"))
+    since = ""
+    if isinstance(began, int | float):
+        with suppress(ValueError, OverflowError, OSError):
+            since = datetime.fromtimestamp(began).strftime(", since %Y-%m-%d %H:%M:%S")
+    return f" ({str(host)[:100]!r}, process {str(pid)[:20]}{since})"
+
+
+def _machine() -> str:
+    """Names the processes among which a process number means something; empty if unknown."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
+    return ""
+
+
+def _is_dead_here(found: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine, and is no more."""
+    pid = found.get("pid")
+    if not isinstance(pid, int) or pid <= 0 or not _machine() or found.get("machine") != _machine():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,274 @@
+"""What the doctor says of processors, memory, disks and GPUs: real limits, captured outputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgprep.doctor import nvidia
+from imgprep.doctor.avx2 import compiled_with_avx2
+from imgprep.doctor.child import NoAnswerError, ask
+from imgprep.doctor.disk import measure
+from imgprep.doctor.machine import cpu_quota, memory_limit
+from imgprep.doctor.training import links_finding
+from tests.clobber import tmpfs_script
+
+# As drivers 470, 535 and 570 print them.
+GPUS = """index, name, driver_version, memory.total [MiB]
+0, NVIDIA H100 80GB HBM3, 535.154.05, 81559 MiB
+1, NVIDIA H100 80GB HBM3, 535.154.05, 81559 MiB
+"""
+TOPOLOGY = """\t\x1b[4mGPU0\tGPU1\tGPU2\tGPU3\tNIC0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\x1b[0m
+GPU0\t X \tNV6\tNV6\tNV6\tPIX\t6,14,22,30\t3\t\tN/A
+GPU1\tNV6\t X \tNV6\tNV6\tSYS\t4,12,20,28\t1\t\tN/A
+GPU2\tNV6\tNV6\t X \tNV6\tSYS\t7,15,23,31\t7\t\tN/A
+GPU3\tNV6\tNV6\tNV6\t X \tSYS\t5,13,21,29\t5\t\tN/A
+NIC0\tPIX\tSYS\tSYS\tSYS\t X \t\t\t\t
+
+Legend:
+
+  X    = Self
+  SYS  = Connection traversing PCIe as well as the SMP interconnect between NUMA nodes
+  NV#  = Connection traversing a bonded set of # NVLinks
+"""
+TWO_WITHOUT = "\tGPU0\tGPU1\tCPU Affinity\nGPU0\t X \tPHB\t0-15\nGPU1\tPHB\t X \t0-15\n"
+LINKS = """GPU 0: Tesla V100-SXM2-32GB (UUID: GPU-715daa1d-db6f-9e69-ab48-190158bd5360)
+\t Link 0: 25.781 GB/s
+\t Link 1: 25.781 GB/s
+\t Link 2: <inactive>
+GPU 1: Tesla V100-SXM2-32GB (UUID: GPU-02348a17-a825-300c-0336-48e33d0dadb2)
+\t Link 0: 25.781 GB/s
+\t Link 1: 25.781 GB/s
+\t Link 2: 25.781 GB/s
+"""
+BROKEN_DRIVER = (
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that "
+    "the latest NVIDIA driver is installed and running.\n"
+)
+TRAINING = """
+import json
+from dataclasses import asdict
+from imgprep.doctor import training
+torch = json.loads({torch!r})
+found = training.examine(lambda question: {{"built": True, "avx2": True}}, lambda: torch)
+print(json.dumps([asdict(each) for each in found]))
+"""
+CPU_BUILD: dict[str, Any] = {"cuda": None, "devices": [], "capabilities": [], "kernels": []}
+CUDA_BUILD: dict[str, Any] = {
+    "cuda": "12.6",
+    "devices": ["NVIDIA H100 80GB HBM3"] * 2,
+    "capabilities": [[9, 0]] * 2,
+    "kernels": ["sm_80", "sm_90", "compute_90"],
+    "peers": [[0, 1], [1, 0]],
+}
+
+
+def test_gpus_are_read_by_the_names_of_the_columns() -> None:
+    h100 = nvidia.Gpu(0, "NVIDIA H100 80GB HBM3", "535.154.05", 81559)
+    assert nvidia.parse_gpus(GPUS)[0] == h100
+    assert [gpu.index for gpu in nvidia.parse_gpus(GPUS)] == [0, 1]
+    mig = "name, index, memory.total [MiB], driver_version\nNVIDIA A30, 3, [N/A], 470.57.02\n"
+    assert nvidia.parse_gpus(mig) == [nvidia.Gpu(3, "NVIDIA A30", "470.57.02", None)]
+    for nothing in ("", "No devices were found\n", BROKEN_DRIVER, "index, name\n0, x\n"):
+        assert nvidia.parse_gpus(nothing) == []
+
+
+def test_topology_holds_each_pair_of_gpus_once() -> None:
+    pairs = {(a, b): "NV6" for a in range(4) for b in range(a + 1, 4)}
+    assert nvidia.parse_topology(TOPOLOGY) == pairs
+    assert nvidia.parse_topology(TWO_WITHOUT) == {(0, 1): "PHB"}
+    assert nvidia.parse_topology("") == {}
+    assert nvidia.parse_topology(BROKEN_DRIVER) == {}
+
+
+def test_links_count_only_where_they_are_active() -> None:
+    assert nvidia.parse_links(LINKS) == {0: (25.781, 25.781), 1: (25.781, 25.781, 25.781)}
+    assert nvidia.parse_links("") == {}
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda"),
+    [("580.65.06", 13), ("535.154.05", 12), ("525.60.13", 12), ("470.57.02", 11), ("418.1", None)],
+)
+def test_the_driver_tells_the_newest_cuda(driver: str, cuda: int | None) -> None:
+    assert nvidia.cuda_of_driver(driver) == cuda
+
+
+def test_gpus_that_are_not_joined_are_named() -> None:
+    joined = links_finding(nvidia.parse_topology(TOPOLOGY), nvidia.parse_links(LINKS), [])
+    assert joined.level == "ok"
+    assert joined.value.startswith("6 of 6 pairs of GPUs (NV6, 77 GB/s each way a GPU)")
+    apart = links_finding({(0, 1): "SYS", (0, 2): "NV4", (1, 2): "SYS"}, {}, None)
+    assert (apart.level, apart.fix.split()[0]) == ("note", "CUDA_VISIBLE_DEVICES=0,2")
+    assert links_finding({(0, 1): "PHB"}, {}, None).value == "none: GPUs talk by PHB"
+
+
+def training_with(tmp_path: Path, script: str, torch: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The findings where ``nvidia-smi`` is this shell script, and torch says this."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    ran = subprocess.run(
+        [sys.executable, "-c", TRAINING.format(torch=json.dumps(torch))],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    return {each["what"]: each for each in json.loads(ran.stdout)}
+
+
+def printing(**outputs: str) -> str:
+    cases = [f"*{word}*) printf %s {shlex.quote(text)} ;;" for word, text in outputs.items()]
+    return f'case "$*" in {" ".join(cases)} esac'
+
+
+def test_two_gpus(tmp_path: Path) -> None:
+    script = printing(query=GPUS, topo=TWO_WITHOUT, nvlink="")
+    found = training_with(tmp_path, script, CUDA_BUILD)
+    expected = "2 x NVIDIA H100 80GB HBM3, 80 GiB each; driver 535.154.05 (runs CUDA 12)"
+    assert found["GPUs"]["value"] == expected
+    assert found["NVLink"]["value"] == "none: GPUs talk by PHB; peer access: 1 pairs"
+    assert found["torch"]["level"] == "ok"
+    cpu = training_with(tmp_path, script, CPU_BUILD)["torch"]
+    assert (cpu["level"], cpu["why"]) == (
+        "fix",
+        "a GPU is here, but this build trains on the CPU alone",
+    )
+    too_new = training_with(tmp_path, script, {**CPU_BUILD, "cuda": "13.0"})["torch"]
+    assert too_new["fix"] == "update the driver to 580 or newer, or install a build for CUDA 12"
+    old = {**CUDA_BUILD, "kernels": ["sm_70", "sm_75"]}
+    assert "no code for NVIDIA H100" in training_with(tmp_path, script, old)["torch"]["why"]
+
+
+def test_a_broken_driver_must_be_fixed_and_no_gpu_is_a_plain_fact(tmp_path: Path) -> None:
+    script = f"printf %s {shlex.quote(BROKEN_DRIVER)}; exit 9"
+    found = training_with(tmp_path, script, CPU_BUILD)
+    assert found["GPUs"]["level"] == "fix"
+    assert "couldn't communicate" in found["GPUs"]["value"]
+    found = training_with(tmp_path, "echo No devices were found; exit 6", CPU_BUILD)
+    assert (found["GPUs"]["level"], found["GPUs"]["value"]) == ("ok", "none")
+    assert "NVLink" not in found
+
+
+def reading(files: dict[str, str]) -> Callable[[str], str | None]:
+    return files.get
+
+
+def test_the_least_limit_of_all_control_groups_counts() -> None:
+    v2 = "0::/kube/pod/box\n"
+    files = {
+        "kube/pod/box/cpu.max": "max 100000\n",
+        "kube/pod/cpu.max": "150000 100000\n",
+        "kube/cpu.max": "800000 100000\n",
+        "kube/pod/box/memory.max": "max\n",
+        "kube/memory.max": "1073741824\n",
+    }
+    assert cpu_quota(v2, reading(files)) == 1.5
+    assert memory_limit(v2, reading(files)) == 2**30
+    assert cpu_quota(v2, reading({})) is None
+    inside = {"cpu.max": "200000 100000", "memory.max": "4096"}  # the container's own root
+    assert cpu_quota("0::/../..\n", reading(inside)) == 2.0
+    v1 = "9:memory:/docker/box\n4:cpu,cpuacct:/docker/box\n1:name=systemd:/\n0::/\n"
+    files = {
+        "cpu,cpuacct/docker/box/cpu.cfs_quota_us": "50000\n",
+        "cpu,cpuacct/docker/box/cpu.cfs_period_us": "100000\n",
+        "cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+        "memory/docker/box/memory.limit_in_bytes": "536870912\n",
+        "memory/memory.limit_in_bytes": "9223372036854771712\n",
+    }
+    assert cpu_quota(v1, reading(files)) == 0.5
+    assert memory_limit(v1, reading(files)) == 2**29
+    assert cpu_quota("", reading(files)) is None
+
+
+def test_a_low_limit_of_open_files_must_be_raised() -> None:
+    code = (
+        "from imgprep.doctor import machine; "
+        "print(*[f'{f.level}|{f.fix}' for f in machine.examine() if f.what == 'open files'])"
+    )
+    for limit, raised in (("-S -n 100", "fix|ulimit -n "), ("-n 100", "fix|have an administrator")):
+        command = f"ulimit {limit}; {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+        ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+        assert ran.stdout.startswith(raised)
+
+
+def test_the_disk_is_measured_without_a_trace(tmp_path: Path) -> None:
+    found = measure(tmp_path)
+    assert found.write_bytes_per_s > 0
+    assert found.read_bytes_per_s > 0
+    assert 4 << 20 <= found.n_bytes <= 64 << 20
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "prepare", "said"),
+    [
+        ("size=1m", "true", "No space left on device"),
+        ("size=64m", "mount -o remount,ro {disk}", "Read-only file system"),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_a_finding(
+    tmp_path: Path, options: str, prepare: str, said: str
+) -> None:
+    code = (
+        "import sys; from imgprep.doctor import disk; "
+        "found = disk.examine(sys.argv[1] or None, quick=False, images_per_s=None); "
+        "print(f'{found[0].level} {found[0].value}')"
+    )
+    python = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    script = f"{prepare}; {python} {{disk}}; cd {{disk}}; {python} ''; ls -A {{disk}}"
+    ran = tmpfs_script(tmp_path, options, script)
+    asked, unasked = ran.splitlines()
+    assert asked.startswith("fix ")
+    assert unasked.startswith("note "), "nothing is demanded of the current folder"
+    assert said in asked
+    assert said in unasked
+
+
+def test_places_that_cannot_be_measured_are_said_to_be_so(tmp_path: Path) -> None:
+    from imgprep.doctor.disk import examine
+
+    (url,) = examine("s3://bucket/imagenet-256", quick=False, images_per_s=None)
+    assert (url.level, url.what) == ("ok", "disk")
+    missing, space = examine(str(tmp_path / "new" / "place"), quick=False, images_per_s=None)
+    assert "there is no such folder yet" in missing.value
+    assert space.facts["free_bytes"] > 0
+    assert not list(tmp_path.iterdir())
+
+
+AVX2_SOURCE = """
+#include <immintrin.h>
+#define ONE(n) void shuffle##n(__m256i *a, const __m128i *b, __m256i m) {\\
+    a[n] = _mm256_shuffle_epi8(_mm256_cvtepu8_epi32(b[n]), m); }
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX2 is of x86_64")
+@pytest.mark.parametrize(("functions", "expected"), [(0, False), (10, None), (60, True)])
+def test_avx2_is_told_from_the_instructions(
+    tmp_path: Path, functions: int, expected: bool | None
+) -> None:
+    source = AVX2_SOURCE + "\n".join(f"ONE({n})" for n in range(functions))
+    (tmp_path / "t.c").write_text(source + "\nint nothing;\n")
+    library = tmp_path / "_imaging.cpython-311-x86_64-linux-gnu.so"
+    options = ["-shared", "-fPIC", "-O2", "-mavx2"]
+    subprocess.run(["cc", *options, "-o", library, tmp_path / "t.c"], check=True)
+    assert compiled_with_avx2(tmp_path) is expected
+    assert compiled_with_avx2(tmp_path / "elsewhere") is None
+
+
+def test_a_child_that_hangs_is_given_up() -> None:
+    with pytest.raises(NoAnswerError, match=r"no answer within 0\.3 s"):
+        ask("import time\ntime.sleep(60)\n", seconds=0.3)
+    assert ask("print(json.dumps({'path': sys.path}))", seconds=30)["path"] == sys.path
