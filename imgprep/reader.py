@@ -35,6 +35,7 @@ class SourceReader:
             manifest: what the scan found there.
         """
         self._images = _images(location, manifest)
+        self._size_bytes = manifest.rows["size_bytes"]
 
     def read(self, i: int) -> bytes:
         """All bytes of image ``i``.
@@ -43,6 +44,9 @@ class SourceReader:
             ImageError: the file is gone, may not be read, or is not as the scan found it.
             UnreachableError: the store that holds it refuses, or does not answer.
         """
+        size_bytes = int(self._size_bytes[i])
+        if size_bytes > MAX_IMAGE_BYTES:
+            raise ImageError(f"{size_bytes:,} bytes: larger than an image file may be (1 GiB)")
         return self._images.read(i)
 
     def will_need(self, indices: Iterable[int]) -> None:
@@ -92,8 +96,6 @@ class _LocalImages:
     def read(self, i: int) -> bytes:
         path = self._paths[self._container[i]]
         offset, size_bytes = int(self._offset[i]), int(self._size_bytes[i])
-        if size_bytes > MAX_IMAGE_BYTES:
-            raise ImageError(f"{size_bytes:,} bytes: larger than an image file may be (1 GiB)")
         try:
             if offset == LOOSE_FILE:
                 return _read_file(path + b"/" + self._manifest.name_bytes(i), size_bytes)

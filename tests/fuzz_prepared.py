@@ -15,14 +15,18 @@ from imgprep.errors import ImageError
 from imgprep.index import ShardInfo, load_index
 from imgprep.labels import LabelMap
 from imgprep.manifest import SplitManifest
-from imgprep.markers import done_marker, read_marker
+from imgprep.markers import done_markers, read_marker
 from imgprep.reader import SourceReader
+from imgprep.recordfile import record_pixels
 from imgprep.state import BuildIdentity, StatePaths, begin, load_pixel_sum
 from imgprep.stats import load_moments, stats_report
+from imgprep.storage import open_store
+from imgprep.storage.lease import Lease
 from imgprep.verify import read_source_labels
 from imgprep.verify_shard import ShardCheck, VerifySetup, VerifyTask, verify_shard
 from tests.fuzzing import CAUSE_MAX, cause, changed_dataset, original, ours, put, target, workspace
 from tests.mutations import mutate_json, repaired_tar
+from tests.trees import tiny_jpeg
 
 
 @target("index", lambda: [original("dataset_info.json")], mutate=mutate_json)
@@ -40,7 +44,7 @@ def _verify(folder: Path) -> None:
     """What ``imgprep verify --decode`` does for each shard and for the files beside them."""
     found = load_index(folder)
     setup = VerifySetup(
-        folder=folder,
+        location=str(folder),
         size_px=found.size_px,
         encoding=found.encoding,
         classes=found.classes,
@@ -57,9 +61,10 @@ def _verify(folder: Path) -> None:
 def marker(data: bytes) -> None:
     """A done marker."""
     with changed_dataset("train-000000.json", data, forged=False) as folder:
+        store = open_store(folder)
         with ours("train-000000.json"):
-            read_marker(folder / "train-000000.json")
-        done_marker(folder, "train", 0, "0" * 64)
+            read_marker(store, "train-000000")
+        done_markers(store, [("train", 0)], "0" * 64)
 
 
 @target("labels", lambda: [original("labels.json")], mutate=mutate_json)
@@ -107,7 +112,7 @@ def npy(data: bytes) -> None:
     """A ``.npy`` in each place where one is read."""
     with changed_dataset("pixel_sum.npy", data, forged=False) as folder, ours("pixel_sum.npy"):
         load_moments(folder)
-    load_pixel_sum(put("npy", "sum.npy", data), "0" * 64)
+    load_pixel_sum(open_store(put("npy", "sum.npy", data).parent), "sum.npy", "0" * 64)
     with ours(str(_manifest())):
         (_manifest() / "rows.npy").write_bytes(data)
         SplitManifest.load(_manifest())
@@ -165,7 +170,7 @@ def _verify_one(folder: Path) -> None:
     info = json.loads((folder / "dataset_info.json").read_bytes())
     shard = ShardInfo(**info["splits"]["train"]["shards"][0])
     setup = VerifySetup(
-        folder=folder, size_px=16, encoding="jpeg", classes=3, label_digits=4, decode=True
+        location=str(folder), size_px=16, encoding="jpeg", classes=3, label_digits=4, decode=True
     )
     _check(verify_shard(VerifyTask("train", shard), setup, lambda wrong: None)())
 
@@ -185,7 +190,7 @@ def sources(data: bytes) -> None:
     for content in (gzip.compress(data, 1), gzip.compress(data, 1)[: len(data) % 50], data):
         path = put("sources", "train-sources.tsv.gz", content)
         with ours("train-sources.tsv.gz"):
-            read_source_labels(path)
+            read_source_labels(open_store(path.parent), path.name)
 
 
 def _plans() -> list[bytes]:
@@ -198,4 +203,49 @@ def plan(data: bytes) -> None:
     identity = BuildIdentity({"layout": "x"}, {"seed": 0}, {"pillow": "1"})
     put("plan/.imgprep", "plan.json", data)
     with ours(str(workspace() / "plan")):
-        begin(StatePaths(workspace() / "plan"), identity, force=False)
+        begin(StatePaths(open_store(workspace() / "plan")), identity, force=False)
+
+
+class _OneObject:
+    """A store that gives one answer."""
+
+    location = "memory://here"
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, name: str) -> bytes:
+        return self._data
+
+    def write(self, name: str, data: bytes) -> None:
+        self._data = data
+
+    create = write
+
+    def remove(self, *names: str) -> None:
+        self._data = b"{}"
+
+
+def _leases() -> list[bytes]:
+    objects = _OneObject(b"{}")
+    with Lease(objects, "lock"):
+        return [objects.read("lock")]
+
+
+@target("lease", _leases, mutate=mutate_json)
+def lease(data: bytes) -> None:
+    """The object that says who holds a store."""
+    with ours("memory://here"), Lease(_OneObject(data), "lock"):
+        pass
+    with ours("memory://here"):
+        Lease(_OneObject(data), "lock").check()
+
+
+@target(
+    "record", lambda: [original("mean_image.png"), tiny_jpeg("n", 1), b"\x93NUMPY\1\0" + bytes(890)]
+)
+def record(data: bytes) -> None:
+    """A record that is drawn."""
+    for encoding in ("jpeg", "raw"):
+        with ours():
+            assert record_pixels(data, encoding, 16).shape == (16, 16, 3)

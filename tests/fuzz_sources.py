@@ -9,7 +9,10 @@ from pathlib import Path
 
 from imgprep.reader import SourceReader
 from imgprep.sources import scan_source
+from imgprep.sources.lanes import walk_in_lanes
+from imgprep.sources.local_tree import ranges_of
 from imgprep.sources.tarwalk import walk
+from imgprep.sources.tree import open_tree
 from imgprep.sources.truth import read_truth
 from imgprep.sources.truth_files import (
     parse_devkit_meta,
@@ -72,18 +75,21 @@ def tar(data: bytes) -> None:
 
 
 def _walk(content: bytes) -> None:
+    """In one piece, and in lanes that are read side by side: the same, and never outside."""
     fd = os.memfd_create("tar")
     try:
         os.write(fd, content)
-        for count, entry in enumerate(walk(fd, 0, len(content))):
-            assert count <= len(content) // 512 + 1
-            if not entry.problem:
-                assert 0 <= entry.offset <= entry.offset + entry.size_bytes <= len(content)
-                assert entry.name
-                assert not entry.name.startswith(b"/")
-                assert b".." not in entry.name.split(b"/")
+        found = list(walk(ranges_of(fd), 0, len(content)))
+        assert len(found) <= len(content) // 512 + 1
+        assert list(walk_in_lanes(ranges_of(fd), 0, len(content), 3, 1024)) == found
     finally:
         os.close(fd)
+    for entry in found:
+        if not entry.problem:
+            assert 0 <= entry.offset <= entry.offset + entry.size_bytes <= len(content)
+            assert entry.name
+            assert not entry.name.startswith(b"/")
+            assert b".." not in entry.name.split(b"/")
 
 
 def _devkits() -> list[bytes]:
@@ -105,7 +111,7 @@ def devkit(data: bytes) -> None:
     ):
         path = put("devkit", name, content)
         with ours(DEVKIT):
-            read_truth([path.parent])
+            read_truth([open_tree(path.parent)])
         path.unlink()
 
 

@@ -23,6 +23,8 @@ from train.figures import thinned
 from train.logs import EPOCH_FIELDS, STEP_FIELDS, read_rows
 from train.net import native, net_plan
 from train.optim.schedule import ScheduleState
+from train.run_folder import Origin
+from train.run_state import read_run
 from train.settings import from_json, read_toml, resolve, to_toml
 
 
@@ -168,6 +170,25 @@ def norm(data: bytes) -> None:
     if results and np.abs(np.nan_to_num(x)).max(initial=0) < 1e6:
         for one, other in zip(*results, strict=True):
             assert np.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+@target("run", lambda: [original_origin()], mutate=mutate_json)
+def run(data: bytes) -> None:
+    """``run.json`` of a run's folder, beside its settings and logs."""
+    folder = put("run-folder", "run.json", data).parent
+    put("run-folder", "config.toml", to_toml(RunConfig()).encode())
+    put("run-folder", "steps.csv", _logs()[0])
+    put("run-folder", "epochs.csv", _logs()[1])
+    with ours(str(folder)):
+        state = read_run(folder)
+        json.dumps(state.to_json())
+
+
+def original_origin() -> bytes:
+    origin = Origin(
+        dataset="/data", fingerprint="f" * 64, parallel="none", processes=1, devices=("cpu",)
+    )
+    return json.dumps(asdict(origin)).encode()
 
 
 TOML_TOKENS = (

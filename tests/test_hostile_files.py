@@ -23,6 +23,7 @@ from imgprep.markers import read_marker
 from imgprep.npyfile import map_npy, read_npy
 from imgprep.reader import SourceReader
 from imgprep.sources import scan_source
+from imgprep.storage import open_store
 from tests.checkpoints import make_checkpoint
 from tests.conftest import imgprep
 from tests.fuzzing import changed_dataset, dataset, original
@@ -109,7 +110,7 @@ def changed(name: str, **fields: Any) -> bytes:
 def test_odd_markers_are_format_errors(fields: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "m.json").write_bytes(changed("train-000000.json", **fields))
     with pytest.raises(FormatError, match=r"m\.json: malformed"):
-        read_marker(tmp_path / "m.json")
+        read_marker(open_store(tmp_path), "m")
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "../x", ""])

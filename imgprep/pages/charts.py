@@ -61,7 +61,7 @@ def svg(spec: Mapping[str, Any], *, name: str, label: str, description: str) -> 
     Raises:
         UsageError: vl-convert-python is not installed.
     """
-    chart = {**spec, "$schema": SCHEMA, "background": None, "config": _CONFIG}
+    chart = {**_legible(spec), "$schema": SCHEMA, "background": None, "config": _CONFIG}
     text: str = _converter().vegalite_to_svg(chart)
     start, _, rest = text.partition(">")
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', start)
@@ -88,6 +88,22 @@ def svg(spec: Mapping[str, Any], *, name: str, label: str, description: str) -> 
 def colours(names: Sequence[str]) -> dict[str, list[str]]:
     """A colour scale that gives each of ``names`` its place in the series of the page."""
     return {"domain": list(names), "range": [SERIES[k % len(SERIES)] for k in range(len(names))]}
+
+
+def _legible(value: Any) -> Any:
+    """The same with what no text can show escaped: a class may have any name that a folder has."""
+    if isinstance(value, str):
+        return "".join(
+            letter
+            if letter.isprintable() or letter == "\n"
+            else letter.encode("unicode_escape").decode("ascii")
+            for letter in value
+        )
+    if isinstance(value, Mapping):
+        return {_legible(key): _legible(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_legible(inner) for inner in value]
+    return value
 
 
 def _escaped(text: str) -> str:
