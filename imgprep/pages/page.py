@@ -59,11 +59,16 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """Pictures in rows and columns that have names; scrolls sideways where the page is narrow."""
+    """Pictures in rows and columns that have names.
+
+    Where the page is narrow it scrolls sideways; or, ``compact``, all columns stay in view,
+    smaller, each row below its name: for pictures that are compared along a row.
+    """
 
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Picture]]]
     caption: str
+    compact: bool = False
     kind: str = "grid"
 
 
