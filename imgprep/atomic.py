@@ -181,10 +181,17 @@ def read_regular(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is no regular file.
     """
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+    with open_regular(path) as file:
         return file.read()
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """A regular file, to read. Raises as ``read_regular``."""
+    file: IO[bytes] = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+    return file
 
 
 def _without_waiting(path: str, flags: int) -> int:

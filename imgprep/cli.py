@@ -88,7 +88,7 @@ def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: 
     if as_json:
         print_json({**report.to_json(), "checksums": [asdict(check) for check in checks]})
     else:
-        click.echo(report.render())
+        click.echo(plain(report.render()))
         for check in checks:
             state = "matches" if check.ok else f"DIFFERS from the published {check.expected}"
             click.echo(f"{check.name}: MD5 {check.md5} {state}")

@@ -13,11 +13,13 @@ from imgprep.format import (
     DATASET_INFO,
     FORMAT_NAME,
     LABEL_DIGITS_MAX,
+    LABELS,
     RGB_PCA,
     SCHEMA_VERSION,
     SPLITS,
     sources_name,
 )
+from imgprep.labels import LabelMap
 from imgprep.spec import ImageSpec, digest_of
 from imgprep.storage import Location, Store, open_store
 from imgprep.storage.reading import exists, load_json
@@ -136,6 +138,24 @@ def load_index(location: Location) -> DatasetIndex:
     if stated != index.fingerprint:
         raise FormatError(f"{path}: its content does not match its fingerprint: it was edited")
     return index
+
+
+def load_labels(index: DatasetIndex) -> LabelMap:
+    """The classes of a dataset.
+
+    Raises:
+        FormatError: they are missing, malformed, or not those of the index.
+        StoreError: an object store does not answer, or refuses.
+    """
+    where = index.store.where(LABELS)
+    value = load_json(index.store, LABELS, "labels")
+    try:
+        labels = LabelMap.from_json(value)
+    except FormatError as exc:
+        raise FormatError(f"{where}: {exc}") from exc
+    if (labels.order_sha256, len(labels)) != (index.label_order_sha256, index.classes):
+        raise FormatError(f"{where}: lists other classes than the index: was it edited?")
+    return labels
 
 
 def _from_json(store: Store, info: dict[str, Any]) -> DatasetIndex:

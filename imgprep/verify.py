@@ -170,8 +170,8 @@ def _check_labels(
         report.damages.append(Damage(key, what))
 
 
-def read_source_labels(store: Store, name: str) -> NDArray[np.int64]:
-    """Label of each manifest row of a split, from ``<split>-sources.tsv.gz``.
+def read_source_labels(store: Store, name: str, *, classes: int | None = None) -> NDArray[np.int64]:
+    """Label of each manifest row of a split, from ``<split>-sources.tsv.gz``; below ``classes``.
 
     Raises:
         FormatError: missing or malformed.
@@ -187,7 +187,10 @@ def read_source_labels(store: Store, name: str) -> NDArray[np.int64]:
     except (OSError, EOFError, ValueError, OverflowError, zlib.error) as exc:
         where = store.where(name)
         raise FormatError(f"{where}: malformed list of sources: {exc!s:.200}") from exc
-    return np.array(labels, dtype=np.int64)
+    found = np.array(labels, dtype=np.int64)
+    if classes is not None and len(found) and not (found.min() >= 0 and found.max() < classes):
+        raise FormatError(f"{store.where(name)}: malformed list of sources: a label of no class")
+    return found
 
 
 def _check_files(report: VerifyReport, index: DatasetIndex) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.errors import FormatError
-from imgprep.format import LABELS, REPORT, sources_name
-from imgprep.index import DatasetIndex, load_index
+from imgprep.format import REPORT, sources_name
+from imgprep.index import DatasetIndex, load_index, load_labels
 from imgprep.labels import LabelMap
 from imgprep.order import shuffled, stream_key
 from imgprep.pca import RgbPca, Solver
@@ -74,7 +74,7 @@ def gather(location: Location, solver: Solver) -> StatsData:
     index = load_index(location)
     store = index.store
     moments = load_moments(store)
-    labels = LabelMap.from_json(load_json(store, LABELS, "labels"))
+    labels = load_labels(index)
     records = choose_records(store, few_shards(index), "train", SAMPLE)
     photos = [
         Photo(key=shown.key, label=label, pixels_hwc=shown.pixels_hwc)
@@ -88,12 +88,34 @@ def gather(location: Location, solver: Solver) -> StatsData:
         labels=labels,
         report=stats_report(moments, solver),
         mean_image_hwc=np.floor(moments.mean_image_hwc() + 0.5).astype(np.uint8),
-        build=load_json(store, REPORT, "build report"),
+        build=_build_report(store),
         class_counts={name: _class_counts(store, name, len(labels)) for name in index.splits},
         cloud_rgb=cloud([photo.pixels_hwc for photo in photos], CLOUD_PIXELS),
         cloud_records=len(photos),
         photo=most_colourful(photos),
     )
+
+
+def _build_report(store: Store) -> Mapping[str, Any]:
+    """``report.json``, of the shape that the page relies on."""
+    value = load_json(store, REPORT, "build report")
+    try:
+        counts = [*value.get("problem_counts", {}).values()]
+        counts += (n for part in value.get("counts", {}).values() for n in part.values())
+        left_out = [*value.get("problems", [])]
+        left_out += (each for part in value.get("skipped", {}).values() for each in part)
+        sound = (
+            all(type(count) is int for count in counts)
+            and all(
+                isinstance(each, dict) and {"where", "cause"} <= each.keys() for each in left_out
+            )
+            and isinstance(value.get("versions", {}), dict)
+        )
+    except (AttributeError, TypeError):
+        sound = False
+    if not sound:
+        raise FormatError(f"{store.where(REPORT)}: malformed build report; build the dataset again")
+    return value
 
 
 def few_shards(index: DatasetIndex) -> DatasetIndex:
@@ -105,7 +127,9 @@ def few_shards(index: DatasetIndex) -> DatasetIndex:
 
 
 def _class_counts(store: Store, split: str, classes: int) -> NDArray[np.int64]:
-    return np.bincount(read_source_labels(store, sources_name(split)), minlength=classes)
+    return np.bincount(
+        read_source_labels(store, sources_name(split), classes=classes), minlength=classes
+    )
 
 
 def cloud(pictures: Sequence[NDArray[np.uint8]], pixels: int) -> NDArray[np.uint8]:

@@ -22,7 +22,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
-from imgprep.errors import BusyError
+from imgprep.atomic import json_object
+from imgprep.errors import BusyError, FormatError
 
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 90.0
@@ -116,12 +117,11 @@ class Lease:
     def _found(self) -> dict[str, Any] | None:
         """What the lease says now; None where there is none."""
         try:
-            value = json.loads(self._store.read(self._name))
+            return json_object(self._store.read(self._name), self._name, "lease")
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError):
+        except FormatError:
             return {}
-        return value if isinstance(value, dict) else {}
 
     def _content(self) -> bytes:
         value = {
