@@ -293,9 +293,9 @@ class ObjectStore:
 
     def objects(self, prefix: str = "") -> dict[str, bytes]:
         """Every object under ``prefix``, by the rest of its key."""
-        return {name[len(prefix) :]: self.get(name) for name in self.keys(prefix)}
+        return {name[len(prefix) :]: self.get(name) for name in self.names(prefix)}
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         """Keys under ``prefix``, sorted."""
         from xml.etree import ElementTree
 

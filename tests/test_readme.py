@@ -163,7 +163,7 @@ def test_the_tree_names_every_module() -> None:
     }
     only_names = {"imgprep/__init__.py", "imgprep/__main__.py", "train/__init__.py"} | {
         *("train/__main__.py", "train/feed/__init__.py", "train/optim/__init__.py"),
-        *("train/net/__init__.py", "imgprep/engines/__init__.py", "imgprep/pages/__init__.py"),
+        *("train/net/__init__.py", "imgprep/pages/__init__.py"),
     }
     named = re.findall(r"(?:imgprep|train)/[\w/]+\.(?:py|c|h)\b", marked("tree"))
     assert modules - only_names == set(named)

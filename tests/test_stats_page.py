@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +14,16 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
+from imgprep.index import load_index
 from imgprep.labels import LabelMap
-from imgprep.pages.page import render, write_page
+from imgprep.pages.page import Grid, render, write_page
+from imgprep.pages.stats_charts import classes_chart
 from imgprep.pages.stats_data import (
     NOISE_SD,
+    SHARDS_READ,
     STEPS,
     StatsData,
+    few_shards,
     gather,
     most_colourful,
     shift_levels,
@@ -27,6 +32,13 @@ from imgprep.pages.stats_data import (
 from imgprep.pages.stats_page import stats_page
 from tests.browser import check_sound, chromium, open_page
 from tests.conftest import imgprep
+
+# Pictures of a grid that are cut off at the side, so that one would have to scroll to them.
+OUT_OF_VIEW = """[...document.querySelectorAll('table.grid img')].filter(image => {
+    const box = image.closest('.scroll').getBoundingClientRect();
+    const own = image.getBoundingClientRect();
+    return own.left < box.left - 1 || own.right > box.right + 1 || own.width < 32;
+}).map(image => image.alt)"""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +72,7 @@ def test_the_page_is_sound_and_says_what_stats_says(
         assert fingerprint in opened.texts("footer")[0]
         marks = "document.querySelectorAll('#cloud-red-green-title ~ g .role-mark path').length"
         assert opened.evaluate(marks) >= len(STEPS)
+        assert opened.evaluate(OUT_OF_VIEW) == [], "noise is compared along a row, in one view"
         bars = "[...document.querySelectorAll('svg [id=classes-title] ~ g .mark-rect path')].length"
         assert opened.evaluate(bars) == 8
 
@@ -122,8 +135,8 @@ def test_a_thousand_classes_are_a_histogram(
     with open_page(browser, tmp_path / "page.html", width_px=360) as opened:
         check_sound(opened)
         rows = opened.texts("tbody tr")
-        assert "train, smallest\tn00000007\t732" in rows
-        assert "val, mean\t\t50.0" in rows
+        assert "train, smallest\t732\tn00000007" in rows
+        assert "val, mean\t50.0" in rows
 
 
 def test_raw_records_skips_and_no_val(browser: Browser, mini: Path, tmp_path: Path) -> None:
@@ -150,3 +163,53 @@ def test_without_training_images_there_is_no_page(mini: Path, tmp_path: Path) ->
     assert ran.code == 1
     assert "training split" in ran.err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_class_folders_of_any_bytes_have_a_page(
+    browser: Browser, mini: Path, tmp_path: Path
+) -> None:
+    """The chart maker ends the process at a control character, and no text holds stray bytes."""
+    photos = sorted((mini / "train").rglob("*.*"))
+    names = (b"a\x01b", b"a\xffb", b"a\x1b[31mb", "a\u202eb".encode(), b"plain")
+    for name, photo in zip(names, photos, strict=False):
+        folder = tmp_path / "source" / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        (folder / photo.name).write_bytes(photo.read_bytes())
+    assert imgprep("build-shards", tmp_path / "source", tmp_path / "out", "--size", 64).code == 0
+    ran = imgprep("stats", tmp_path / "out", "--html", tmp_path / "page.html")
+    assert ran.code == 0, ran.err
+    text = (tmp_path / "page.html").read_text()
+    assert all(character.isprintable() or character == "\n" for character in text)
+    with open_page(browser, tmp_path / "page.html") as opened:
+        check_sound(opened)
+        shown = opened.evaluate("document.querySelector('#classes-title').parentNode.textContent")
+        assert r"a\x01b" in shown
+        assert r"a\xffb" in shown
+
+
+def test_classes_whose_names_begin_alike_have_bars_of_their_own(data: StatsData) -> None:
+    labels = LabelMap.from_names(f"{'begin' * 20}-{k}" for k in range(5))
+    counts = {"train": np.array([11, 12, 13, 14, 15])}
+    drawn = classes_chart(replace(data, labels=labels, class_counts=counts))
+    named = re.findall(r">(beginbegin[^<]*)</text>", drawn)
+    assert len(set(named)) == len(named) == 5
+
+
+def test_few_shards_are_read_however_many_there_are(built: Path) -> None:
+    index = load_index(built)
+    assert len(index.splits["train"].shards) > SHARDS_READ
+    few = few_shards(index)
+    assert len(few.splits["train"].shards) == SHARDS_READ
+    assert set(few.splits["train"].shards) < set(index.splits["train"].shards)
+
+
+def test_noise_too_small_for_a_picture_is_said_to_be(data: StatsData) -> None:
+    dull = replace(data.report.pca, eigenvalues=np.array([9000.0, 1000.0, 1.0]))
+    page = stats_page(replace(data, report=replace(data.report, pca=dull)))
+    (noise,) = (section for section in page.sections if section.title == "What the noise does")
+    source, paper = (part for part in noise.parts if isinstance(part, Grid))
+    most = 3 * np.abs(shift_levels(dull, "paper")[:, 2]).max()
+    assert f"PC3 ({most:.2f})" in paper.caption
+    assert "PC1" not in paper.caption.partition("Too small")[2]
+    source_most = 3 * np.abs(shift_levels(dull, "source")[:, 2]).max()
+    assert ("Too small" in source.caption) is bool(source_most < 0.5)

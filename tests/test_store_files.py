@@ -186,7 +186,7 @@ def test_where_the_etag_says_nothing_the_object_is_read_back(
     s3.proxy.fail("corrupt", methods="PUT", path="x/bad")
     with pytest.raises(OSError, match="not what was sent"):
         parted.upload("bad", tmp_path / "file")
-    assert s3.keys("x/") == ["x/file", "x/small"]
+    assert s3.names("x/") == ["x/file", "x/small"]
 
 
 def test_a_server_that_stops_to_listen_is_given_up(

@@ -61,7 +61,7 @@ def svg(spec: Mapping[str, Any], *, name: str, label: str, description: str) -> 
     Raises:
         UsageError: vl-convert-python is not installed.
     """
-    chart = {**_legible(spec), "$schema": SCHEMA, "background": None, "config": _CONFIG}
+    chart = {**_plain(spec), "$schema": SCHEMA, "background": None, "config": _CONFIG}
     text: str = _converter().vegalite_to_svg(chart)
     start, _, rest = text.partition(">")
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', start)
@@ -80,8 +80,8 @@ def svg(spec: Mapping[str, Any], *, name: str, label: str, description: str) -> 
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" '
         f'viewBox="0 0 {width} {height}" style="max-width:{width}px;min-width:{least:.0f}px" '
         f'aria-labelledby="{name}-title" aria-describedby="{name}-desc">'
-        f'<title id="{name}-title">{_escaped(label)}</title>'
-        f'<desc id="{name}-desc">{_escaped(description)}</desc>{rest}'
+        f'<title id="{name}-title">{_escaped(_plain(label))}</title>'
+        f'<desc id="{name}-desc">{_escaped(_plain(description))}</desc>{rest}'
     )
 
 
@@ -90,19 +90,21 @@ def colours(names: Sequence[str]) -> dict[str, list[str]]:
     return {"domain": list(names), "range": [SERIES[k % len(SERIES)] for k in range(len(names))]}
 
 
-def _legible(value: Any) -> Any:
-    """The same with what no text can show escaped: a class may have any name that a folder has."""
+def _plain(value: Any) -> Any:
+    """The same value; in its texts, what is no character of XML, or unseen, is escaped.
+
+    Names of classes are names of folders, which may hold any byte. The converter ends the whole
+    process at a control character.
+    """
     if isinstance(value, str):
         return "".join(
-            letter
-            if letter.isprintable() or letter == "\n"
-            else letter.encode("unicode_escape").decode("ascii")
-            for letter in value
+            c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+            for c in value
         )
     if isinstance(value, Mapping):
-        return {_legible(key): _legible(inner) for key, inner in value.items()}
+        return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_legible(inner) for inner in value]
+        return [_plain(item) for item in value]
     return value
 
 

@@ -17,7 +17,6 @@ from imgprep.atomic import write_bytes
 from imgprep.errors import DestinationError, UsageError
 from imgprep.pages.images import Picture
 
-
 # Names come from elsewhere: control characters, halves of characters, marks that turn the line.
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -64,11 +63,16 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """Pictures in rows and columns that have names; scrolls sideways where the page is narrow."""
+    """Pictures in rows and columns that have names.
+
+    Where the page is narrow it scrolls sideways; or, ``compact``, all columns stay in view,
+    smaller, each row below its name: for pictures that are compared along a row.
+    """
 
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Picture]]]
     caption: str
+    compact: bool = False
     kind: str = "grid"
 
 

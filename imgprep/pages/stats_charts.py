@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from imgprep.pages.charts import colours, svg
 from imgprep.pages.stats_data import StatsData
 from imgprep.pca import RgbPca
 from imgprep.published import PUBLISHED_PCAS
+from imgprep.wording import printable
 
 COMPONENTS = ("PC1", "PC2", "PC3")
 PLANES = ((0, 1), (2, 1), (0, 2))
@@ -19,6 +21,8 @@ PLANES = ((0, 1), (2, 1), (0, 2))
 CHANNELS = ("red", "green", "blue")
 AXIS_STDEVS = 2.0
 """Half-length of an axis drawn in the cloud, in its standard deviations."""
+NAME_LEVELS = 26
+"""From the end of an axis to the middle of its name, levels."""
 NAMED_CLASSES_MAX = 40
 """Up to so many classes each has a bar of its own."""
 OURS = "this dataset"
@@ -36,19 +40,22 @@ def components_chart(pca: RgbPca, *, squared: bool) -> str:
         for component, stdev in zip(COMPONENTS, stdevs, strict=True)
     ]
     what = "eigenvalue (variance, levels²)" if squared else "standard deviation (levels 0-255)"
+    # Room for the figures beside the longest bars.
+    most = 1.25 * max(stdev**power for _, stdevs in known for stdev in stdevs)
     spec = {
-        "width": 270,
-        "height": 190,
+        "width": 250,
+        "height": {"step": 15},
         "data": {"values": bars},
         "encoding": {
+            "y": {"field": "component", "type": "nominal", "title": None},
+            "yOffset": {"field": "whose", "sort": names},
             "x": {
-                "field": "component",
-                "type": "nominal",
-                "title": None,
-                "axis": {"labelAngle": 0},
+                "field": "value",
+                "type": "quantitative",
+                "title": what,
+                "scale": {"domain": [0, most], "nice": False},
+                "axis": {"tickCount": 4},
             },
-            "xOffset": {"field": "whose", "sort": names},
-            "y": {"field": "value", "type": "quantitative", "title": what},
             "color": {
                 "field": "whose",
                 "scale": colours(names),
@@ -59,9 +66,9 @@ def components_chart(pca: RgbPca, *, squared: bool) -> str:
         "layer": [
             {"mark": "bar"},
             {
-                "mark": {"type": "text", "dy": -6, "fontSize": 10, "color": "currentColor"},
+                "mark": {"type": "text", "dx": 4, "align": "left", "fontSize": 11},
                 "encoding": {
-                    "text": {"field": "value", "format": ".2~s" if squared else ".0f"},
+                    "text": {"field": "value", "format": ",.0f" if squared else ",.1f"},
                     "color": {"value": "currentColor"},
                 },
             },
@@ -97,10 +104,11 @@ def _plane(rgb: NDArray[np.uint8], pca: RgbPca, across: int, up: int) -> str:
             "x": {"type": "quantitative", "field": "x", "title": x, "scale": scale, "axis": ticks},
             "y": {"type": "quantitative", "field": "y", "title": y, "scale": scale, "axis": ticks},
         },
+        "view": {"fill": "var(--plot)"},
         "layer": [
             {
                 "data": {"values": points},
-                "mark": {"type": "circle", "size": 14, "opacity": 0.75, "clip": True},
+                "mark": {"type": "circle", "size": 14, "opacity": 1, "clip": True},
                 "encoding": {"color": {"field": "colour", "type": "nominal", "scale": None}},
             },
             {
@@ -108,11 +116,15 @@ def _plane(rgb: NDArray[np.uint8], pca: RgbPca, across: int, up: int) -> str:
                 "mark": {"type": "line", "strokeWidth": 2, "color": "currentColor", "clip": True},
                 "encoding": {"detail": {"field": "component"}},
             },
-            {
-                "data": {"values": _axis_ends(pca, across, up)[1::2]},
-                "mark": {"type": "text", "dx": 6, "dy": -8, "fontWeight": "bold", "fontSize": 12},
-                "encoding": {"text": {"field": "component"}},
-            },
+            # The name of an axis on a halo, so that it can be read on the points.
+            *(
+                {
+                    "data": {"values": _axis_names(pca, across, up)},
+                    "mark": {"type": "text", "fontWeight": "bold", "fontSize": 12, **halo},
+                    "encoding": {"text": {"field": "component"}},
+                }
+                for halo in ({"stroke": "var(--plot)", "strokeWidth": 4}, {})
+            ),
         ],
     }
     ends = ", ".join(
@@ -136,6 +148,21 @@ def _axis_ends(pca: RgbPca, across: int, up: int) -> list[dict[str, Any]]:
     return ends
 
 
+def _axis_names(pca: RgbPca, across: int, up: int) -> list[dict[str, Any]]:
+    """Where the names of the axes stand: beyond their positive ends; beside them, where an axis
+    runs along the first, as seen from here."""
+    names = []
+    seen = pca.eigenvectors[[across, up]]
+    for k, component in enumerate(COMPONENTS):
+        end = pca.mean_rgb[[across, up]] + AXIS_STDEVS * pca.stdevs[k] * seen[:, k]
+        length = np.hypot(*seen[:, k]) or 1.0
+        along = seen[:, k] / length
+        parallel = k > 0 and abs(along @ seen[:, 0]) > 0.9 * np.hypot(*seen[:, 0])
+        place = end + NAME_LEVELS * (np.array([along[1], -along[0]]) if parallel else along)
+        names.append({"x": float(place[0]), "y": float(place[1]), "component": component})
+    return names
+
+
 def classes_chart(data: StatsData) -> str:
     """Images of each class; for many classes, how many classes have how many images."""
     if len(data.labels) <= NAMED_CLASSES_MAX:
@@ -144,10 +171,10 @@ def classes_chart(data: StatsData) -> str:
 
 
 def _by_name(data: StatsData) -> str:
-    names = data.labels.names
+    names = _told_apart(data.labels.names)
     splits = list(data.class_counts)
     bars = [
-        {"class": _short(names[label]), "split": split, "images": int(count), "order": label}
+        {"class": names[label], "split": split, "images": int(count), "order": label}
         for split, counts in data.class_counts.items()
         for label, count in enumerate(counts)
     ]
@@ -157,7 +184,13 @@ def _by_name(data: StatsData) -> str:
         "mark": "bar",
         "height": {"step": 12},
         "encoding": {
-            "y": {"field": "class", "type": "nominal", "title": None, "sort": {"field": "order"}},
+            "y": {
+                "field": "class",
+                "type": "nominal",
+                "title": None,
+                "sort": {"field": "order"},
+                "axis": {"labelLimit": 300},
+            },
             "yOffset": {"field": "split", "sort": splits},
             "x": {
                 "field": "images",
@@ -206,5 +239,9 @@ def _range(counts: NDArray[np.int64]) -> str:
     return f"{len(counts):,} classes of {counts.min():,} to {counts.max():,} images"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 32 else text[:31] + "…"
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names short enough for an axis, all different: equal names would share a bar."""
+    plain = [printable(name) for name in names]
+    short = [text if len(text) <= 32 else text[:31] + "…" for text in plain]
+    often = Counter(short)
+    return [f"{s} ({k})" if often[s] > 1 else s for k, s in enumerate(short)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from imgprep.errors import FormatError
 from imgprep.format import LABELS, REPORT, sources_name
 from imgprep.index import DatasetIndex, load_index
 from imgprep.labels import LabelMap
-from imgprep.order import stream_key
+from imgprep.order import shuffled, stream_key
 from imgprep.pca import RgbPca, Solver
 from imgprep.preview import PreviewOptions, choose_records
 from imgprep.published import LEVELS
@@ -30,8 +30,11 @@ NOISE_SD = 0.1
 STEPS = (-3, -2, -1, 0, 1, 2, 3)
 """Multiples of the noise's standard deviation that are shown."""
 CLOUD_PIXELS = 1500
-SAMPLE = PreviewOptions(seed=0, classes=16, records=6)
+SAMPLE = PreviewOptions(seed=0, classes=32, records=4)
 """Records that the cloud and the photo are taken from."""
+SHARDS_READ = 2
+"""Shards that they are taken from: a shard of an object store is downloaded whole. The records of
+a shard are a random sample already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,7 +75,7 @@ def gather(location: Location, solver: Solver) -> StatsData:
     store = index.store
     moments = load_moments(store)
     labels = LabelMap.from_json(load_json(store, LABELS, "labels"))
-    records = choose_records(store, index, "train", SAMPLE)
+    records = choose_records(store, few_shards(index), "train", SAMPLE)
     photos = [
         Photo(key=shown.key, label=label, pixels_hwc=shown.pixels_hwc)
         for label, row in records.items()
@@ -91,6 +94,14 @@ def gather(location: Location, solver: Solver) -> StatsData:
         cloud_records=len(photos),
         photo=most_colourful(photos),
     )
+
+
+def few_shards(index: DatasetIndex) -> DatasetIndex:
+    """The same dataset with few of its training shards, by seed."""
+    train = index.splits["train"]
+    order = shuffled(len(train.shards), seed=SAMPLE.seed, name="stats-page-shards").tolist()
+    few = replace(train, shards=tuple(train.shards[n] for n in sorted(order[:SHARDS_READ])))
+    return replace(index, splits={**index.splits, "train": few})
 
 
 def _class_counts(store: Store, split: str, classes: int) -> NDArray[np.int64]:

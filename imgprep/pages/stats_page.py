@@ -23,11 +23,11 @@ from imgprep.pages.stats_data import (
     shift_levels,
     under_noise,
 )
-from imgprep.pca import Solver
+from imgprep.pca import RgbPca, Solver, angle_degrees
 from imgprep.published import LEVELS, PUBLISHED_MEANS, PUBLISHED_PCAS
-from imgprep.scan import printable
 from imgprep.stats import StatsReport
 from imgprep.storage import Location
+from imgprep.wording import printable
 
 LISTED = 20
 """Skipped images, problems, and classes that are listed by name."""
@@ -53,7 +53,7 @@ def write_stats_page(location: Location, path: Path, solver: Solver) -> tuple[St
 def stats_page(data: StatsData) -> Page:
     """Lay out what was gathered."""
     index, rgb = data.index, data.report.rgb
-    name = str(index.location).rstrip("/").rpartition("/")[2]
+    name = printable(str(index.location).rstrip("/").rpartition("/")[2])
     shards = sum(len(split.shards) for split in index.splits.values())
     total_bytes = sum(shard.bytes for split in index.splits.values() for shard in split.shards)
     facts = [
@@ -61,8 +61,8 @@ def stats_page(data: StatsData) -> Page:
         ("classes", f"{index.classes:,}"),
         ("shards", f"{shards:,}, {total_bytes / 2**20:,.1f} MiB"),
         ("pixels in the statistics", f"{rgb.pixels:,}"),
-        ("mean colour, R G B", " ".join(f"{level:.2f}" for level in data.report.pca.mean_rgb)),
-        ("fingerprint", index.fingerprint[:16]),
+        ("mean colour, R G B", " ".join(f"{level:.1f}" for level in data.report.pca.mean_rgb)),
+        ("fingerprint", index.fingerprint[:12]),
     ]
     return Page(
         title=f"Colours of {name}",
@@ -135,7 +135,7 @@ def _cloud(data: StatsData) -> Section:
     text = (
         f"{len(data.cloud_rgb):,} pixels drawn from {data.cloud_records} training records, each in "
         "its own colour. The lines are the three axes, two standard deviations to either side of "
-        "the mean. PC1 runs along the greys, from dark to bright."
+        f"the mean. PC1 lies {_from_grey(data.report.pca):.1f} degrees from the line of the greys."
     )
     return Section(
         title="The cloud of colours",
@@ -144,9 +144,14 @@ def _cloud(data: StatsData) -> Section:
     )
 
 
+def _from_grey(pca: RgbPca) -> float:
+    """Angle between the first axis and (1, 1, 1), degrees."""
+    return float(angle_degrees(pca.eigenvectors[:, :1], np.ones((3, 1)))[0])
+
+
 def _noise(data: StatsData) -> Section:
     pca, photo = data.report.pca, data.photo
-    class_name = data.labels.classes[photo.label].name
+    class_name = printable(data.labels.classes[photo.label].name)
     grids: list[Part] = []
     small = _shrunk(photo.pixels_hwc)
     for reading in READINGS:
@@ -155,14 +160,19 @@ def _noise(data: StatsData) -> Section:
             tiles = [
                 jpeg(
                     under_noise(small, pca, reading, k, step),
-                    alt=f"The photo with {step:+d} standard deviations of {component}, {reading}",
+                    alt=f"The photo with {_signed(step)} standard deviations of {component}, "
+                    f"{reading}",
                 )
                 for step in STEPS
             ]
-            shift = ", ".join(f"{v:+.1f}" for v in shift_levels(pca, reading)[:, k])
-            rows.append((f"{component}: one step is {shift}", tiles))
-        caption = f"{READING_WORDS[reading]}. Steps are shifts of R, G, B in levels of 0-255."
-        grids.append(Grid(columns=[f"{s:+d}" for s in STEPS], rows=rows, caption=caption))
+            shift = ", ".join(f"{v:+.2f}" for v in shift_levels(pca, reading)[:, k])
+            rows.append((f"{component}: {shift}", tiles))
+        caption = (
+            f"{READING_WORDS[reading]}. With each row: what one standard deviation adds to "
+            f"R, G, B, in levels of 0-255.{_unseen(pca, reading)}"
+        )
+        columns = [_signed(step) for step in STEPS]
+        grids.append(Grid(columns=columns, rows=rows, caption=caption, compact=True))
     text = [
         "AlexNet adds to each training image one colour: for each component a random alpha, "
         f"normal with standard deviation {NOISE_SD}, times a multiplier, times the axis. The paper "
@@ -173,6 +183,22 @@ def _noise(data: StatsData) -> Section:
         f"{data.cloud_records} records drawn.",
     ]
     return Section(title="What the noise does", text=text, parts=grids)
+
+
+def _signed(step: int) -> str:
+    return f"{step:+d}".replace("-", "\N{MINUS SIGN}") if step else "0"
+
+
+def _unseen(pca: RgbPca, reading: Reading) -> str:
+    """A sentence on components whose noise is too small for pixels of 8 bits."""
+    most = max(STEPS) * np.abs(shift_levels(pca, reading)).max(axis=0)
+    small = [f"{COMPONENTS[k]} ({v:.2f})" for k, v in enumerate(most) if v < 0.5]
+    if not small:
+        return ""
+    return (
+        f" Too small to show in whole levels, even at {max(STEPS)}: {', '.join(small)}; "
+        "the trainer adds it in floating point."
+    )
 
 
 def _shrunk(pixels_hwc: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -189,9 +215,11 @@ def _classes(data: StatsData) -> Section:
         for what, label in (("smallest", int(order[0])), ("largest", int(order[-1]))):
             entry = data.labels.classes[label]
             words = f"{entry.name} ({entry.words})" if entry.words else entry.name
-            rows.append([f"{split}, {what}", words, f"{counts[label]:,}"])
-        rows.append([f"{split}, mean", "", f"{counts.mean():,.1f}"])
-    table = Table(head=["", "class", "images"], rows=rows, caption="Smallest and largest")
+            rows.append([f"{split}, {what}", f"{counts[label]:,}", printable(words)])
+        rows.append([f"{split}, mean", f"{counts.mean():,.1f}", ""])
+    caption = "Smallest and largest; of equals the first, and the last"
+    head = ["", "images", "class"]
+    table = Table(head=head, rows=rows, caption=caption, numbers=False)
     caption = "Images of the source by class, those included that could not be used."
     parts: list[Part] = [Chart(svg=classes_chart(data), caption=caption), table]
     return Section(title="Classes", parts=parts)
