@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 from imgprep.engines import LOCAL, check_engine
 from imgprep.errors import UsageError
 from imgprep.markers import Skip
-from imgprep.scan import printable
 from imgprep.spec import OnError
+from imgprep.wording import printable
 
 if TYPE_CHECKING:
     from imgprep.manifest import SourceScan

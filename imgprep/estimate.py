@@ -16,10 +16,10 @@ from imgprep.order import shuffled
 from imgprep.plan import SplitPlan
 from imgprep.progress import duration
 from imgprep.reader import SourceReader
-from imgprep.scan import printable
 from imgprep.sources.detect import readable_bytes
 from imgprep.spec import BuildSpec, ImageSpec
 from imgprep.storage import Location, open_store
+from imgprep.wording import printable
 
 SAMPLE_IMAGES = 300
 READ_AHEAD_IMAGES = 32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from imgprep.manifest import Problem, SourceScan, SplitManifest
 from imgprep.sources.detect import TRAIN_TAR, VAL_TAR, readable_bytes
 from imgprep.sources.tree import Tree, open_tree
 from imgprep.sources.truth import DEVKIT_NAME
+from imgprep.wording import printable
 
 KNOWN_CLASSES = 1000
 KNOWN_IMAGES = {"train": 1_281_167, "val": 50_000}
@@ -167,12 +167,6 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
         cells += [cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True)]
         lines.append("  ".join([*cells, last]).rstrip())
     return lines
-
-
-def printable(text: str) -> str:
-    """``text`` with undecodable bytes and control characters escaped, safe for a terminal."""
-    plain = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
 
 
 @dataclass(frozen=True, slots=True)

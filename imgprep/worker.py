@@ -20,11 +20,11 @@ from imgprep.plan import SplitPlan
 from imgprep.pool import Tick
 from imgprep.prepare import Prepared, encode, prepare
 from imgprep.reader import SourceReader
-from imgprep.scan import printable
 from imgprep.shards import ShardFacts, ShardWriter
 from imgprep.spec import ImageSpec
 from imgprep.state import LOCK, StatePaths, save_pixel_sum, split_files
 from imgprep.storage import Partial, Store, open_store
+from imgprep.wording import printable
 
 READ_AHEAD_IMAGES = 16
 _UPRIGHT = 1

@@ -157,17 +157,7 @@ def _measure(
         keep_pages()
     net = saved_net(state.saved, state.config, data, device)
     reader = RecordReader(data, request.split)
-    loaders = {
-        split: EvalLoader(
-            data,
-            state.config.input,
-            ALONE,
-            batch_images=request.batch_images,
-            device=device,
-            split=split,
-        )
-        for split in {request.split, "train"}
-    }
+    loaders = _loaders(state, data, request, device)
     try:
         photos, asked = (
             choose_records(reader, count, seed=request.seed, name=f"report-{name}")
@@ -211,6 +201,23 @@ def _measure(
         units=wanted.vectors_nd.shape[1],
         pictures=pictures,
     )
+
+
+def _loaders(
+    state: RunState, data: TrainingSet, request: ReportRequest, device: torch.device
+) -> dict[str, EvalLoader]:
+    """Of the split that is shown, and of the one that neighbours come from."""
+    return {
+        split: EvalLoader(
+            data,
+            state.config.input,
+            ALONE,
+            batch_images=request.batch_images,
+            device=device,
+            split=split,
+        )
+        for split in {request.split, "train"}
+    }
 
 
 def _pictures(

@@ -45,8 +45,7 @@ def _ends(points: Sequence[dict[str, Any]]) -> str:
 
 
 def confusion_chart(confusion: Confusion, labels: Sequence[int], names: Sequence[str]) -> str:
-    """Rows: the classes in ``labels``. Columns: what their photographs were taken for, those
-    classes and any other. ``names`` of all classes must differ from each other."""
+    """The classes in ``labels`` by what they were taken for; all ``names`` must differ."""
     table = confusion.among(labels)
     columns = [names[label] for label in labels]
     if table[:, -1].any():
@@ -95,9 +94,9 @@ def confusion_chart(confusion: Confusion, labels: Sequence[int], names: Sequence
             },
         ],
     }
-    pairs = confusion.pairs(3)
     said = "; ".join(
-        f"{names[p.true]} for {names[p.taken_for]}: {p.images} of {p.of}" for p in pairs
+        f"{names[p.true]} for {names[p.taken_for]}: {p.images} of {p.of}"
+        for p in confusion.pairs(3)
     )
     return charts.svg(
         spec,

@@ -25,7 +25,7 @@ from imgprep.pages.page import (
     Table,
     write_page,
 )
-from imgprep.scan import printable
+from imgprep.wording import printable
 from train import figures
 from train.guesses import Guesses
 from train.neighbours import Neighbour

@@ -13,7 +13,7 @@ from imgprep.pages.charts import colours, svg
 from imgprep.pages.stats_data import StatsData
 from imgprep.pca import RgbPca
 from imgprep.published import PUBLISHED_PCAS
-from imgprep.scan import printable
+from imgprep.wording import printable
 
 COMPONENTS = ("PC1", "PC2", "PC3")
 PLANES = ((0, 1), (2, 1), (0, 2))

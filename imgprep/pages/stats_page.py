@@ -25,9 +25,9 @@ from imgprep.pages.stats_data import (
 )
 from imgprep.pca import RgbPca, Solver, angle_degrees
 from imgprep.published import LEVELS, PUBLISHED_MEANS, PUBLISHED_PCAS
-from imgprep.scan import printable
 from imgprep.stats import StatsReport
 from imgprep.storage import Location
+from imgprep.wording import printable
 
 LISTED = 20
 """Skipped images, problems, and classes that are listed by name."""

@@ -104,16 +104,14 @@ def walk(
 ) -> Generator[Entry, None, int | None]:
     """Yield each member of the tar that lies in bytes ``start`` to ``end`` of an open file.
 
-    The walk ends at the end-of-archive marker, or with an entry that says where and why it had
-    to stop (``cut-short``, ``bad-header``). Leading ``./`` is taken off names.
+    It ends at the end-of-archive marker, or with an entry that says where and why it had to stop
+    (``cut-short``, ``bad-header``). Leading ``./`` is taken off names.
 
     Args:
-        file: an open file.
-        start: offset of the first header.
-        end: offset after the last byte that belongs to the tar.
+        start, end: offsets of the first header, and after the last byte of the tar.
         first: begin with the header at this offset instead.
         pause: called with the offset of each header that does not depend on headers before it;
-            the walk stops before it, and returns its offset, where the answer is true.
+            where the answer is true, the walk returns its offset.
     """
     reader = _Reader(file, end)
     extension = _Extension()
