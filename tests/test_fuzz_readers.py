@@ -30,7 +30,7 @@ def test_sound_files_pass(name: str) -> None:
 def test_hostile_files_end_in_a_result_or_one_of_our_errors(name: str) -> None:
     target = TARGETS[name]
 
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(seed=SEEDS)
     def check(seed: int) -> None:
         target.run(target.hostile(Random(seed)))

@@ -188,7 +188,8 @@ readers = (
 )
 for name in sys.argv[2:]:
     (folder / name).rename(folder / "kept")
-    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+    device = [lambda path: path.symlink_to("/dev/zero")] if name == "labels.json" else []
+    for make in (os.mkfifo, *device):
         make(folder / name)
         for read in readers:
             try:

@@ -108,10 +108,9 @@ def walk(
     (``cut-short``, ``bad-header``). Leading ``./`` is taken off names.
 
     Args:
-        start, end: offsets of the first header, and after the last byte of the tar.
-        first: begin with the header at this offset instead.
-        pause: called with the offset of each header that does not depend on headers before it;
-            where the answer is true, the walk returns its offset.
+        start, end: offsets of the first header (or begin at ``first``), and after the last byte.
+        pause: called with the offset of each header that depends on none before it; where the
+            answer is true, the walk returns its offset.
     """
     reader = _Reader(file, end)
     extension = _Extension()
@@ -149,8 +148,8 @@ def walk(
         if name[:2] == b"./":
             name = name[_leading_dots(name) :]
         if data + stored > end:
-            missing = data + stored - end
-            cause = f"it ends at byte {end - start}, {missing} bytes before the end of this member"
+            short = data + stored - end
+            cause = f"it ends at byte {end - start}, {short} bytes before the end of this member"
             yield Entry(name, data, size_bytes, "cut-short", cause)
             return None
         # The common case without a call; _judge decides the same with more care.
