@@ -16,7 +16,7 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from imgprep import jpegwindow
 from imgprep.errors import ImageError, UsageError
@@ -25,6 +25,9 @@ from imgprep.jpegfile import JpegHeader, read_header
 from imgprep.prepare import prepare
 from imgprep.spec import ImageSpec
 from tests.imagefiles import ARITHMETIC, ODD_SAMPLING, jpeg, picture, saved, with_exif
+
+# Pillow guesses the size of a progressive file, too small for noise; it must fit this buffer.
+ImageFile.MAXBLOCK = 1 << 24
 
 pytestmark = pytest.mark.skipif(not jpegwindow.ENABLED, reason="the C extension is not in use")
 
