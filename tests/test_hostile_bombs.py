@@ -23,7 +23,7 @@ from imgprep.sources.tree import open_tree
 from imgprep.sources.truth import DEVKIT_ARCHIVES, read_truth
 from tests.fuzzing import changed_dataset, dataset, original, put
 from tests.imagefiles import saved
-from tests.trees import Shape, devkit_files, tar_bytes
+from tests.trees import tar_bytes
 
 # ---- memory --------------------------------------------------------------------------------
 
@@ -116,16 +116,14 @@ def test_a_header_of_the_devkit_that_claims_much_is_not_read() -> None:
 
 
 def test_a_negative_size_in_the_devkit_makes_no_circle() -> None:
-    tar = tar_bytes(
-        [(f"data/{name}", data) for name, data in devkit_files(Shape()).items()],
-        tarfile.PAX_FORMAT,
-    )
+    """It leads from the last member back to the second header: ``tarfile`` never ends."""
     info = tarfile.TarInfo("x")
-    record = b"15 size=-1024\n\n"
+    record = b"14 size=-1536\n"
     info.type, info.size = tarfile.XHDTYPE, len(record)
+    first, last = (tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT) for name in ("a", "b"))
     head = info.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0")
-    folder = devkit("circle", gzip.compress(head + tar))
-    with pytest.raises(SourceError, match="the PAX size b'-1024"):
+    folder = devkit("circle", gzip.compress(first + head + last + bytes(1024)))
+    with pytest.raises(SourceError, match="the PAX size b'-1536"):
         read_truth([open_tree(folder)])
 
 
