@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PARTIAL_SUFFIX = ".partial"
+JSON_DEPTH_MAX = 32
+"""Our own files nest five deep."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -143,25 +146,56 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         FormatError: the file is missing, unreadable, not JSON or not an object.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as exc:
         raise FormatError(f"{path}: cannot read {what}: {exc.strerror}") from exc
     return json_object(data, str(path), what)
 
 
 def json_object(data: bytes, where: str, what: str) -> dict[str, Any]:
-    """The JSON object that a file holds.
+    """The JSON object that a file holds, shallow enough to be compared, hashed and printed.
 
     Raises:
-        FormatError: it is not JSON, or not an object.
+        FormatError: it is not JSON, not an object, or nested too deep.
     """
     try:
         value = json.loads(data)
-    except (ValueError, RecursionError) as exc:
+        if not isinstance(value, dict):
+            raise FormatError(f"{where}: {what} must be a JSON object")
+        layer: list[Any] = [value]
+        for _ in range(JSON_DEPTH_MAX):
+            inner = (each.values() if isinstance(each, dict) else each for each in layer)
+            layer = [item for items in inner for item in items if isinstance(item, dict | list)]
+        if layer:
+            raise RecursionError
+    except RecursionError as exc:
+        raise FormatError(f"{where}: {what} is not valid JSON: it is nested too deep") from exc
+    except ValueError as exc:
         raise FormatError(f"{where}: {what} is not valid JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise FormatError(f"{where}: {what} must be a JSON object")
     return value
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file: a pipe would keep us waiting, a device has no end.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    with open_regular(path) as file:
+        return file.read()
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """A regular file, to read. Raises as ``read_regular``."""
+    file: IO[bytes] = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def is_partial(name: str) -> bool:

@@ -15,6 +15,7 @@ import click
 from imgprep import __version__, console
 from imgprep.console import CONTEXT, ErrorGroup, json_option, options, print_json, quiet_option
 from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
+from imgprep.wording import plain
 
 if TYPE_CHECKING:
     from imgprep.manifest import SourceScan
@@ -80,7 +81,7 @@ def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: 
     if as_json:
         print_json({**report.to_json(), "checksums": [asdict(check) for check in checks]})
     else:
-        click.echo(report.render())
+        click.echo(plain(report.render()))
         for check in checks:
             state = "matches" if check.ok else f"DIFFERS from the published {check.expected}"
             click.echo(f"{check.name}: MD5 {check.md5} {state}")
@@ -239,7 +240,7 @@ def verify(dest: str, decode: bool, jobs: int | None, as_json: bool, quiet: bool
     meter = Meter(sys.stderr, "verify", total, quiet=quiet)
     report = verify_dataset(dest, decode=decode, jobs=jobs, advanced=meter.advance)
     meter.finish()
-    print_json(report.to_json()) if as_json else click.echo(report.render())
+    print_json(report.to_json()) if as_json else click.echo(plain(report.render()))
     raise SystemExit(report.exit_code)
 
 
@@ -341,7 +342,7 @@ class _Say:
 
     def _line(self, text: str) -> None:
         if not self._quiet:
-            click.echo(text, err=True)
+            click.echo(plain(text), err=True)
 
     def _rewrite(self, text: str) -> None:
         if self._terminal and not self._quiet:

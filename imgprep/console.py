@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from imgprep.errors import EXIT_FAILED, ImgprepError
+from imgprep.wording import plain
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -26,7 +27,7 @@ class ErrorGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ImgprepError as exc:
-            click.echo(f"{ctx.info_name}: {exc}", err=True)
+            click.echo(plain(f"{ctx.info_name}: {exc}"), err=True)
             ctx.exit(exc.exit_code)
         except KeyboardInterrupt:
             click.echo(f"{ctx.info_name}: interrupted", err=True)

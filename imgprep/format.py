@@ -24,6 +24,8 @@ STATE_FOLDER: Final = ".imgprep"
 
 LABEL_EXTENSION: Final = "cls"
 LABEL_DIGITS_MIN: Final = 4
+LABEL_DIGITS_MAX: Final = 18
+"""More digits, in a label or in the number of a key, do not fit 64 bits."""
 DALI_INDEX_VERSION: Final = "v1.2"
 NPY_HEADER_BYTES: Final = 128
 """Every ``raw`` record starts with a .npy 1.0 header of this length; pixels follow, HWC uint8."""

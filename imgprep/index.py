@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imgprep.errors import FormatError
-from imgprep.format import DATASET_INFO, FORMAT_NAME, RGB_PCA, SCHEMA_VERSION, SPLITS, sources_name
-from imgprep.spec import digest_of
+from imgprep.errors import FormatError, UsageError
+from imgprep.format import (
+    DATASET_INFO,
+    FORMAT_NAME,
+    LABEL_DIGITS_MAX,
+    LABELS,
+    RGB_PCA,
+    SCHEMA_VERSION,
+    SPLITS,
+    sources_name,
+)
+from imgprep.labels import LabelMap
+from imgprep.spec import ImageSpec, digest_of
 from imgprep.storage import Location, Store, open_store
 from imgprep.storage.reading import exists, load_json
 
@@ -115,27 +126,51 @@ def load_index(location: Location) -> DatasetIndex:
     info = load_json(store, DATASET_INFO, "dataset index")
     if info.get("format") != FORMAT_NAME or info.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
-            f"{path}: format {info.get('format')!r} version {info.get('schema_version')!r}; this "
-            f"imgprep reads {FORMAT_NAME!r} version {SCHEMA_VERSION}"
+            f"{path}: format {info.get('format')!r:.80} version "
+            f"{info.get('schema_version')!r:.80}; this imgprep reads {FORMAT_NAME!r} version "
+            f"{SCHEMA_VERSION}"
         )
     try:
         index = _from_json(store, info)
         stated = fingerprint_of(info)
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise FormatError(f"{path}: malformed dataset index: {exc!r}") from exc
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as exc:
+        raise FormatError(f"{path}: malformed dataset index: {exc!r:.200}") from exc
     if stated != index.fingerprint:
         raise FormatError(f"{path}: its content does not match its fingerprint: it was edited")
     return index
 
 
+def load_labels(index: DatasetIndex) -> LabelMap:
+    """The classes of a dataset.
+
+    Raises:
+        FormatError: they are missing, malformed, or not those of the index.
+        StoreError: an object store does not answer, or refuses.
+    """
+    where = index.store.where(LABELS)
+    value = load_json(index.store, LABELS, "labels")
+    try:
+        labels = LabelMap.from_json(value)
+    except FormatError as exc:
+        raise FormatError(f"{where}: {exc}") from exc
+    if (labels.order_sha256, len(labels)) != (index.label_order_sha256, index.classes):
+        raise FormatError(f"{where}: lists other classes than the index: was it edited?")
+    return labels
+
+
 def _from_json(store: Store, info: dict[str, Any]) -> DatasetIndex:
     splits = {name: _split(name, value) for name, value in info["splits"].items()}
+    # Its checks: a side of a million pixels would be memory for terabytes.
+    image = ImageSpec(
+        size_px=_natural(info["spec"]["image.size_px"]),
+        encoding=info["spec"]["image.encoding"],
+    )
     return DatasetIndex(
         store=store,
-        size_px=_natural(info["spec"]["image.size_px"]),
-        encoding=str(info["spec"]["image.encoding"]),
+        size_px=image.size_px,
+        encoding=image.encoding,
         classes=_natural(info["classes"]),
-        label_digits=_natural(info["label_digits"]),
+        label_digits=_label_digits(info["label_digits"]),
         label_order_sha256=str(info["label_order_sha256"]),
         fingerprint=str(info["fingerprint"]),
         splits=splits,
@@ -168,8 +203,16 @@ def _natural(value: object) -> int:
     return value
 
 
+def _label_digits(value: object) -> int:
+    digits = _natural(value)
+    if digits > LABEL_DIGITS_MAX:
+        raise ValueError(f"labels of {digits} digits")
+    return digits
+
+
 def _plain_name(value: object) -> str:
     """A file name that stays in the dataset's folder."""
-    if not isinstance(value, str) or not value or value in {".", ".."} or "/" in value:
+    if not isinstance(value, str) or not value or value in {".", ".."} or {"/", "\0"} & set(value):
         raise ValueError(f"{value!r} is not a plain file name")
+    os.fsencode(value)  # ValueError for what no file can be named
     return value

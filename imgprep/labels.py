@@ -102,10 +102,10 @@ class LabelMap:
         try:
             classes = tuple(_class_from_json(entry) for entry in value["classes"])  # type: ignore[index]
             stored = value["order_sha256"]  # type: ignore[index]
-        except (KeyError, TypeError) as exc:
-            raise FormatError(f"the list of labels is malformed ({exc!r})") from exc
+            names = [os.fsencode(entry.name) for entry in classes]  # of no surrogates but ours
+        except (KeyError, TypeError, UnicodeEncodeError) as exc:
+            raise FormatError(f"the list of labels is malformed ({exc!r:.200})") from exc
         labels = cls(classes)
-        names = [os.fsencode(name) for name in labels.names]
         if [entry.index for entry in classes] != list(range(len(classes))):
             raise FormatError("the list of labels does not count 0, 1, 2 ...")
         if any(left >= right for left, right in pairwise(names)):

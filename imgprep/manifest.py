@@ -22,9 +22,10 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import save_npy
+from imgprep.atomic import json_object, read_regular, save_npy
 from imgprep.errors import FormatError
 from imgprep.labels import LabelMap
+from imgprep.npyfile import map_npy
 from imgprep.storage.urls import is_url
 
 ROW_DTYPE = np.dtype(
@@ -122,19 +123,18 @@ class SplitManifest:
         """
         meta = _read_meta(folder / "meta.json")
         try:
-            rows = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
+            rows = map_npy(folder / "rows.npy")
             with (folder / "names.bin").open("rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
                 # An empty file cannot be mapped.
                 names = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size_bytes else b""
-        except (OSError, ValueError, EOFError) as exc:
+        except (OSError, ValueError) as exc:
             raise FormatError(f"the manifest in {folder} cannot be read: {exc}") from exc
         manifest = cls(
             split=meta["split"],
             containers=tuple(meta["containers"]),
             container_paths=tuple(meta["container_paths"]),
-            # A memmap's own indexing is several times slower than that of a plain array.
-            rows=rows.view(np.ndarray),
+            rows=rows,
             names=names,
         )
         fault = _fault(manifest, meta)
@@ -145,10 +145,11 @@ class SplitManifest:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_bytes())
-    except (OSError, ValueError) as exc:
+        data = read_regular(path)
+    except OSError as exc:
         raise FormatError(f"{path} cannot be read: {exc}") from exc
-    if not isinstance(meta, dict) or meta.get("format") != MANIFEST_FORMAT:
+    meta = json_object(data, str(path), "the manifest")
+    if meta.get("format") != MANIFEST_FORMAT:
         raise FormatError(f"{path} is not of the format {MANIFEST_FORMAT}; scan again")
     shown, opened = meta.get("containers"), meta.get("container_paths")
     if (
@@ -162,7 +163,13 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _is_texts(value: object) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    """Whether it is a list of texts that paths can be made of."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return False
+    try:
+        return not any(b"\0" in os.fsencode(item) for item in value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _fault(manifest: SplitManifest, meta: Mapping[str, Any]) -> str:
@@ -172,6 +179,8 @@ def _fault(manifest: SplitManifest, meta: Mapping[str, Any]) -> str:
         return f"its rows are of type {rows.dtype}"
     if len(rows) != meta.get("images") or len(names) != meta.get("names_bytes"):
         return "the number of its rows or the length of its names differs from its meta.json"
+    if names.find(b"\0") >= 0:
+        return "a name holds a null byte"
     if len(rows) == 0:
         return ""
     starts = rows["name_start"]

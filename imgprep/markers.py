@@ -64,13 +64,13 @@ def read_marker(store: Store, stem: str) -> Marker:
     value = load_json(store, name, "done marker")
     if value.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
-            f"{store.where(name)}: schema version {value.get('schema_version')!r}, this imgprep "
-            f"reads {SCHEMA_VERSION}"
+            f"{store.where(name)}: schema version {value.get('schema_version')!r:.80}, this "
+            f"imgprep reads {SCHEMA_VERSION}"
         )
     try:
         return _from_json(value)
-    except (KeyError, TypeError, ValueError) as exc:
-        raise FormatError(f"{store.where(name)}: malformed done marker: {exc!r}") from exc
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
+        raise FormatError(f"{store.where(name)}: malformed done marker: {exc!r:.200}") from exc
 
 
 def _from_json(value: dict[str, Any]) -> Marker:

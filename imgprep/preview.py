@@ -21,15 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep import sheet
+from imgprep.atomic import open_regular
 from imgprep.errors import FormatError
-from imgprep.format import IMAGE_EXTENSIONS, LABELS, sources_name
-from imgprep.index import DatasetIndex, ShardInfo, load_index
+from imgprep.format import IMAGE_EXTENSIONS, LABEL_DIGITS_MAX, sources_name
+from imgprep.index import DatasetIndex, ShardInfo, load_index, load_labels
 from imgprep.labels import LabelMap
 from imgprep.order import shuffled
 from imgprep.recordfile import record_pixels
 from imgprep.sheet import Drawn, Picture, Row, Sheet, Tile
 from imgprep.storage import Location, Store, absolute, open_store
-from imgprep.storage.reading import load_json, on_disk, read_bytes
+from imgprep.storage.reading import on_disk, read_bytes
 from imgprep.verify import read_source_labels
 
 TILE_PX = 128
@@ -109,9 +110,11 @@ def write_preview(dest: Location, out: Path, options: PreviewOptions) -> Preview
     store = open_store(dest)
     sheet.check_target(out, store.folder)
     index = load_index(store)
+    if not index.splits:
+        raise FormatError(f"{store}: the dataset has no split")
     split = "train" if index.splits.get("train") else next(iter(index.splits))
-    labels = LabelMap.from_json(load_json(store, LABELS, LABELS))
-    label_of_row = read_source_labels(store, sources_name(split))
+    labels = load_labels(index)
+    label_of_row = read_source_labels(store, sources_name(split), classes=index.classes)
     rows = choose_records(index, split, label_of_row, options)
     drawn = sheet.draw(_sheet(index, split, labels, rows))
     trainer, missing = None, training_missing()
@@ -187,8 +190,13 @@ def _of_shard(
             spans.append((key, label, offset, size))
     if not spans:
         return
-    with on_disk(store, shard.name) as path, path.open("rb") as tar:
+    with on_disk(store, shard.name) as path, open_regular(path) as tar:
+        tar_bytes = os.fstat(tar.fileno()).st_size
         for key, label, offset, size in spans:
+            if offset + size > tar_bytes:  # nor is room made for what is not there
+                raise FormatError(
+                    f"{store.where(shard.name)}: ends before {key:.80}; run imgprep verify"
+                )
             tar.seek(offset)
             try:
                 pixels = record_pixels(tar.read(size), index.encoding, index.size_px)
@@ -205,7 +213,10 @@ def _spans(store: Store, shard: ShardInfo, extension: str) -> Iterator[tuple[str
         words = line.split()
         key, _, found = (words[3] if len(words) == 8 else "").partition(".")
         digits = key.rpartition("-")[2]
-        if found != extension or not all(w.isdigit() for w in (words[1], words[2], digits)):
+        numbers = (*words[1:3], digits)
+        if found != extension or not all(
+            word.isdigit() and len(word) <= LABEL_DIGITS_MAX for word in numbers
+        ):
             raise FormatError(
                 f"{store.where(shard.idx_name)}: not a DALI index; run imgprep verify"
             )

@@ -14,6 +14,8 @@ from imgprep.manifest import LOOSE_FILE, SplitManifest
 from imgprep.storage.urls import path_of
 
 MAX_OPEN_ARCHIVES = 64
+MAX_IMAGE_BYTES = 1 << 30
+"""A file above this is refused unread: a sparse file may claim any size, and no photo has it."""
 
 
 class _Images(Protocol):
@@ -33,6 +35,7 @@ class SourceReader:
             manifest: what the scan found there.
         """
         self._images = _images(location, manifest)
+        self._size_bytes = manifest.rows["size_bytes"]
 
     def read(self, i: int) -> bytes:
         """All bytes of image ``i``.
@@ -41,6 +44,9 @@ class SourceReader:
             ImageError: the file is gone, may not be read, or is not as the scan found it.
             UnreachableError: the store that holds it refuses, or does not answer.
         """
+        size_bytes = int(self._size_bytes[i])
+        if size_bytes > MAX_IMAGE_BYTES:
+            raise ImageError(f"{size_bytes:,} bytes: larger than an image file may be (1 GiB)")
         return self._images.read(i)
 
     def will_need(self, indices: Iterable[int]) -> None:

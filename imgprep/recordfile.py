@@ -20,7 +20,8 @@ def record_view(content: bytes, encoding: str, size_px: int) -> NDArray[np.uint8
     try:
         if encoding == "raw":
             return np.frombuffer(content, np.uint8, offset=NPY_HEADER_BYTES).reshape(shape)
-        image_hwc = decode_image(content, max_megapixels=4000, exif="ignore").image_hwc
+        limit = 1 + size_px**2 // 1_000_000  # whatever is larger is no record
+        image_hwc = decode_image(content, max_megapixels=limit, exif="ignore").image_hwc
     except (ImageError, ValueError) as exc:
         raise FormatError(f"does not decode: {exc}") from exc
     if image_hwc.shape != shape:

@@ -18,6 +18,7 @@ from imgprep.atomic import json_bytes, save_npy
 from imgprep.errors import ChangedError, DestinationError, UsageError
 from imgprep.format import DATASET_INFO, SCHEMA_VERSION, SPLITS, STATE_FOLDER, shard_stem
 from imgprep.manifest import SplitManifest
+from imgprep.npyfile import read_npy
 from imgprep.plan import SplitPlan
 from imgprep.spec import digest_of
 from imgprep.storage import Location, Store, open_store
@@ -153,8 +154,9 @@ def begin(paths: StatePaths, identity: BuildIdentity, *, force: bool) -> bool:
 def _refuse_changes(store: Store, begun: dict[str, Any], identity: BuildIdentity) -> None:
     if begun.get("schema_version") != SCHEMA_VERSION:
         raise ChangedError(
-            f"{store}: begun by an imgprep of schema version {begun.get('schema_version')!r}, "
-            f"this one writes {SCHEMA_VERSION}: choose another DEST, or --force to start over"
+            f"{store}: begun by an imgprep of schema version "
+            f"{begun.get('schema_version')!r:.80}, this one writes {SCHEMA_VERSION}: choose "
+            "another DEST, or --force to start over"
         )
     changes = [
         f"{part}.{name}: {_short(old)} then, {_short(new)} now"
@@ -230,9 +232,8 @@ def save_pixel_sum(store: Store, name: str, pixel_sum_hwc: NDArray[np.int64]) ->
 def load_pixel_sum(store: Store, name: str, sha256: str | None) -> NDArray[np.int64] | None:
     """A shard's pixel sum, or None if it is not there as it was written."""
     try:
-        file = io.BytesIO(read_bytes(store, name))
-        narrow: NDArray[np.uint32] = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        narrow: NDArray[np.uint32] = read_npy(read_bytes(store, name))
+    except (OSError, ValueError):
         return None
     if narrow.dtype != np.dtype("<u4") or hashlib.sha256(narrow.tobytes()).hexdigest() != sha256:
         return None

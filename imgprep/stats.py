@@ -7,10 +7,9 @@ that turns JSON numbers into doubles does not and should take the derived figure
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from imgprep.errors import FormatError
 from imgprep.format import PIXEL_SUM, RGB_PCA, SCHEMA_VERSION
 from imgprep.moments import Moments, RgbMoments
+from imgprep.npyfile import read_npy
 from imgprep.pca import LEVELS, SIGN_CONVENTION, RgbPca, Solver, angle_degrees, fit_pca
 from imgprep.published import (
     PUBLISHED_MEANS,
@@ -35,6 +35,8 @@ SCALE_NOTE = (
     "belongs to eigenvalue k"
 )
 _REFERENCE_SOLVER: Solver = "scikit-learn"
+_INTEGER_MAX = 2**96
+"""Far above what all images there are can sum up to; products of such can still be printed."""
 
 
 def rgb_pca_json(moments: Moments | RgbMoments, pca: RgbPca) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def rgb_moments_from_json(value: object) -> RgbMoments:
         raise FormatError(f"{RGB_PCA}: a JSON object is expected, not {type(value).__name__}")
     if value.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
-            f"{RGB_PCA}: schema version {value.get('schema_version')!r}, this imgprep reads "
+            f"{RGB_PCA}: schema version {value.get('schema_version')!r:.80}, this imgprep reads "
             f"{SCHEMA_VERSION}"
         )
     (images, size_px, pixels) = (_integer(value, name) for name in ("images", "size_px", "pixels"))
@@ -78,7 +80,10 @@ def rgb_moments_from_json(value: object) -> RgbMoments:
     (rr, rg, rb), (gr, gg, gb), (br, bg, bb) = (_integers(row, "rgb_second_moment") for row in rows)
     if (rg, rb, gb) != (gr, br, bg):
         raise FormatError(f"{RGB_PCA}: rgb_second_moment is not symmetric")
-    rgb = RgbMoments(images, size_px, (r, g, b), (rr, gg, bb, rg, rb, gb))
+    try:
+        rgb = RgbMoments(images, size_px, (r, g, b), (rr, gg, bb, rg, rb, gb))
+    except FormatError as exc:
+        raise FormatError(f"{RGB_PCA}: {exc}") from exc
     if pixels != rgb.pixels:
         raise FormatError(
             f"{RGB_PCA}: {pixels} pixels, but {images} images of {size_px} px have {rgb.pixels}"
@@ -118,33 +123,35 @@ def load_moments(location: Location) -> Moments:
     value = load_json(store, RGB_PCA, "statistics")
     path = store.where(PIXEL_SUM)
     try:
-        pixel_sum_hwc = np.load(io.BytesIO(read_bytes(store, PIXEL_SUM)), allow_pickle=False)
+        pixel_sum_hwc = read_npy(read_bytes(store, PIXEL_SUM))
     except OSError as exc:
         raise FormatError(f"{path}: cannot read the pixel sum: {exc.strerror or exc}") from exc
-    except (ValueError, EOFError) as exc:
+    except ValueError as exc:
         raise FormatError(f"{path}: not a whole .npy file: {exc}") from exc
-    if not isinstance(pixel_sum_hwc, np.ndarray):
-        raise FormatError(f"{path}: an archive of arrays, not a .npy file")
     try:
         return moments_from_json(value, pixel_sum_hwc)
     except FormatError as exc:
-        raise FormatError(f"{store}: {exc}") from exc
+        raise FormatError(f"{store}: {RGB_PCA} and {PIXEL_SUM}: {exc}") from exc
 
 
 def _integer(value: Mapping[str, Any], name: str) -> int:
     number = value.get(name)
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise FormatError(f"{RGB_PCA}: {name} is {number!r}, not an integer")
+    if not _is_integer(number):
+        raise FormatError(f"{RGB_PCA}: {name} is {number!r:.80}, not an integer of a sensible size")
     return number
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return type(value) is int and abs(value) < _INTEGER_MAX
 
 
 def _integers(value: object, name: str) -> tuple[int, int, int]:
     if (
         not isinstance(value, list)
         or len(value) != 3
-        or any(not isinstance(number, int) or isinstance(number, bool) for number in value)
+        or not all(_is_integer(number) for number in value)
     ):
-        raise FormatError(f"{RGB_PCA}: {name} has {value!r}, not 3 integers")
+        raise FormatError(f"{RGB_PCA}: {name} has {value!r:.80}, not 3 integers of a sensible size")
     first, second, third = value
     return (first, second, third)
 

@@ -8,6 +8,7 @@ import io
 import re
 import time
 import zlib
+from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ from imgprep.format import (
 from imgprep.index import DatasetIndex, SplitInfo, load_index
 from imgprep.labels import LabelMap
 from imgprep.moments import Moments
+from imgprep.npyfile import read_npy
 from imgprep.pool import Progress
 from imgprep.stats import load_moments
 from imgprep.storage import Location, Store, absolute, open_store
@@ -36,6 +38,8 @@ from imgprep.storage.reading import exists, load_json, names_in, read_bytes
 from imgprep.verify_shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
 
 LOSSLESS = ("png", "raw")
+SOURCE_LINE_BYTES_MAX = 64 * 1024
+"""A packed file may hold a line of any length; two paths, every byte escaped, are shorter."""
 
 
 @dataclass(slots=True)
@@ -166,23 +170,27 @@ def _check_labels(
         report.damages.append(Damage(key, what))
 
 
-def read_source_labels(store: Store, name: str) -> NDArray[np.int64]:
-    """Label of each manifest row of a split, from ``<split>-sources.tsv.gz``.
+def read_source_labels(store: Store, name: str, *, classes: int | None = None) -> NDArray[np.int64]:
+    """Label of each manifest row of a split, from ``<split>-sources.tsv.gz``; below ``classes``.
 
     Raises:
         FormatError: missing or malformed.
     """
-    labels: list[int] = []
+    labels = array("q")
     try:
         with gzip.open(io.BytesIO(read_bytes(store, name))) as file:
-            for number, line in enumerate(file):
+            while line := file.readline(SOURCE_LINE_BYTES_MAX):
                 row, label, _ = line.split(b"\t", 2)
-                if int(row) != number:
-                    raise ValueError(f"line {number + 1} is of row {int(row)}")
+                if int(row) != len(labels) or not line.endswith(b"\n"):
+                    raise ValueError(f"line {len(labels) + 1} is of row {int(row)}, or not whole")
                 labels.append(int(label))
-    except (OSError, EOFError, ValueError, zlib.error) as exc:
-        raise FormatError(f"{store.where(name)}: malformed list of sources: {exc}") from exc
-    return np.array(labels, dtype=np.int64)
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as exc:
+        where = store.where(name)
+        raise FormatError(f"{where}: malformed list of sources: {exc!s:.200}") from exc
+    found = np.array(labels, dtype=np.int64)
+    if classes is not None and len(found) and not (found.min() >= 0 and found.max() < classes):
+        raise FormatError(f"{store.where(name)}: malformed list of sources: a label of no class")
+    return found
 
 
 def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
@@ -218,10 +226,8 @@ def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | N
         return
     try:
         moments = load_moments(index.store)
-        mean_image = np.load(
-            io.BytesIO(read_bytes(index.store, MEAN_IMAGE_NPY)), allow_pickle=False
-        )
-    except (FormatError, OSError, ValueError, EOFError) as exc:
+        mean_image = read_npy(read_bytes(index.store, MEAN_IMAGE_NPY))
+    except (FormatError, OSError, ValueError) as exc:
         report.damages.append(Damage(RGB_PCA, str(exc)))
         return
     if not np.array_equal(mean_image, moments.mean_image_hwc()):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from imgprep.errors import FormatError
-from imgprep.format import DALI_INDEX_VERSION, IMAGE_EXTENSIONS
+from imgprep.format import DALI_INDEX_VERSION, IMAGE_EXTENSIONS, LABEL_DIGITS_MAX
 from imgprep.index import ShardInfo
 from imgprep.markers import read_marker
 from imgprep.moments import Moments, MomentsAccumulator
@@ -172,7 +172,7 @@ def _check_record(
     where = f"{check.task.shard.name}:{image.name}"
     split, _, row = image.name.partition(".")[0].rpartition("-")
     ascii_label = tar[label.offset : label.offset + label.size_bytes]
-    if split != check.task.split or not row.isdigit():
+    if split != check.task.split or not row.isdigit() or len(row) > LABEL_DIGITS_MAX:
         _damage(check, "its key is not of this split", where)
         return
     if len(ascii_label) != setup.label_digits or not ascii_label.isdigit():

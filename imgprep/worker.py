@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from functools import partial as partial_call
 
-import numpy as np
-
 from imgprep.atomic import disk_errors
 from imgprep.errors import BuildError, ImageError
 from imgprep.format import IMAGE_EXTENSIONS, label_bytes, record_key, shard_stem
 from imgprep.manifest import SplitManifest
 from imgprep.markers import Marker, Skip
 from imgprep.moments import MomentsAccumulator
+from imgprep.npyfile import map_npy
 from imgprep.plan import SplitPlan
 from imgprep.pool import Tick
 from imgprep.prepare import Prepared, encode, prepare
@@ -149,7 +148,7 @@ def _open_split(setup: WorkerSetup, split: str) -> _Split:
         split_files(StatePaths(store), split) as (manifest_folder, order_file),
     ):  # what is mapped stays, though downloaded files are removed
         manifest = SplitManifest.load(manifest_folder)
-        order = np.load(order_file, mmap_mode="r", allow_pickle=False)
+        order = map_npy(order_file)
     plan = SplitPlan(split, order, setup.shard_count(split))
     return _Split(plan, manifest, SourceReader(setup.source, manifest))
 

@@ -19,6 +19,7 @@ from tests.feeding import SMALL, copy_of, loading, overwrite
 from train.dataset import open_dataset
 from train.errors import DataError
 from train.feed.graph import QUEUED_RUNS
+from train.feed.records import RecordReader
 
 ORDERED = replace(SMALL, shuffle=False)
 
@@ -41,6 +42,16 @@ def test_a_damaged_record_is_named(built: Path, tmp_path: Path, damage: bytes) -
     assert not [t for t in threading.enumerate() if t.name == "imgprep-feeder"]
 
 
+def test_a_record_that_declares_a_huge_image_is_named(built: Path, tmp_path: Path) -> None:
+    """Before DALI makes room for its 12 GB."""
+    dataset = copy_of(built, tmp_path / "damaged")
+    reader = RecordReader(open_dataset(dataset), "train")
+    frame = reader.read([57])[0].content.index(b"\xff\xc0")
+    _, key = overwrite(dataset, 57, frame + 5, b"\xff\xdc\xff\xdc")
+    with pytest.raises(DataError, match=f"{key}: declares 65500x65500 pixels, not 256 square"):
+        read_all(dataset)
+
+
 def test_batches_before_the_damage_arrive_and_the_loader_goes_on(
     built: Path, tmp_path: Path
 ) -> None:
@@ -59,8 +70,6 @@ def test_batches_before_the_damage_arrive_and_the_loader_goes_on(
 def test_a_label_that_is_no_class_is_named(built: Path, tmp_path: Path) -> None:
     dataset = copy_of(built, tmp_path / "damaged")
     data = open_dataset(dataset)
-    from train.feed.records import RecordReader
-
     reader = RecordReader(data, "train")
     offset, _, label_offset, _ = reader._spans[3].tolist()
     _, key = overwrite(dataset, 3, label_offset - offset, b"0004")

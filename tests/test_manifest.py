@@ -18,7 +18,9 @@ from imgprep.sources import scan_source
 from imgprep.sources.collect import BlockBuilder, assemble, is_clutter
 from tests.trees import Shape, make_archives
 
-NAMES = st.binary(min_size=1, max_size=30).filter(lambda name: not is_clutter(name.split(b"/")[-1]))
+NAMES = st.binary(min_size=1, max_size=30).filter(
+    lambda name: b"\0" not in name and not is_clutter(name.split(b"/")[-1])
+)
 NUMBERS = st.integers(0, 2**62)
 IMAGES = st.lists(st.tuples(NAMES, NUMBERS, st.integers(1, 2**62), NUMBERS), max_size=12)
 
@@ -126,6 +128,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "rows empty": lambda f: (f / "rows.npy").write_bytes(b""),
     "no names": lambda f: (f / "names.bin").unlink(),
     "names cut": lambda f: (f / "names.bin").write_bytes(b"a"),
+    "null byte in a name": lambda f: (f / "names.bin").write_bytes(b"a\0cd"),
+    "null byte in a path": lambda f: damage_meta(f, container_paths=["p\0", "p1"]),
+    "path that is no text": lambda f: damage_meta(f, container_paths=["p\ud800", "p1"]),
     "first name late": lambda f: damage_rows(f, "name_start", 0, 1),
     "names run backwards": lambda f: damage_rows(f, "name_start", 1, -1),
     "names run past": lambda f: damage_rows(f, "name_start", 3, 1000),

@@ -122,13 +122,13 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of this program")
     if value.get("version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint version {value.get('version')!r}; this program reads version "
+            f"{path}: checkpoint version {value.get('version')!r:.80}; this program reads version "
             f"{FORMAT_VERSION}"
         )
     try:
         return _from_values(value)
     except (KeyError, TypeError, ValueError) as exc:
-        raise CheckpointError(f"{path}: malformed checkpoint: {exc}") from exc
+        raise CheckpointError(f"{path}: malformed checkpoint: {exc!s:.200}") from exc
 
 
 def to_values(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from imgprep.atomic import partial_file
 from imgprep.errors import DestinationError
 from train.errors import CheckpointError
 
-MAX_PICKLE_BYTES = 64 * 2**20
+MAX_PICKLE_BYTES = 16 * 2**20
 MAX_VALUES = 200_000
 MAX_DEPTH = 32
 _ALLOWED_NAMES = re.compile(
@@ -65,7 +65,9 @@ def read_values(path: Path) -> Any:
     except FileNotFoundError as exc:
         raise CheckpointError(f"{path}: there is no such checkpoint") from exc
     except Exception as exc:  # damage shows as any of a dozen types, here and inside torch
-        reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+        # torch's own words would go on to advise a load that runs what is in the file
+        _, refused, detail = str(exc).partition("WeightsUnpickler error: ")
+        reason = ((detail if refused else str(exc)).strip().splitlines() or [type(exc).__name__])[0]
         raise CheckpointError(f"{path}: damaged, or not a checkpoint: {reason[:200]}") from exc
     return _Checked(path).value(loaded)
 

@@ -12,6 +12,7 @@ import click
 from imgprep import __version__, console
 from imgprep.console import CONTEXT, ErrorGroup, json_option, options, print_json, quiet_option
 from imgprep.errors import EXIT_CODES
+from imgprep.wording import plain
 from train.config import Device, Parallel
 from train.presets import PRESETS
 
@@ -293,11 +294,11 @@ class Say:
     def line(self, text: str) -> None:
         """Progress: a line, whether on a terminal or not, as training logs are."""
         if not self._quiet:
-            click.echo(text, err=True)
+            click.echo(plain(text), err=True)
 
     def warn(self, text: str) -> None:
         """Something that the user should know; shown even when quiet."""
-        click.echo(f"train: warning: {text}", err=True)
+        click.echo(plain(f"train: warning: {text}"), err=True)
 
 
 def _settings_of(given: dict[str, Any]) -> dict[str, Any]:

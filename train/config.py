@@ -126,7 +126,10 @@ class NetConfig:
             _one_of(name, getattr(self, name), kind)
         _require(self.init in ("normal", "he"), f"init is normal or he, not {self.init!r}")
         _require(0 < self.dropout_keep <= 1, f"dropout_keep must be in (0, 1]: {self.dropout_keep}")
-        _require(self.lrn_size % 2 == 1, f"lrn_size must be odd, not {self.lrn_size}")
+        _require(
+            self.lrn_size % 2 == 1 and 1 <= self.lrn_size <= 65,
+            f"lrn_size must be odd, 1 to 65, not {self.lrn_size}",
+        )
         _require(
             self.width_divisor in (1, 2, 4, 8, 16),
             f"width_divisor must be 1, 2, 4, 8 or 16, not {self.width_divisor}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from imgprep.errors import FormatError, StoreError
 from imgprep.format import LABELS, MEAN_IMAGE_NPY, RGB_PCA, SPLITS
 from imgprep.index import DatasetIndex, load_index
 from imgprep.labels import LabelMap
+from imgprep.npyfile import read_npy
 from imgprep.pca import RgbPca
 from imgprep.stats import rgb_moments_from_json
 from imgprep.storage import Location
@@ -88,9 +88,9 @@ def open_dataset(location: Location) -> TrainingSet:
                 f"{index.store}: no training images, so no mean image and no PCA; build the "
                 f"dataset with both splits ({', '.join(SPLITS)})"
             )
-        labels = LabelMap.from_json(_checked_json(index, LABELS))
+        labels = _labels(index)
         mean_image_hwc = _mean_image(index)
-        pca = _pca(_checked_json(index, RGB_PCA))
+        pca = _pca(index)
     except (FormatError, StoreError) as exc:
         raise DataError(str(exc)) from exc
     if (labels.order_sha256, len(labels)) != (index.label_order_sha256, index.classes):
@@ -121,7 +121,7 @@ def _checked_json(index: DatasetIndex, name: str) -> dict[str, Any]:
 def _mean_image(index: DatasetIndex) -> NDArray[np.float32]:
     content, where = _checked_bytes(index, MEAN_IMAGE_NPY), index.store.where(MEAN_IMAGE_NPY)
     try:
-        mean_hwc = np.load(io.BytesIO(content), allow_pickle=False)
+        mean_hwc = read_npy(content)
     except ValueError as exc:
         raise DataError(f"{where}: {exc}") from exc
     if mean_hwc.dtype != np.float32 or mean_hwc.shape != (index.size_px, index.size_px, 3):
@@ -129,12 +129,19 @@ def _mean_image(index: DatasetIndex) -> NDArray[np.float32]:
             f"{where}: {mean_hwc.dtype} {mean_hwc.shape}, expected float32 "
             f"({index.size_px}, {index.size_px}, 3)"
         )
-    mean_hwc.flags.writeable = False
-    return np.asarray(mean_hwc)
+    return mean_hwc
 
 
-def _pca(value: dict[str, Any]) -> RgbPca:
+def _labels(index: DatasetIndex) -> LabelMap:
+    try:
+        return LabelMap.from_json(_checked_json(index, LABELS))
+    except FormatError as exc:
+        raise DataError(f"{index.store.where(LABELS)}: {exc}") from exc
+
+
+def _pca(index: DatasetIndex) -> RgbPca:
     """The components as stored: they were computed once, so every machine uses the same floats."""
+    value = _checked_json(index, RGB_PCA)
     rgb_moments_from_json(value)  # its checks
     try:
         eigenvalues, eigenvectors, mean_rgb = (
@@ -142,10 +149,12 @@ def _pca(value: dict[str, Any]) -> RgbPca:
             for name in ("eigenvalues", "eigenvectors", "rgb_mean")
         )
         solver = value["solver"]
-    except (KeyError, TypeError, ValueError) as exc:
-        raise DataError(f"{RGB_PCA}: malformed components: {exc!r}") from exc
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
+        raise DataError(
+            f"{index.store.where(RGB_PCA)}: malformed components: {exc!r:.200}"
+        ) from exc
     shapes = (eigenvalues.shape, eigenvectors.shape, mean_rgb.shape)
     finite = all(np.isfinite(array).all() for array in (eigenvalues, eigenvectors, mean_rgb))
     if shapes != ((3,), (3, 3), (3,)) or not finite or (eigenvalues < 0).any():
-        raise DataError(f"{RGB_PCA}: malformed components")
+        raise DataError(f"{index.store.where(RGB_PCA)}: malformed components")
     return RgbPca(eigenvalues, eigenvectors, mean_rgb, solver)

@@ -51,12 +51,13 @@ def _onnx_bytes(saved: Checkpoint) -> bytes:
         raise ConfigError(
             "ONNX needs the package onnx: run tools/setup, or pip install 'imgprep[onnx]'"
         ) from exc
-    from train.net import net_plan
+    from train.net import check_state, net_plan
     from train.onnx_graph import onnx_model
     from train.settings import from_json
 
     config = from_json(saved.config)
     plan = net_plan(config.net, classes=saved.classes, image_px=config.input.crop_px)
+    check_state(saved.model, plan)
     about = {
         "input": "RGB, 0-255, less the training set's mean; no division",
         "mean": config.input.mean,

@@ -78,10 +78,20 @@ def filters_picture(state: Mapping[str, Tensor]) -> Picture:
 
 
 def filter_blocks(state: Mapping[str, Tensor]) -> list[Picture]:
-    """The two halves of ``filters_picture``, or its one block."""
-    weight = state["conv1.weight"].detach().float().cpu().numpy()
+    """The two halves of ``filters_picture``, or its one block.
+
+    Raises:
+        CheckpointError: the state has no such filters.
+    """
+    if "conv1.weight" not in state or not _are_filters(state["conv1.weight"].shape):
+        raise CheckpointError("the checkpoint has no filters conv1.weight (n, 3, side, side)")
+    weight = np.nan_to_num(state["conv1.weight"].detach().float().cpu().numpy())
     blocks = np.split(weight, 2) if len(weight) % (2 * COLUMNS_OF_FILTERS) == 0 else [weight]
     return [filter_block(block) for block in blocks]
+
+
+def _are_filters(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and shape[1] == 3 and min(shape) > 0
 
 
 def filter_block(weight: NDArray[np.float32]) -> Picture:

@@ -31,6 +31,7 @@ STEP_FIELDS = (
     "global_step", "epoch", "step", "images", "loss", "top1_error", "top5_error", "lr",
     "images_per_s", "wait_ms", "step_ms",
 )  # fmt: skip
+COUNTS = ("step", "epoch", "images")
 EPOCH_FIELDS = ("epoch", "global_step", "images", "loss", "top1_error", "top5_error", "lr")
 
 Row = Mapping[str, Any]
@@ -243,16 +244,33 @@ def read_rows(path: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
         text = path.read_text("utf-8")
     except OSError as exc:
         raise DestinationError(f"{path}: cannot read: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        text = "\0\n"  # has none of the columns
     whole = text[: text.rfind("\n") + 1]
     reader = csv.DictReader(io.StringIO(whole, newline=""))
-    rows = list(reader)
-    damaged = any(None in row or None in row.values() for row in rows)
+    try:
+        rows = list(reader)
+        damaged = not all(map(_is_sound, rows))
+    except csv.Error:
+        rows, damaged = [], True
     if whole and (tuple(reader.fieldnames or ()) != fields or damaged):
         raise DestinationError(
             f"{path}: its columns are not {', '.join(fields)}: it was edited, or comes from "
             "another version; move it away"
         )
     return rows
+
+
+def _is_sound(row: Mapping[str | None, Any]) -> bool:
+    """Whether a row has all its cells and no more, all of them numbers."""
+    try:
+        return None not in row and all(
+            float(cell) is not None and (not name.endswith(COUNTS) or int(cell) >= 0)
+            for name, cell in row.items()
+            if name is not None
+        )
+    except (TypeError, ValueError):
+        return False
 
 
 def _table(fields: tuple[str, ...], rows: list[dict[str, str]]) -> bytes:

@@ -19,7 +19,7 @@ from train.errors import ConfigError, DataError
 from train.evaluate import Evaluation, evaluate
 from train.feed.loader import EvalLoader, Share
 from train.launch import find_hardware
-from train.net import Net, build_net
+from train.net import Net, build_net, check_state, net_plan
 from train.net.memory import keep_pages
 from train.settings import from_json
 from train.world import process_group, world_from
@@ -84,6 +84,8 @@ def saved_net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: t
         CheckpointError: it was trained on other classes than those of ``data``.
     """
     check_labels(saved, label_order_sha256=data.label_order_sha256, classes=data.classes)
+    plan = net_plan(config.net, classes=saved.classes, image_px=config.input.crop_px)
+    check_state(saved.model, plan)
     net = build_net(
         config.net,
         classes=saved.classes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -70,10 +71,14 @@ class RunFolder:
         value = read_json(self.origin, "the notes of the run")
         try:
             origin = Origin(**{**value, "devices": tuple(map(str, value["devices"]))})
-        except (KeyError, TypeError) as exc:
-            raise FormatError(f"{self.origin}: malformed: {exc}") from exc
-        if not isinstance(origin.dataset, str) or not isinstance(origin.fingerprint, str):
-            raise FormatError(f"{self.origin}: malformed: dataset and fingerprint are texts")
+            os.fsencode(origin.dataset)  # no surrogates but those of a path
+        except (KeyError, TypeError, UnicodeEncodeError) as exc:
+            raise FormatError(f"{self.origin}: malformed: {exc!s:.200}") from exc
+        texts = (origin.dataset, origin.fingerprint, origin.parallel)
+        if not all(isinstance(text, str) and "\0" not in text for text in texts):
+            raise FormatError(f"{self.origin}: malformed: dataset, fingerprint, parallel are texts")
+        if type(origin.processes) is not int:
+            raise FormatError(f"{self.origin}: malformed: processes is a number")
         return origin
 
 

@@ -6,12 +6,16 @@ import dataclasses
 import tomllib
 import types
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from train.config import RunConfig
 from train.errors import ConfigError
 from train.presets import preset
+
+DEPTH_MAX = 8
+INTEGER_END = 2**63
 
 Settings = Mapping[str, Any]
 """Nested settings, such as ``{"seed": 1, "optim": {"lr": 0.02}}``."""
@@ -27,6 +31,8 @@ def resolve(name: str | None, file: Settings, flags: Settings) -> RunConfig:
         ConfigError: a setting is unknown, of the wrong type, out of range or at odds with another.
     """
     chosen = name or file.get("preset", "paper")
+    if not isinstance(chosen, str):
+        raise ConfigError(f"preset must be of type str, not {chosen!r:.80}")
     overrides = merge(file, flags)
     optim = overrides.get("optim")
     epochs = optim.get("epochs") if isinstance(optim, Mapping) else None
@@ -53,11 +59,27 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        settings = _toml(path.read_text("utf-8"))
     except OSError as exc:
         raise ConfigError(f"{path}: cannot read the settings: {exc.strerror}") from exc
     except ValueError as exc:
-        raise ConfigError(f"{path}: not TOML: {exc}") from exc
+        raise ConfigError(f"{path}: not TOML: {exc!s:.200}") from exc
+    return settings
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """TOML of sections that are no deeper than ours by much; ValueError for all else."""
+    try:
+        settings = tomllib.loads(text)
+    except RecursionError as exc:
+        raise ValueError("nested too deep") from exc
+    layer: list[Any] = [settings]
+    for _ in range(DEPTH_MAX):
+        inner = (each.values() if isinstance(each, dict) else each for each in layer)
+        layer = [item for items in inner for item in items if isinstance(item, dict | list)]
+    if layer:
+        raise ValueError("nested too deep")
+    return settings
 
 
 def to_toml(config: RunConfig) -> str:
@@ -82,7 +104,7 @@ def from_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
         if not sign or not key:
             raise ConfigError(f"{assignment!r}: expected SETTING=VALUE, such as optim.lr=0.02")
         try:
-            value: Any = tomllib.loads(f"value = {text}")["value"]
+            value: Any = _toml(f"value = {text}")["value"]
         except ValueError:
             value = text
         for part in reversed(key.strip().split(".")):
@@ -116,11 +138,11 @@ def _with(base: Any, overrides: Settings, where: str = "") -> Any:
     for name, value in overrides.items():
         if name not in hints:
             raise ConfigError(
-                f"unknown setting {where}{name}; {where or 'a run '}has {', '.join(hints)}"
+                f"unknown setting {where}{name:.80}; {where or 'a run '}has {', '.join(hints)}"
             )
         if dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}{name} is a section, not {value!r}")
+                raise ConfigError(f"{where}{name} is a section, not {value!r:.80}")
             changes[name] = _with(getattr(base, name), value, f"{where}{name}.")
         else:
             changes[name] = _coerce(value, hints[name], f"{where}{name}")
@@ -137,19 +159,20 @@ def _coerce(value: Any, annotation: Any, name: str) -> Any:
         return _coerce(value, inner, name)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name} must be a list, not {value!r}")
+            raise ConfigError(f"{name} must be a list, not {value!r:.80}")
         return tuple(_coerce(item, arguments[0], name) for item in value)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(f"{name} {value!r} is none of {', '.join(map(str, arguments))}")
+            raise ConfigError(f"{name} {value!r:.80} is none of {', '.join(map(str, arguments))}")
         return value
     return _number(value, annotation, name)
 
 
 def _number(value: Any, kind: type, name: str) -> Any:
     fits = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return kind(value)
-    if not fits:
-        raise ConfigError(f"{name} must be of type {kind.__name__}, not {value!r}")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not fits and not (kind is float and whole):
+        raise ConfigError(f"{name} must be of type {kind.__name__}, not {value!r:.80}")
+    if (whole and abs(value) >= INTEGER_END) or (isinstance(value, float) and not isfinite(value)):
+        raise ConfigError(f"{name} must be a finite number of a sensible size")
     return kind(value)

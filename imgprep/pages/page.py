@@ -7,6 +7,7 @@ looks is in ``page.html`` and ``page.css`` beside this module. All texts are esc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any, TypeAlias
 from imgprep.atomic import write_bytes
 from imgprep.errors import DestinationError, UsageError
 from imgprep.pages.images import Picture
+
+# Names come from elsewhere: control characters, halves of characters, marks that turn the line.
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +134,7 @@ def render(page: Page) -> str:
     """
     template = _environment().get_template("page.html")
     text: str = template.render(page=page)
-    return text
+    return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def write_page(path: Path, page: Page) -> int:

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.errors import FormatError
-from imgprep.format import LABELS, REPORT, sources_name
-from imgprep.index import DatasetIndex, load_index
+from imgprep.format import REPORT, sources_name
+from imgprep.index import DatasetIndex, load_index, load_labels
 from imgprep.labels import LabelMap
 from imgprep.order import shuffled, stream_key
 from imgprep.pca import LEVELS, Reading, RgbPca, Solver
 from imgprep.preview import PreviewOptions, Shown, choose_records
 from imgprep.stats import StatsReport, load_moments, stats_report
-from imgprep.storage import Location
+from imgprep.storage import Location, Store
 from imgprep.storage.reading import load_json
 from imgprep.verify import read_source_labels
 
@@ -64,8 +64,11 @@ def gather(location: Location, solver: Solver) -> StatsData:
     index = load_index(location)
     store = index.store
     moments = load_moments(store)
-    labels = LabelMap.from_json(load_json(store, LABELS, "labels"))
-    label_of_row = {name: read_source_labels(store, sources_name(name)) for name in index.splits}
+    labels = load_labels(index)
+    label_of_row = {
+        name: read_source_labels(store, sources_name(name), classes=len(labels))
+        for name in index.splits
+    }
     records = choose_records(few_shards(index), "train", label_of_row["train"], SAMPLE)
     photos = [shown for row in records.values() for shown in row]
     if not photos:
@@ -75,7 +78,7 @@ def gather(location: Location, solver: Solver) -> StatsData:
         labels=labels,
         report=stats_report(moments, solver),
         mean_image_hwc=np.floor(moments.mean_image_hwc() + 0.5).astype(np.uint8),
-        build=load_json(store, REPORT, "build report"),
+        build=_build_report(store),
         class_counts={
             name: np.bincount(rows, minlength=len(labels)) for name, rows in label_of_row.items()
         },
@@ -83,6 +86,28 @@ def gather(location: Location, solver: Solver) -> StatsData:
         cloud_records=len(photos),
         photo=most_colourful(photos),
     )
+
+
+def _build_report(store: Store) -> Mapping[str, Any]:
+    """``report.json``, of the shape that the page relies on."""
+    value = load_json(store, REPORT, "build report")
+    try:
+        counts = [*value.get("problem_counts", {}).values()]
+        counts += (n for part in value.get("counts", {}).values() for n in part.values())
+        left_out = [*value.get("problems", [])]
+        left_out += (each for part in value.get("skipped", {}).values() for each in part)
+        sound = (
+            all(type(count) is int for count in counts)
+            and all(
+                isinstance(each, dict) and {"where", "cause"} <= each.keys() for each in left_out
+            )
+            and isinstance(value.get("versions", {}), dict)
+        )
+    except (AttributeError, TypeError):
+        sound = False
+    if not sound:
+        raise FormatError(f"{store.where(REPORT)}: malformed build report; build the dataset again")
+    return value
 
 
 def few_shards(index: DatasetIndex) -> DatasetIndex:

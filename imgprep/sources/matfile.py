@@ -94,13 +94,17 @@ def read_structures(data: bytes, variable: str) -> list[dict[str, Value]]:
 
 def _variables(data: bytes, order: str) -> Iterator[_Matrix]:
     elements = _Elements(memoryview(data)[HEADER_BYTES:], order)
+    left_bytes = MAX_UNPACKED_BYTES
     while elements:
         kind, content = elements.next()
         if kind == COMPRESSED:
             try:
-                plain = zlib.decompressobj().decompress(content, MAX_UNPACKED_BYTES)
+                plain = zlib.decompressobj().decompress(content, left_bytes)
             except zlib.error as exc:
                 raise ValueError(f"damaged compression: {exc}") from exc
+            left_bytes -= len(plain)
+            if left_bytes <= 0:
+                raise ValueError("it unpacks to too much")
             kind, content = _Elements(memoryview(plain), order).next()
         if kind == MATRIX:
             yield _matrix(content, order)

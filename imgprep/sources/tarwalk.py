@@ -8,6 +8,7 @@ old V7 form, GNU long names and base-256 numbers, and PAX ``path`` and ``size``.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Generator
 from typing import NamedTuple
@@ -18,11 +19,17 @@ BLOCK_BYTES = 512
 CLOSE_BYTES = 16 * 1024
 """Headers no further apart are read together."""
 MAX_EXTENSION_BYTES = 1024 * 1024
+MAX_NAME_BYTES = 4096
+"""PATH_MAX: no longer name can be a file's."""
 TAIL_CHECK_BYTES = 16 * 1024
 MAX_MEMBER_BYTES = 1 << 62
 # sum() over a header costs 3 us and Adler-32, whose low half is the same sum, 0.3 us.
 ADLER_MODULUS = 65521
 ZERO_BLOCK = bytes(BLOCK_BYTES)
+_DOTS = re.compile(rb"(?:\./+)*")
+# The only PAX records that are looked at; a tar may hold a million of others.
+_PAX_KEPT = frozenset({b"path", b"size"})
+_PAX_SPARSE = b"GNU.sparse."
 
 REGULAR_TYPES = frozenset(b"0\x007")
 EXTENSION_TYPES = frozenset(b"LKxXg")
@@ -138,8 +145,8 @@ def walk(
         if kind == ord("S"):
             data = _skip_sparse_headers(reader, header, data)
         stored = 0 if kind in DATALESS_TYPES else size_bytes
-        while name.startswith(b"./"):
-            name = name[2:].lstrip(b"/")
+        if name[:2] == b"./":
+            name = name[_leading_dots(name) :]
         if data + stored > end:
             short = data + stored - end
             cause = f"it ends at byte {end - start}, {short} bytes before the end of this member"
@@ -152,6 +159,12 @@ def walk(
         else:
             yield _judge(kind, name, data, size_bytes)
         position = data + padded(stored)
+
+
+def _leading_dots(name: bytes) -> int:
+    """Length of the ``./`` (with more slashes, again and again) that a name begins with."""
+    match = _DOTS.match(name)
+    return match.end() if match else 0
 
 
 def _judge(kind: int, name: bytes, offset: int, size_bytes: int) -> Entry:
@@ -249,18 +262,20 @@ class _Extension:
         self._next = {}
         self.in_force = bool(self._all)
         name = records.get(b"path", name).split(b"\0", 1)[0]
+        if len(name) > MAX_NAME_BYTES:
+            raise _WalkError(f"a name of {len(name)} bytes")
         text = records.get(b"size")
         if text is not None:
             if not text.isdigit() or len(text) > 19 or int(text) > MAX_MEMBER_BYTES:
                 raise _WalkError(f"the PAX size {text!r} is not a size")
             size_bytes = int(text)
-        if any(key.startswith(b"GNU.sparse.") for key in records):
+        if _PAX_SPARSE in records:
             kind = ord("S")
         return kind, name, size_bytes
 
 
 def _pax_records(content: bytes) -> dict[bytes, bytes]:
-    """``b"<length> <key>=<value>\\n"`` again and again."""
+    """``b"<length> <key>=<value>\\n"`` again and again; of those that matter."""
     records: dict[bytes, bytes] = {}
     at = 0
     while at < len(content) and content[at] != 0:
@@ -270,7 +285,10 @@ def _pax_records(content: bytes) -> dict[bytes, bytes]:
         key, equals, value = record.partition(b"=")
         if not (space and equals and record.endswith(b"\n")):
             raise _WalkError("a PAX record is malformed")
-        records[key] = value[:-1]
+        if key in _PAX_KEPT:
+            records[key] = value[:-1]
+        elif key.startswith(_PAX_SPARSE):
+            records[_PAX_SPARSE] = b""
         at += length
     return records
 

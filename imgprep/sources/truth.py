@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
-import tarfile
+import os
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from imgprep.errors import SourceError
 from imgprep.labels import LabelMap
 from imgprep.sources.collect import Block
-from imgprep.sources.tree import Tree, under
+from imgprep.sources.tarwalk import walk
+from imgprep.sources.tree import Ranges, Tree, under
 from imgprep.sources.truth_files import (
     parse_devkit_meta,
     parse_ground_truth,
@@ -32,7 +34,9 @@ GROUND_TRUTH_NAME = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE_SOLUTION_NAME = "LOC_val_solution.csv"
 WORDS_NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
 MAX_FILE_BYTES = 64 * 1024 * 1024
-MAX_DEVKIT_BYTES = 256 * 1024 * 1024
+MAX_DEVKIT_BYTES = 64 * 1024 * 1024
+COPY_BYTES = 64 * 1024
+GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,19 +198,40 @@ def _find_devkit(places: Sequence[Tree]) -> tuple[str, bytes, bytes | None] | No
 
 
 def _read_devkit_archive(data: bytes, where: str) -> dict[str, bytes]:
-    """The two files that matter, by bare name; bounded, as a compressed file may be a bomb."""
+    """The two files that matter, by bare name; bounded, as a compressed file may be a bomb.
+
+    Not by ``tarfile``: it reads the headers of a hostile tar into memory whatever they claim,
+    and may go round in circles on negative sizes.
+    """
     found: dict[str, bytes] = {}
-    unpacked_bytes = 0
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
-            for member in archive:
-                unpacked_bytes += member.size
-                if unpacked_bytes > MAX_DEVKIT_BYTES:
-                    raise SourceError(f"{where} unpacks to too much; is it the right file?")
-                name = member.name.rpartition("/")[2]
-                if name in (META_NAME, GROUND_TRUTH_NAME) and member.isreg():
-                    content = archive.extractfile(member)
-                    found.setdefault(name, content.read() if content else b"")
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, OSError) as exc:
+        plain = _unpacked(data, where) if data.startswith(GZIP_MAGIC) else data
+    except (EOFError, zlib.error, OSError) as exc:
         raise SourceError(f"{where} is not a readable devkit archive: {exc}; get it again") from exc
+    for entry in walk(_ranges(plain), 0, len(plain)):
+        if entry.problem in ("cut-short", "bad-header"):
+            raise SourceError(
+                f"{where} is not a readable devkit archive: {entry.cause}; get it again"
+            )
+        name = os.fsdecode(entry.name.rpartition(b"/")[2])
+        if not entry.problem and name in (META_NAME, GROUND_TRUTH_NAME):
+            found.setdefault(name, plain[entry.offset : entry.offset + entry.size_bytes])
     return found
+
+
+def _unpacked(data: bytes, where: str) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+        plain = packed.read(MAX_DEVKIT_BYTES + 1)
+    if len(plain) > MAX_DEVKIT_BYTES:
+        raise SourceError(f"{where} unpacks to too much; is it the right file?")
+    return plain
+
+
+def _ranges(data: bytes) -> Ranges:
+    return Ranges(
+        pread=lambda size_bytes, offset: data[offset : offset + size_bytes],
+        size_bytes=len(data),
+        mtime_ns=0,
+        header_bytes=COPY_BYTES,
+        ahead_bytes=COPY_BYTES,
+    )

@@ -58,11 +58,11 @@ def _synset(entry: dict[str, Value]) -> Synset:
     devkit_id, children = entry.get("ILSVRC2012_ID"), entry.get("num_children")
     name, words = entry.get("WNID"), entry.get("words")
     if not isinstance(name, str) or not name or {"/", "\0"} & set(name) or name in (".", ".."):
-        raise ValueError(f"the WNID {name!r}")
+        raise ValueError(f"the WNID {name!r:.80}")
     if not isinstance(devkit_id, float) or not devkit_id.is_integer() or devkit_id < 1:
-        raise ValueError(f"the ILSVRC2012_ID {devkit_id!r} of {name}")
+        raise ValueError(f"the ILSVRC2012_ID {devkit_id!r:.80} of {name!r:.80}")
     if not isinstance(children, float) or not children.is_integer() or children < 0:
-        raise ValueError(f"{name} with {children!r} children")
+        raise ValueError(f"{name!r:.80} with {children!r:.80} children")
     return Synset(int(devkit_id), name, words if isinstance(words, str) else "", int(children))
 
 
@@ -106,7 +106,7 @@ def parse_kaggle_solution(data: bytes, where: str) -> dict[int, str]:
                     f"one class, found {','.join(row)[:80]!r}"
                 )
             if number in classes:
-                raise SourceError(f"{where}, line {reader.line_num}: {image} is there twice")
+                raise SourceError(f"{where}, line {reader.line_num}: {image:.80} is there twice")
             classes[number] = found.pop()
     except csv.Error as exc:
         raise SourceError(f"{where}, line {reader.line_num}: {exc}") from exc
@@ -127,7 +127,7 @@ def parse_synset_words(data: bytes, where: str) -> dict[str, str]:
         if not name:
             continue
         if name in words:
-            raise SourceError(f"{where}, line {number}: class {name} is there twice")
+            raise SourceError(f"{where}, line {number}: class {name:.80} is there twice")
         words[name] = rest.strip()
     return words
 

@@ -20,9 +20,10 @@ import time
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
-from imgprep.errors import BusyError
+from imgprep.atomic import json_object
+from imgprep.errors import BusyError, FormatError
 
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 90.0
@@ -103,7 +104,7 @@ class Lease:
         if found is None or _is_dead_here(found):
             return
         renewed = found.get("renewed")
-        silent = time.time() - renewed if isinstance(renewed, int | float) else self._stale_seconds
+        silent = time.time() - renewed if _is_time(renewed) else self._stale_seconds
         if silent >= self._stale_seconds:
             return
         # A clock that is ahead of ours must not make us wait for longer.
@@ -116,12 +117,11 @@ class Lease:
     def _found(self) -> dict[str, Any] | None:
         """What the lease says now; None where there is none."""
         try:
-            value = json.loads(self._store.read(self._name))
+            return json_object(self._store.read(self._name), self._name, "lease")
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError):
+        except FormatError:
             return {}
-        return value if isinstance(value, dict) else {}
 
     def _content(self) -> bytes:
         value = {
@@ -159,6 +159,11 @@ def _who(found: dict[str, Any] | None) -> str:
     return f" ({str(host)[:100]!r}, process {str(pid)[:20]}{since})"
 
 
+def _is_time(value: object) -> TypeGuard[float]:
+    """Whether a value that another wrote is a time that one can reckon with (a NaN is not)."""
+    return isinstance(value, int | float) and 0 <= value < 2**40
+
+
 def _machine() -> str:
     """Names the processes among which a process number means something; empty if unknown."""
     with suppress(OSError):
@@ -170,7 +175,12 @@ def _machine() -> str:
 def _is_dead_here(found: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine, and is no more."""
     pid = found.get("pid")
-    if not isinstance(pid, int) or pid <= 0 or not _machine() or found.get("machine") != _machine():
+    if (
+        not isinstance(pid, int)
+        or not 0 < pid < 2**31
+        or not _machine()
+        or found.get("machine") != _machine()
+    ):
         return False
     try:
         os.kill(pid, 0)

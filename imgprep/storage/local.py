@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imgprep.atomic import PartialFile, is_partial, remove_partials, write_bytes
+from imgprep.atomic import PartialFile, is_partial, read_regular, remove_partials, write_bytes
 from imgprep.errors import BusyError
 
 LOCK_SECONDS = 3.0
@@ -63,7 +63,7 @@ class LocalStore:
 
     def read(self, name: str) -> bytes:
         """The whole of a file."""
-        return (self.folder / name).read_bytes()
+        return read_regular(self.folder / name)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, flush it and its folder's entries."""

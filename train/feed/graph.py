@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.errors import DataError
+from train.feed.declared import declared
 from train.feed.inputs import (
     FeedBatch,
     GraphSpec,
@@ -96,6 +97,9 @@ def decode_error(content: bytes, encoding: str, size_px: int) -> str | None:
         except DataError as exc:
             return str(exc)
         return None
+    fault = declared(encoding, size_px).fault(content)
+    if fault:
+        return fault
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None)
     with pipeline:
         pipeline.set_outputs(fn.decoders.image(fn.external_source(name="record"), device="cpu"))

@@ -17,6 +17,7 @@ from imgprep.format import NPY_HEADER_BYTES
 from train.config import InputConfig, MeanKind
 from train.dataset import TrainingSet
 from train.errors import ConfigError, DataError
+from train.feed.declared import declared
 from train.feed.draws import EpochDraws
 
 
@@ -107,11 +108,19 @@ def view_corners(size_px: int, crop_px: int) -> list[tuple[int, int]]:
 
 
 def graph_inputs(spec: GraphSpec, batch: FeedBatch) -> dict[str, Any]:
-    """Arrays for the inputs that the graph of ``spec`` has, by name."""
+    """Arrays for the inputs that the graph of ``spec`` has, by name.
+
+    Raises:
+        DataError: a record is not of the dataset's format and size.
+    """
     draws = batch.draws
     if spec.encoding == "raw":
         records = [raw_pixels(content, spec.size_px) for content in batch.records]
     else:
+        fault = declared(spec.encoding, spec.size_px).fault
+        wrong = next((cause for content in batch.records if (cause := fault(content))), None)
+        if wrong:
+            raise DataError(wrong)
         records = [as_bytes(content) for content in batch.records]
     feeds: dict[str, Any] = {"record": records}
     if spec.views == 10:

@@ -18,11 +18,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.format import DALI_INDEX_VERSION, IMAGE_EXTENSIONS, LABEL_EXTENSION
+from imgprep.atomic import read_regular
+from imgprep.format import (
+    DALI_INDEX_VERSION,
+    IMAGE_EXTENSIONS,
+    LABEL_DIGITS_MAX,
+    LABEL_EXTENSION,
+)
 from imgprep.index import ShardInfo
 from train.dataset import TrainingSet
 from train.errors import DataError
 
+SHARD_BYTES_MAX = 2**62
 OPEN_SHARDS = 64
 """Shards held open at once: more than a window of an epoch, far below the limit of a process."""
 
@@ -131,7 +138,8 @@ class RecordReader:
         shard = self._shards[number]
         path = self._folder / shard.name
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # a pipe in place of the shard would keep us waiting
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as exc:
             raise DataError(f"{path}: {exc.strerror or exc}") from exc
         found = os.fstat(descriptor).st_size
@@ -152,7 +160,7 @@ def _read_idx(
     """
     path = folder / shard.idx_name
     try:
-        first, _, rest = path.read_bytes().partition(b"\n")
+        first, _, rest = read_regular(path).partition(b"\n")
         words = rest.split()
         columns = [list(map(int, words[column::8])) for column in (1, 2, 5, 6)]
         spans = np.array(columns, dtype=np.int64).T
@@ -166,9 +174,11 @@ def _read_idx(
         and len(words) == 8 * shard.records
         and set(words[0::8]) <= {IMAGE_EXTENSIONS[encoding].encode()}
         and set(words[4::8]) <= {LABEL_EXTENSION.encode()}
+        # first each by itself, so that no sum can have overflowed
+        and bool((spans >= 0).all() and (spans <= min(shard.bytes, SHARD_BYTES_MAX)).all())
         and bool((spans[:, 0] + spans[:, 1] <= spans[:, 2]).all())
-        and bool((ends[:-1] <= spans[1:, 0]).all() and (spans >= 0).all())
-        and (not len(ends) or int(ends[-1]) <= shard.bytes)
+        and bool((spans[:, 3] <= LABEL_DIGITS_MAX).all())
+        and bool((ends[:-1] <= spans[1:, 0]).all() and (ends <= shard.bytes).all())
     )
     if not fits:
         raise DataError(f"{path}: does not describe {shard.name}; run imgprep verify")

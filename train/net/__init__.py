@@ -12,13 +12,13 @@ import torch
 from train.config import NetConfig
 from train.errors import ConfigError
 from train.net.alexnet import GroupedNet
-from train.net.base import Masks, Net, Role
+from train.net.base import Masks, Net, Role, check_state
 from train.net.columns import ColumnNet
 from train.net.init import initial_state
 from train.net.plan import Plan, net_plan
 from train.randomness import MaskKey
 
-__all__ = ["MaskKey", "Masks", "Net", "Plan", "Role", "build_net", "net_plan"]
+__all__ = ["MaskKey", "Masks", "Net", "Plan", "Role", "build_net", "check_state", "net_plan"]
 
 
 def build_net(

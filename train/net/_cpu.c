@@ -123,7 +123,8 @@ static int has_avx2(void) {
 
 static int is_sound(Job *job, int64_t channels, int64_t groups, int64_t size,
                     const Py_buffer *buffers, int count) {
-    if (groups < 1 || channels < 1 || channels % groups || size < 1 || size % 2 == 0 ||
+    if (groups < 1 || channels < 1 || channels > PY_SSIZE_T_MAX / 4 || channels % groups ||
+        size < 1 || size % 2 == 0 ||
         channels / groups > MAX_CHANNELS || size / 2 > MAX_HALF) {
         PyErr_SetString(PyExc_ValueError, "channels, groups or size cannot be handled");
         return 0;

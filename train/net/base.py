@@ -110,7 +110,7 @@ class Net(nn.Module, ABC):
 
         CheckpointError if a name or a shape is not that of this net.
         """
-        _check(tensors, canonical_shapes(self.plan))
+        check_state(tensors, self.plan)
         found = {}
         for name, parameter in self.named_parameters():
             role = _role(name)
@@ -147,7 +147,13 @@ def _role(parameter_name: str) -> Role:
     return Role(layer, "weight" if kind == "weight" else "bias")
 
 
-def _check(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_state(tensors: Mapping[str, Tensor], plan: Plan) -> None:
+    """Refuse weights of another net: before one is made, whose size a hostile file may claim.
+
+    Raises:
+        CheckpointError: a name or a shape is not that of the planned net.
+    """
+    shapes = canonical_shapes(plan)
     if tensors.keys() != shapes.keys():
         odd = ", ".join(sorted(tensors.keys() ^ shapes.keys()))
         raise CheckpointError(f"these weights are of another architecture: they differ in {odd}")

@@ -1,0 +1,251 @@
+"""Fuzz targets: a dataset from elsewhere, read by ``imgprep`` itself."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from imgprep.atomic import read_json
+from imgprep.errors import ImageError
+from imgprep.index import ShardInfo, load_index
+from imgprep.labels import LabelMap
+from imgprep.manifest import SplitManifest
+from imgprep.markers import done_markers, read_marker
+from imgprep.reader import SourceReader
+from imgprep.recordfile import record_pixels
+from imgprep.state import BuildIdentity, StatePaths, begin, load_pixel_sum
+from imgprep.stats import load_moments, stats_report
+from imgprep.storage import open_store
+from imgprep.storage.lease import Lease
+from imgprep.verify import read_source_labels
+from imgprep.verify_shard import ShardCheck, VerifySetup, VerifyTask, verify_shard
+from tests.fuzzing import CAUSE_MAX, cause, changed_dataset, original, ours, put, target, workspace
+from tests.mutations import mutate_json, repaired_tar
+from tests.trees import tiny_jpeg
+
+
+@target("index", lambda: [original("dataset_info.json")], mutate=mutate_json)
+def index(data: bytes) -> None:
+    """``dataset_info.json``, its fingerprint right or not, and the shards that it names."""
+    for forged in (False, True):
+        with (
+            changed_dataset("dataset_info.json", data, forged=forged) as folder,
+            ours("dataset_info.json"),
+        ):
+            _verify(folder)
+
+
+def _verify(folder: Path) -> None:
+    """What ``imgprep verify --decode`` does for each shard and for the files beside them."""
+    found = load_index(folder)
+    setup = VerifySetup(
+        location=str(folder),
+        size_px=found.size_px,
+        encoding=found.encoding,
+        classes=found.classes,
+        label_digits=found.label_digits,
+        decode=True,
+    )
+    for name, split in found.splits.items():
+        for shard in split.shards:
+            _check(verify_shard(VerifyTask(name, shard), setup, lambda wrong: None)())
+
+
+@target("marker", lambda: [original(f"{stem}-000000.json") for stem in ("train", "val")],
+        mutate=mutate_json)  # fmt: skip
+def marker(data: bytes) -> None:
+    """A done marker."""
+    with changed_dataset("train-000000.json", data, forged=False) as folder:
+        store = open_store(folder)
+        with ours("train-000000.json"):
+            read_marker(store, "train-000000")
+        done_markers(store, [("train", 0)], "0" * 64)
+
+
+@target("labels", lambda: [original("labels.json")], mutate=mutate_json)
+def labels(data: bytes) -> None:
+    """``labels.json``."""
+    path = put("labels", "labels.json", data)
+    with ours():
+        LabelMap.from_json(read_json(path, "labels"))
+
+
+@target("statistics", lambda: [original("rgb_pca.json")], mutate=mutate_json)
+def statistics(data: bytes) -> None:
+    """``rgb_pca.json``: what ``imgprep stats`` prints."""
+    with changed_dataset("rgb_pca.json", data, forged=False) as folder, ours("rgb_pca.json"):
+        report = stats_report(load_moments(folder))
+        report.render()
+        json.dumps(report.to_json())
+
+
+def _arrays() -> list[bytes]:
+    found = [original("pixel_sum.npy"), original("mean_image.npy")]
+    for value in (
+        np.zeros((2, 3, 4), "<i8"),
+        np.zeros((3, 3), order="F"),
+        np.zeros(0),
+        np.array(7),
+    ):
+        stream = io.BytesIO()
+        np.save(stream, value)
+        found.append(stream.getvalue())
+    stream = io.BytesIO()
+    np.savez(stream, np.zeros(3))
+    return [*found, stream.getvalue()]
+
+
+NPY_TOKENS = (
+    b"(16, 16, 3)", b"(99999999, 99999999, 3)", b"(-1, 16, 3)", b"()", b"'<i8'", b"'|O'", b"'<f4'",
+    b"'<U1000000000'", b"True", b"\x93NUMPY\x03\0", b"\x93NUMPY\x02\0", b"\xff\xff", b"{[]:1}",
+    b"[('a','<i8',(9,9))]", b"PK\x03\x04", b"L", b"-", b"#", b"\n",
+)  # fmt: skip
+
+
+@target("npy", _arrays, tokens=NPY_TOKENS)
+def npy(data: bytes) -> None:
+    """A ``.npy`` in each place where one is read."""
+    with changed_dataset("pixel_sum.npy", data, forged=False) as folder, ours("pixel_sum.npy"):
+        load_moments(folder)
+    load_pixel_sum(open_store(put("npy", "sum.npy", data).parent), "sum.npy", "0" * 64)
+    with ours(str(_manifest())):
+        (_manifest() / "rows.npy").write_bytes(data)
+        SplitManifest.load(_manifest())
+
+
+def _manifest() -> Path:
+    from imgprep.sources import scan_source
+
+    folder = workspace() / "manifest"
+    if not folder.exists():
+        scan_source(workspace() / "source").splits["train"].save(folder)
+    return folder
+
+
+def _manifests() -> list[bytes]:
+    """Length of ``meta.json``, and of ``rows.npy``; then these and the names end to end."""
+    original("labels.json")  # so that the source is there
+    files = [(_manifest() / name).read_bytes() for name in ("meta.json", "rows.npy", "names.bin")]
+    return [struct.pack("<II", len(files[0]), len(files[1])) + b"".join(files)]
+
+
+@target("manifest", _manifests)
+def manifest(data: bytes) -> None:
+    """The three files of a saved manifest, and the images that it says are there."""
+    first, second = struct.unpack_from("<II", data.ljust(8, b"\0"))
+    rest = data[8:]
+    folder = put("saved", "meta.json", rest[:first]).parent
+    put("saved", "rows.npy", rest[first : first + second])
+    put("saved", "names.bin", rest[first + second :])
+    with ours(str(folder)):
+        found = SplitManifest.load(folder)
+        with SourceReader(workspace() / "source", found) as reader:
+            reader.will_need(range(min(len(found), 20)))
+            for i in range(min(len(found), 20)):
+                found.where(i)
+                try:
+                    reader.read(i)
+                except ImageError as exc:
+                    cause(exc)
+
+
+@target("shard", lambda: [original("train-000000.tar"), original("val-000000.tar")])
+def shard(data: bytes) -> None:
+    """A shard whose hash the index has: damages are listed, nothing is raised."""
+    for content in (data, repaired_tar(data)):
+        with changed_dataset("train-000000.tar", content, forged=True) as folder:
+            info = json.loads((folder / "dataset_info.json").read_bytes())
+            info["splits"]["train"]["shards"][0]["bytes"] = len(content)
+            (folder / "dataset_info.json").write_text(json.dumps(info))
+            with ours():
+                _verify_one(folder)
+
+
+def _verify_one(folder: Path) -> None:
+    info = json.loads((folder / "dataset_info.json").read_bytes())
+    shard = ShardInfo(**info["splits"]["train"]["shards"][0])
+    setup = VerifySetup(
+        location=str(folder), size_px=16, encoding="jpeg", classes=3, label_digits=4, decode=True
+    )
+    _check(verify_shard(VerifyTask("train", shard), setup, lambda wrong: None)())
+
+
+def _check(check: ShardCheck) -> None:
+    assert all(len(damage.what) < CAUSE_MAX for damage in check.damages)
+    np.array(check.rows + check.labels, dtype=np.int64)
+
+
+def _lists() -> list[bytes]:
+    return [gzip.decompress(original("train-sources.tsv.gz")), b"0\t0\ta\n1\t2\tb\\tc\n"]
+
+
+@target("sources", _lists, tokens=(b"\t", b"\n", b"\\t", b"-1", b"1_0", b" 1", b"\xff"))
+def sources(data: bytes) -> None:
+    """``train-sources.tsv.gz``, packed anew or damaged as it lies."""
+    for content in (gzip.compress(data, 1), gzip.compress(data, 1)[: len(data) % 50], data):
+        path = put("sources", "train-sources.tsv.gz", content)
+        with ours("train-sources.tsv.gz"):
+            read_source_labels(open_store(path.parent), path.name)
+
+
+def _plans() -> list[bytes]:
+    return [original(".imgprep/plan.json")]
+
+
+@target("plan", _plans, mutate=mutate_json)
+def plan(data: bytes) -> None:
+    """``plan.json`` of a build that goes on."""
+    identity = BuildIdentity({"layout": "x"}, {"seed": 0}, {"pillow": "1"})
+    put("plan/.imgprep", "plan.json", data)
+    with ours(str(workspace() / "plan")):
+        begin(StatePaths(open_store(workspace() / "plan")), identity, force=False)
+
+
+class _OneObject:
+    """A store that gives one answer."""
+
+    location = "memory://here"
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, name: str) -> bytes:
+        return self._data
+
+    def write(self, name: str, data: bytes) -> None:
+        self._data = data
+
+    create = write
+
+    def remove(self, *names: str) -> None:
+        self._data = b"{}"
+
+
+def _leases() -> list[bytes]:
+    objects = _OneObject(b"{}")
+    with Lease(objects, "lock"):
+        return [objects.read("lock")]
+
+
+@target("lease", _leases, mutate=mutate_json)
+def lease(data: bytes) -> None:
+    """The object that says who holds a store."""
+    with ours("memory://here"), Lease(_OneObject(data), "lock"):
+        pass
+    with ours("memory://here"):
+        Lease(_OneObject(data), "lock").check()
+
+
+@target(
+    "record", lambda: [original("mean_image.png"), tiny_jpeg("n", 1), b"\x93NUMPY\1\0" + bytes(890)]
+)
+def record(data: bytes) -> None:
+    """A record that is drawn."""
+    for encoding in ("jpeg", "raw"):
+        with ours():
+            assert record_pixels(data, encoding, 16).shape == (16, 16, 3)

@@ -1,0 +1,231 @@
+"""Fuzz targets: what the training reads: datasets, checkpoints, settings, logs."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.checkpoints import make_checkpoint
+from tests.fuzzing import changed_dataset, original, ours, put, target, workspace
+from tests.mutations import mutate_json, mutate_zip
+from train import checkpoint as checkpoints
+from train.compatible import Expected, changed_settings, check_resume
+from train.config import RunConfig
+from train.dataset import open_dataset
+from train.feed.records import RecordReader
+from train.figures import thinned
+from train.logs import EPOCH_FIELDS, STEP_FIELDS, read_rows
+from train.net import native, net_plan
+from train.optim.schedule import ScheduleState
+from train.run_folder import Origin
+from train.run_state import read_run
+from train.settings import from_json, read_toml, resolve, to_toml
+
+
+@target("idx", lambda: [original("train-000000.idx")], tokens=(b"jpg ", b"cls ", b"v1.2 ", b"\n"))
+def idx(data: bytes) -> None:
+    """The DALI index of a shard, and the records that it leads to."""
+    with (
+        changed_dataset("train-000000.idx", data, forged=False) as folder,
+        ours("train-000000"),
+    ):
+        reader = RecordReader(open_dataset(folder), "train")
+        reader.prefetch(range(len(reader)))
+        for record in range(len(reader)):
+            reader.where(record)
+            reader.read([record])
+
+
+def _opened(name: str, data: bytes) -> None:
+    with changed_dataset(name, data, forged=True) as folder, ours(name):
+        open_dataset(folder)
+
+
+@target("opened-labels", lambda: [original("labels.json")], mutate=mutate_json)
+def opened_labels(data: bytes) -> None:
+    """``labels.json`` as the training reads it, its hash right."""
+    _opened("labels.json", data)
+
+
+@target("opened-statistics", lambda: [original("rgb_pca.json")], mutate=mutate_json)
+def opened_statistics(data: bytes) -> None:
+    """``rgb_pca.json`` likewise."""
+    _opened("rgb_pca.json", data)
+
+
+@target("opened-mean", lambda: [original("mean_image.npy")])
+def opened_mean(data: bytes) -> None:
+    """``mean_image.npy`` likewise."""
+    _opened("mean_image.npy", data)
+
+
+@target("opened-index", lambda: [original("dataset_info.json")], mutate=mutate_json)
+def opened_index(data: bytes) -> None:
+    """``dataset_info.json`` with a fingerprint that fits, and all that it leads to."""
+    with changed_dataset("dataset_info.json", data, forged=True) as folder, ours(str(folder)):
+        opened = open_dataset(folder)
+        for split in opened.index.splits:
+            reader = RecordReader(opened, split)
+            reader.read(range(min(len(reader), 20)))
+
+
+def _checkpoints() -> list[bytes]:
+    small = make_checkpoint(
+        model={"conv1.weight": torch.arange(12.0).reshape(2, 6)},
+        velocities={"conv1.weight": torch.zeros(2, 6)},
+    )
+    stream = io.BytesIO()
+    torch.save(checkpoints.to_values(small), stream)
+    folder = workspace() / "run"
+    folder.mkdir(exist_ok=True)
+    checkpoints.save(folder, small, keep=1)
+    return [(folder / "last.pt").read_bytes(), stream.getvalue()]
+
+
+@target("checkpoint", _checkpoints, mutate=mutate_zip)
+def checkpoint(data: bytes) -> None:
+    """A checkpoint, and what is made of it before any network is."""
+    _loaded(put("checkpoint", "last.pt", data))
+
+
+def _loaded(path: Path) -> None:
+    saved = None
+    with ours("last.pt"):
+        saved = checkpoints.load(path)
+    if saved is not None:
+        with ours():
+            _use(saved)
+
+
+def _use(saved: checkpoints.Checkpoint) -> None:
+    config = from_json(saved.config)
+    net_plan(config.net, classes=saved.classes, image_px=config.input.crop_px)
+    ScheduleState.from_json(saved.schedule)
+    changed_settings(saved, config)
+    expected = Expected(
+        config=RunConfig(),
+        dataset_fingerprint="f" * 64,
+        label_order_sha256="a" * 64,
+        classes=4,
+        data_processes=2,
+    )
+    check_resume(saved, expected)
+
+
+def _values() -> list[bytes]:
+    values = checkpoints.to_values(make_checkpoint())
+    return [
+        json.dumps({k: v for k, v in values.items() if k not in ("model", "velocities")}).encode()
+    ]
+
+
+@target("checkpoint-values", _values, mutate=mutate_json)
+def checkpoint_values(data: bytes) -> None:
+    """A sound file with hostile values in it."""
+    from train.checkpoint_file import write_values
+
+    try:
+        values = json.loads(data)
+        path = workspace() / "values" / "last.pt"
+        path.parent.mkdir(exist_ok=True)
+        tensors = {"conv1.weight": torch.zeros(2, 6)}
+        write_values(path, {**values, "model": tensors, "velocities": tensors})
+    except Exception:  # no such values can be saved
+        return
+    _loaded(path)
+
+
+def _norms() -> list[bytes]:
+    values = torch.linspace(-9, 9, 480).numpy().tobytes()
+    return [
+        struct.pack("<5q", channels, groups, size, rectify, 480) + values
+        for channels, groups, size, rectify in ((96, 2, 5, 1), (8, 1, 3, 0), (4, 4, 1, 1))
+    ]
+
+
+@target("norm", _norms, needs=("train.net._cpu",))
+def norm(data: bytes) -> None:
+    """Response normalisation with arguments that make no sense: ValueError, or the same results
+    with AVX2 and without."""
+    channels, groups, size, rectify, count = struct.unpack_from("<5q", data.ljust(40, b"\0"))
+    values = np.resize(np.frombuffer(data[40:] or b"\x07", np.uint8), 4 * 4096)
+    x = values.view(np.float32)[: abs(count) % 4096].copy()
+    results = []
+    for avx2 in (False, True):
+        y, z = np.full_like(x, 7), np.full_like(x, 7)
+        try:
+            arguments = (channels, groups, size, 2.0, 1e-4, bool(rectify & 1), avx2)
+            native._cpu.lrn_forward(x, y, *arguments)
+            native._cpu.lrn_backward(x, y, z, *arguments)
+        except (ValueError, OverflowError):
+            continue
+        results.append((y, z))
+    assert len(results) in (0, 2)
+    if results and np.abs(np.nan_to_num(x)).max(initial=0) < 1e6:
+        for one, other in zip(*results, strict=True):
+            assert np.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+@target("run", lambda: [original_origin()], mutate=mutate_json)
+def run(data: bytes) -> None:
+    """``run.json`` of a run's folder, beside its settings and logs."""
+    folder = put("run-folder", "run.json", data).parent
+    put("run-folder", "config.toml", to_toml(RunConfig()).encode())
+    put("run-folder", "steps.csv", _logs()[0])
+    put("run-folder", "epochs.csv", _logs()[1])
+    with ours(str(folder)):
+        state = read_run(folder)
+        json.dumps(state.to_json())
+
+
+def original_origin() -> bytes:
+    origin = Origin(
+        dataset="/data", fingerprint="f" * 64, parallel="none", processes=1, devices=("cpu",)
+    )
+    return json.dumps(asdict(origin)).encode()
+
+
+TOML_TOKENS = (
+    b"[net]", b"[optim]", b"[input]", b"[[net]]", b"preset = ", b'"none"', b"nan", b"-inf",
+    b"'''", b"a.b.c = 1\n", b"[" * 60, b"{a=" * 40, b"1979-05-27T07:32:00Z", b"true", b"= 9" * 3,
+)  # fmt: skip
+
+
+def _tomls() -> list[bytes]:
+    return [
+        to_toml(RunConfig()).encode(),
+        b'preset = "source-2012"\n[optim]\nepochs = 3\nlr = 0.02\nstep_epochs = [1, 2]\n',
+    ]
+
+
+@target("settings", _tomls, tokens=TOML_TOKENS)
+def settings(data: bytes) -> None:
+    """``config.toml`` of a run, or a file of settings."""
+    path = put("settings", "config.toml", data)
+    with ours():
+        config = resolve(None, read_toml(path), {})
+        net_plan(config.net, classes=4, image_px=config.input.crop_px)
+        assert from_json(asdict(config)) == config
+
+
+def _logs() -> list[bytes]:
+    steps = ",".join(STEP_FIELDS) + "\n" + "\n".join("1,0,1,16,2.5,.5,.25,.01,9,1,2" for _ in "ab")
+    epochs = ",".join(EPOCH_FIELDS) + "\n1,6,24,1.5,0.5,0.25,0.01\n"
+    return [steps.encode() + b"\n", epochs.encode()]
+
+
+@target("logs", _logs, tokens=(b",", b'"', b"\n", b"\0", b"nan", b"inf", b"\xff"))
+def logs(data: bytes) -> None:
+    """The CSV files of a run."""
+    path = put("logs", "steps.csv", data)
+    for fields in (STEP_FIELDS, EPOCH_FIELDS):
+        with ours("steps.csv"):
+            rows = read_rows(path, fields)
+            thinned(rows)
+            [int(row["global_step"]) for row in rows]

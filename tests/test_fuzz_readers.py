@@ -1,0 +1,57 @@
+"""Hostile files: every reader answers, or raises an error of ours that names the file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgprep.errors import ImgprepError
+from tests import fuzzing
+
+TARGETS = fuzzing.load_all()
+SEEDS = st.integers(0, 2**64 - 1)
+"""The changes to a file are drawn from one: what fails is replayed by the number shown."""
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_sound_files_pass(name: str) -> None:
+    for sound in TARGETS[name].seeds():
+        TARGETS[name].run(sound)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_hostile_files_end_in_a_result_or_one_of_our_errors(name: str) -> None:
+    target = TARGETS[name]
+
+    @settings(max_examples=100)
+    @given(seed=SEEDS)
+    def check(seed: int) -> None:
+        target.run(target.hostile(Random(seed)))
+
+    check()
+
+
+@pytest.mark.parametrize("wrong", [ValueError("x"), ImgprepError("no file is named")])
+def test_a_reader_that_fails_in_another_way_is_found(wrong: Exception) -> None:
+    with pytest.raises((ValueError, AssertionError)), fuzzing.ours("file.json"):
+        raise wrong
+
+
+def test_a_reader_that_writes_runs_or_unpickles_is_found() -> None:
+    deeds = (
+        lambda: pickle.loads(pickle.dumps(Random)),
+        lambda: subprocess.run(["true"], check=True),
+        lambda: os.open("/tmp/../var/tmp/x", os.O_WRONLY | os.O_CREAT),
+        lambda: Path("a").rename("/etc/b"),
+        lambda: os.system("true"),
+    )
+    for deed in deeds:
+        with pytest.raises(AssertionError, match="a reader"), fuzzing.watching():
+            deed()
