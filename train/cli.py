@@ -34,6 +34,14 @@ def cli() -> None:
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+dataset_argument = click.argument("dataset")
+cache_options = options(
+    click.option("--cache", metavar="DIR",
+                 help="Keep shards of a dataset at a URL here [default: $IMGPREP_CACHE, or "
+                      "imgprep in ~/.cache]."),
+    click.option("--cache-gib", type=float, metavar="N",
+                 help="Size of that folder, at most [default: 100]."),
+)  # fmt: skip
 device_option = click.option(
     "--device",
     type=click.Choice(Device.__args__),  # type: ignore[attr-defined]
@@ -56,6 +64,8 @@ FLAGS = {
     "device": "device",
     "amp": "amp",
     "threads": "input.threads",
+    "cache": "input.cache_folder",
+    "cache_gib": "input.cache_gib",
     "checkpoint_every": "checkpoint_every_steps",
     "log_every": "log_every_steps",
 }
@@ -97,6 +107,7 @@ _FIT_OPTIONS = options(
                  help="Arithmetic under autocast [default: float32]."),
     click.option("--threads", "-j", type=int, metavar="N",
                  help="Decoding threads a process [default: its processors]."),
+    cache_options,
     click.option("--checkpoint-every", type=int, metavar="STEPS",
                  help="Also save every so many updates [default: each epoch]."),
     click.option("--log-every", type=int, metavar="STEPS", help="[default: 20]"),
@@ -110,15 +121,16 @@ _FIT_OPTIONS = options(
 
 
 @cli.command()
-@click.argument("dataset", type=FOLDER)
+@dataset_argument
 @_FIT_OPTIONS
-def fit(dataset: Path, **given: Any) -> None:
-    """Train on DATASET, a folder that imgprep built; or go on with the run in --out.
+def fit(dataset: str, **given: Any) -> None:
+    """Train on DATASET, a folder or URL that imgprep built; or go on with the run in --out.
 
     \b
     Examples:
       tools/train fit /data/imagenet-256 --out runs/first --preset source-2012
       tools/train fit /data/imagenet-256 --out runs/first --lr 0.001    (go on, at another rate)
+      tools/train fit s3://bucket/imagenet-256 --out runs/first --cache /scratch/shards
       torchrun --nproc-per-node 4 -m train fit DATASET --out RUN --parallel data
     """
     from train.fit import Request, prepare, run
@@ -152,15 +164,16 @@ def fit(dataset: Path, **given: Any) -> None:
 
 @cli.command()
 @click.argument("checkpoints", nargs=-1, required=True, type=FILE)
-@click.argument("dataset", type=FOLDER)
+@dataset_argument
 @click.option("--views", type=click.Choice(["1", "10"]), default="1", show_default=True,
               help="1: the centre crop; 10: corners, centre and their mirror images.")  # fmt: skip
 @click.option("--split", type=click.Choice(["val", "train"]), default="val", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @device_option
+@cache_options
 @click.option("--per-class", is_flag=True, help="Also the error of each class.")
 @json_option
-def evaluate(checkpoints: tuple[Path, ...], dataset: Path, **given: Any) -> None:
+def evaluate(checkpoints: tuple[Path, ...], dataset: str, **given: Any) -> None:
     """Measure CHECKPOINTS on DATASET; several are averaged, as the paper's ensembles were.
 
     Errors are fractions. The centre crop and the ten views are those of the paper; class
@@ -176,6 +189,8 @@ def evaluate(checkpoints: tuple[Path, ...], dataset: Path, **given: Any) -> None
             split=given["split"],
             batch_images=given["batch_size"],
             device=given["device"] or "auto",
+            cache_folder=given["cache"],
+            cache_gib=given["cache_gib"],
         ),
     )
     if given["as_json"]:
@@ -245,7 +260,7 @@ def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _verify(dataset: Path) -> None:
+def _verify(dataset: str) -> None:
     from imgprep.errors import DamageError
     from imgprep.verify import verify
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from imgprep.storage import Location
 from train import checkpoint as checkpoints
 from train.checkpoint import Checkpoint
 from train.compatible import check_labels
-from train.config import RunConfig
+from train.config import InputConfig, RunConfig
 from train.dataset import TrainingSet, open_dataset
 from train.errors import ConfigError, DataError
 from train.evaluate import Evaluation, evaluate
@@ -35,9 +36,12 @@ class MeasureOptions:
     split: str = "val"
     batch_images: int = 64
     device: str = "auto"
+    cache_folder: str | None = None
+    """For a dataset at a URL: as in ``InputConfig``; None as for the default there."""
+    cache_gib: float | None = None
 
 
-def measure(paths: Sequence[Path], dataset: Path, options: MeasureOptions) -> Evaluation:
+def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -> Evaluation:
     """Errors of the networks in ``paths``, averaged if several; under torchrun, divided up.
 
     Raises:
@@ -62,7 +66,7 @@ def measure(paths: Sequence[Path], dataset: Path, options: MeasureOptions) -> Ev
     with process_group(world, device):
         loader = EvalLoader(
             data,
-            configs[0].input,
+            _with_cache(configs[0].input, options),
             Share(world.rank, world.size),
             batch_images=options.batch_images,
             device=device,
@@ -87,6 +91,12 @@ def _net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: torch.
     )
     net.load_canonical_state(saved.model)
     return net
+
+
+def _with_cache(config: InputConfig, options: MeasureOptions) -> InputConfig:
+    """The cache is this machine's, not the one that the training used."""
+    gib = InputConfig().cache_gib if options.cache_gib is None else options.cache_gib
+    return replace(config, cache_folder=options.cache_folder, cache_gib=gib)
 
 
 def _sight(config: RunConfig) -> tuple[object, ...]:
