@@ -139,10 +139,14 @@ class ShardCache:
 
     def _is_here(self, shard: ShardInfo) -> bool:
         """Whether the shard is here; hashed once in this process, and removed if it is another."""
-        descriptor = self.open(shard)
-        if descriptor is None:
-            self._path(shard).unlink(missing_ok=True)  # of another size, or not to be read
+        try:
+            descriptor = checked_descriptor(self._path(shard), shard)
+        except FileNotFoundError:
             return False
+        except (OSError, ValueError):  # not to be read, or of another size
+            self._path(shard).unlink(missing_ok=True)
+            return False
+        touch(descriptor)
         with open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor
             known = (shard.sha256, os.fstat(file.fileno()).st_ino)
             if known not in self._verified:
