@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -65,8 +67,12 @@ class PartialFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
-        self.file: IO[bytes] = self._temporary.open("wb")
+        self._temporary = path.with_name(f".{path.name}.{_unique()}{PARTIAL_SUFFIX}")
+        try:
+            self.file: IO[bytes] = self._temporary.open("wb")
+        except BaseException:  # an interrupt may wait for the call to end
+            self._temporary.unlink(missing_ok=True)
+            raise
 
     def commit(self) -> None:
         """Flush to disk, then rename."""
@@ -84,6 +90,12 @@ class PartialFile:
         self._temporary.unlink(missing_ok=True)
         with suppress(OSError):  # closing flushes, which a full disk refuses
             self.file.close()
+
+
+def _unique() -> str:
+    """Names this use of a file among all processes of all machines that share the folder."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", os.uname().nodename)[:32]
+    return f"{host}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 @contextmanager
@@ -150,6 +162,11 @@ def json_object(data: bytes, where: str, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError(f"{where}: {what} must be a JSON object")
     return value
+
+
+def is_partial(name: str) -> bool:
+    """Whether this is the temporary name of a file being written."""
+    return name.startswith(".") and name.endswith(PARTIAL_SUFFIX)
 
 
 def remove_partials(folder: Path) -> None:

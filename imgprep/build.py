@@ -7,9 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from imgprep.atomic import disk_errors
+from imgprep.build_options import BuildOptions, Listener, bad_images_message
+from imgprep.engines import check_reachable, engine_for, processors
 from imgprep.errors import (
     BadImagesError,
     BuildError,
@@ -20,16 +22,15 @@ from imgprep.errors import (
 from imgprep.estimate import Estimate, check_space, estimate_build
 from imgprep.format import NPY_HEADER_BYTES, REPORT, SPLITS, brace_pattern, label_digits
 from imgprep.index import DatasetIndex, load_index
-from imgprep.inline import InlinePool
 from imgprep.manifest import SourceScan
 from imgprep.markers import Marker, Skip, done_markers
+from imgprep.node import needs_of
 from imgprep.plan import SplitPlan, plan_split
-from imgprep.pool import Pool, Progress
 from imgprep.publish import Finished, publish_files, publish_index
 from imgprep.report import BuildReport
-from imgprep.scan import printable
+from imgprep.shard_run import ShardRun
 from imgprep.sources import scan_source
-from imgprep.spec import BuildSpec, OnError
+from imgprep.spec import BuildSpec
 from imgprep.state import (
     LOCK,
     BuildIdentity,
@@ -44,44 +45,6 @@ from imgprep.state import (
 )
 from imgprep.storage import Location, Store, absolute, open_store
 from imgprep.storage.reading import read_bytes, store_errors
-from imgprep.storage.urls import PROCESS_LOCAL, scheme_of
-
-MAX_ERRORS_DEFAULT = 100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildOptions:
-    """How to run a build; none of it changes a byte of a finished dataset."""
-
-    jobs: int
-    on_error: OnError = "fail"
-    max_errors: int | None = None
-    """Bad images that stop the build; None is 100 under ``fail``, no limit under ``skip``."""
-    force: bool = False
-    layout: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise UsageError(f"jobs must be at least 1, not {self.jobs}")
-        if self.max_errors is not None and self.max_errors < 1:
-            raise UsageError(f"max-errors must be at least 1, not {self.max_errors}")
-
-    @property
-    def bad_images_max(self) -> float:
-        """Bad images after which the build stops."""
-        if self.max_errors is not None:
-            return self.max_errors
-        return MAX_ERRORS_DEFAULT if self.on_error == "fail" else float("inf")
-
-
-class Listener(Protocol):
-    """Hears how a build goes on; the command line prints from it."""
-
-    def scanning(self, images: int) -> None: ...
-    def scanned(self, scan: SourceScan) -> None: ...
-    def started(self, images: int, shards: int, shards_done: int) -> None: ...
-    def advanced(self, done: int, bad: Sequence[Skip]) -> None: ...
-    def publishing(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +121,7 @@ class _Job:
 
 
 def build(
-    source: Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
 ) -> BuildOutcome:
     """Build the dataset at ``dest`` (a path, a URL, a store) from ``source``, or go on with it.
 
@@ -174,6 +137,7 @@ def build(
     store = open_store(dest)
     check_places(source, store)
     check_ours(store)
+    check_reachable(engine_for(options.engine, str(source), store.location))
     started = time.monotonic()
     scan = scan_source(source, options.layout, progress=listener.scanning)
     listener.scanned(scan)
@@ -191,7 +155,7 @@ def build(
 
 
 def dry_run(
-    source: Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
 ) -> Estimate:
     """Scan and encode a seeded sample; writes nothing. Raises as ``build`` does."""
     store = open_store(dest)
@@ -200,7 +164,8 @@ def dry_run(
     scan = scan_source(source, options.layout, progress=listener.scanning)
     listener.scanned(scan)
     _check_problems(scan, options)
-    return estimate_build(scan, plan_all(scan, spec), spec, dest=store, jobs=options.jobs)
+    jobs = options.jobs or processors()
+    return estimate_build(scan, plan_all(scan, spec), spec, dest=store, jobs=jobs)
 
 
 def plan_all(scan: SourceScan, spec: BuildSpec) -> list[SplitPlan]:
@@ -235,17 +200,6 @@ def _check_problems(scan: SourceScan, options: BuildOptions) -> None:
         return
     skips = [Skip(where=p.where, cause=p.cause) for p in scan.problems]
     raise BadImagesError(bad_images_message(skips, sum(scan.problem_counts.values()), options))
-
-
-def bad_images_message(bad: Sequence[Skip], count: int, options: BuildOptions) -> str:
-    """The list of what is wrong, and the way on."""
-    shown = list(bad[: options.max_errors or MAX_ERRORS_DEFAULT])
-    lines = [f"{count} bad {'entry' if count == 1 else 'entries'} in the source:"]
-    lines += [f"  {printable(skip.where)}: {printable(skip.cause)}" for skip in shown]
-    if count > len(shown):
-        lines.append(f"  … and {count - len(shown)} more")
-    lines.append("Mend them, or leave them out with --on-error skip (shards that are done stay).")
-    return "\n".join(lines)
 
 
 def _run(job: _Job) -> BuildOutcome:
@@ -337,7 +291,7 @@ def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> No
             save_split(job.paths, job.scan.splits[plan.split], plan)
     started = time.monotonic()
     try:
-        _run_pool(job, pending)
+        _run_shards(job, pending)
     except KeyboardInterrupt as exc:
         raise BuildInterruptedError(
             f"interrupted: {len(job.markers)} of {len(job.shards)} shards are done; run the same "
@@ -347,16 +301,15 @@ def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> No
     job.timings["build_seconds"] = seconds
     job.timings["images"] = images
     job.timings["images_per_second"] = images / max(seconds, 1e-9)
-    job.timings["jobs"] = job.options.jobs
     if job.bad and job.options.on_error == "fail":
         raise BadImagesError(bad_images_message(job.bad, len(job.bad), job.options))
 
 
-def _run_pool(job: _Job, pending: list[tuple[str, int]]) -> None:
-    from imgprep.worker import ShardTask, WorkerSetup, build_shard
+def _run_shards(job: _Job, pending: list[tuple[str, int]]) -> None:
+    from imgprep.worker import WorkerSetup
 
     setup = WorkerSetup(
-        source=job.scan.root.resolve(),
+        source=job.scan.absolute_root,
         dest=absolute(job.store),
         hold=job.hold,
         image=job.spec.image,
@@ -365,23 +318,12 @@ def _run_pool(job: _Job, pending: list[tuple[str, int]]) -> None:
         shards=tuple((plan.split, plan.shards) for plan in job.plans),
         skip_bad=job.options.on_error == "skip",
     )
-    tasks = [ShardTask(split, number) for split, number in pending]
-    pool_of_tasks: Pool[Any, Any, Any] | InlinePool[Any, Any, Any]
-    if scheme_of(job.store.location) in PROCESS_LOCAL:
-        pool_of_tasks = InlinePool(build_shard, setup)
-    else:
-        pool_of_tasks = Pool(min(job.options.jobs, len(tasks)), build_shard, setup)
-    with pool_of_tasks as pool:
-        for event in pool.run(tasks):
-            if isinstance(event, Progress):
-                job.bad.extend(event.bad)
-                job.listener.advanced(event.done, event.bad)
-                if len(job.bad) >= job.options.bad_images_max:
-                    raise BadImagesError(bad_images_message(job.bad, len(job.bad), job.options))
-            elif event is None:
-                job.listener.advanced(0, ())
-            elif event.marker is not None:
-                job.markers[event.task.split, event.task.number] = event.marker
+    needs = needs_of(job.scan, job.store, job.identity)
+    run = ShardRun(setup, needs, job.options, job.listener, job.markers)
+    try:
+        run.build(pending)
+    finally:
+        job.bad, job.timings["jobs"] = run.bad, run.jobs
 
 
 def _check_repaired(job: _Job, index: DatasetIndex, pending: list[tuple[str, int]]) -> None:

@@ -35,16 +35,12 @@ def cli() -> None:
       imgprep build-shards SOURCE DEST  the job
       imgprep stats DEST                eigenvalues of the colours
       imgprep verify DEST --decode      prove that it is whole
+      imgprep preview DEST -o FILE.png  look at it
       imgprep doctor                    what this machine will do
     """
 
 
-def jobs_default() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-source_argument = click.argument("source", type=click.Path(path_type=Path))
+source_argument = click.argument("source")
 dest_argument = click.argument("dest", type=click.Path())
 layout_option = click.option(
     "--layout", type=click.Choice(LAYOUTS), help="Take SOURCE as this instead of recognising it."
@@ -53,9 +49,8 @@ jobs_option = click.option(
     "-j",
     "--jobs",
     type=click.IntRange(min=1),
-    default=jobs_default,
     show_default="processors",
-    help="Worker processes.",
+    help="Worker processes; with --engine ray, tasks at a time.",
 )
 
 
@@ -65,8 +60,14 @@ jobs_option = click.option(
 @click.option("--checksum", is_flag=True, help="Hash the archives against the published MD5s.")
 @json_option
 @quiet_option
-def scan(source: Path, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
-    """Say what SOURCE holds: classes, counts, bytes, layout, oddities."""
+def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
+    """Say what SOURCE, a folder or a URL, holds: classes, counts, bytes, layout, oddities.
+
+    \b
+    Examples:
+      imgprep scan /data/ilsvrc2012
+      imgprep scan s3://bucket/ilsvrc2012 --checksum
+    """
     from imgprep.scan import ScanReport, checksum_archives
     from imgprep.sources import scan_source
 
@@ -111,8 +112,22 @@ _SPEC_OPTIONS = options(
     click.option("--limit", type=int, metavar="N",
                  help="Take only N images of each split (a seeded sample)."),
 )  # fmt: skip
+
+
+def _engine_name(_: click.Context, param: click.Parameter, value: str) -> str:
+    from imgprep.engines import check_engine
+
+    try:
+        return check_engine(value)
+    except ImgprepError as exc:
+        raise click.BadParameter(str(exc), param=param) from exc
+
+
 _RUN_OPTIONS = options(
     jobs_option,
+    click.option("--engine", callback=_engine_name, default="local", show_default=True,
+                 metavar="local|ray|ray://HEAD:PORT",
+                 help="Where to work: processes here, or a Ray cluster (imgprep[ray])."),
     click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail",
                  show_default=True, help="Fail on bad images, or leave them out (exit code 3)."),
     click.option("--max-errors", type=int, metavar="N",
@@ -131,7 +146,7 @@ _RUN_OPTIONS = options(
 @dest_argument
 @_SPEC_OPTIONS
 @_RUN_OPTIONS
-def build_shards(source: Path, dest: str, **given: Any) -> None:
+def build_shards(source: str, dest: str, **given: Any) -> None:
     """Build verified shards, the mean image and the RGB PCA from SOURCE into DEST.
 
     Run it again after an interruption: it goes on where it was. DEST may be a URL
@@ -142,6 +157,7 @@ def build_shards(source: Path, dest: str, **given: Any) -> None:
       imgprep build-shards /data/ilsvrc2012 /data/imagenet-256 --dry-run
       imgprep build-shards /data/ilsvrc2012 /data/imagenet-256
       imgprep build-shards photos out --encoding png --on-error skip
+      imgprep build-shards s3://bucket/ilsvrc2012 /data/imagenet-256
     """
     from imgprep.build import BuildOptions, build, dry_run
     from imgprep.spec import BuildSpec, ImageSpec
@@ -154,7 +170,7 @@ def build_shards(source: Path, dest: str, **given: Any) -> None:
     )  # fmt: skip
     names = ("split", "shard_images", "seed", "limit")
     spec = BuildSpec(image=image, **{name: given[name] for name in names})
-    run_names = ("jobs", "on_error", "max_errors", "force", "layout")
+    run_names = ("jobs", "engine", "on_error", "max_errors", "force", "layout")
     run = BuildOptions(**{name: given[name] for name in run_names})
     say = _Say(given["quiet"])
     _warn_of_pillow()
@@ -187,12 +203,20 @@ def _warn_of_pillow() -> None:
 @dest_argument
 @click.option("--solver", type=click.Choice(["scikit-learn", "gradient-ascent"]),
               default="scikit-learn", show_default=True, help="How the PCA is solved.")  # fmt: skip
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Also write a page with pictures into FILE.")  # fmt: skip
 @json_option
-def stats(dest: str, solver: Solver, as_json: bool) -> None:
+def stats(dest: str, solver: Solver, html: Path | None, as_json: bool) -> None:
     """Print the PCA of the training set's colours, beside the figures known from elsewhere."""
-    from imgprep.stats import load_moments, stats_report
+    if html is not None:
+        from imgprep.pages.stats_page import write_stats_page
 
-    report = stats_report(load_moments(dest), solver)
+        report, page_bytes = write_stats_page(dest, html, solver)
+        click.echo(f"wrote {html}: {page_bytes / 2**10:,.0f} KiB", err=True)
+    else:
+        from imgprep.stats import load_moments, stats_report
+
+        report = stats_report(load_moments(dest), solver)
     print_json(report.to_json()) if as_json else click.echo(report.render())
 
 
@@ -202,7 +226,7 @@ def stats(dest: str, solver: Solver, as_json: bool) -> None:
 @jobs_option
 @json_option
 @quiet_option
-def verify(dest: str, decode: bool, jobs: int, as_json: bool, quiet: bool) -> None:
+def verify(dest: str, decode: bool, jobs: int | None, as_json: bool, quiet: bool) -> None:
     """Check DEST: hashes, counts, index against tar, labels, statistics; with --decode, pixels."""
     from imgprep.index import load_index
     from imgprep.progress import Meter
@@ -217,6 +241,30 @@ def verify(dest: str, decode: bool, jobs: int, as_json: bool, quiet: bool) -> No
     meter.finish()
     print_json(report.to_json()) if as_json else click.echo(report.render())
     raise SystemExit(report.exit_code)
+
+
+@cli.command()
+@dest_argument
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              metavar="FILE", help="The sheet, a PNG; anywhere but in DEST.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Picks classes and records; also the run's seed.")  # fmt: skip
+@click.option("--classes", type=click.IntRange(1, 1000), default=8, show_default=True, metavar="N",
+              help="Classes to show, a row each.")  # fmt: skip
+@click.option("--records", type=click.IntRange(1, 100), default=8, show_default=True, metavar="N",
+              help="Records of each class.")  # fmt: skip
+@json_option
+def preview(dest: str, out: Path, as_json: bool, **given: int) -> None:
+    """Draw records of DEST by class, and some as AlexNet gets to see them: crops, flips, noise.
+
+    The second half needs the training half (imgprep[train]); without it only records are drawn.
+    """
+    from imgprep.preview import PreviewOptions, write_preview
+
+    drawn = write_preview(dest, out, PreviewOptions(**given))
+    if drawn.trainer_missing is not None:
+        click.echo(f"imgprep: the trainer's view is left out: {drawn.trainer_missing}", err=True)
+    print_json(drawn.to_json()) if as_json else click.echo(out)
 
 
 @cli.command()
@@ -271,6 +319,11 @@ class _Say:
 
     def advanced(self, done: int, bad: Sequence[Skip]) -> None:
         self._meter.advance(done, len(bad))
+
+    def retried(self, why: str, done: int, bad: Sequence[Skip]) -> None:
+        self.end_line()
+        self._line(("\r\x1b[K" if self._terminal else "") + why)
+        self._meter.advance(-done, -len(bad))
 
     def publishing(self) -> None:
         self.end_meter()

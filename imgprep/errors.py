@@ -5,6 +5,7 @@
     ImgprepError                 1  something the user can act on
     ├── UsageError               2  the command line or the source cannot be understood
     ├── SourceError              1  the source cannot be read as ImageNet
+    │   └── UnreachableError     1  the store that holds the source refuses, or does not answer
     ├── ImageError               1  one image cannot be used (carries only the cause)
     ├── DestinationError         1  the output folder cannot be written, is not ours, is too small
     │   ├── BusyError            1  another build holds the output folder
@@ -53,6 +54,10 @@ class UsageError(ImgprepError):
 
 class SourceError(ImgprepError):
     """The source cannot be read as ImageNet."""
+
+
+class UnreachableError(SourceError):
+    """The store that holds the source refuses, or does not answer: no fault of any image."""
 
 
 class ImageError(ImgprepError):

@@ -16,12 +16,13 @@ from imgprep.order import shuffled
 from imgprep.plan import SplitPlan
 from imgprep.progress import duration
 from imgprep.reader import SourceReader
-from imgprep.scan import printable
 from imgprep.sources.detect import readable_bytes
 from imgprep.spec import BuildSpec, ImageSpec
 from imgprep.storage import Location, open_store
+from imgprep.wording import printable
 
 SAMPLE_IMAGES = 300
+READ_AHEAD_IMAGES = 32
 RECORD_OVERHEAD_BYTES = 2200
 """Two tar headers, padding, label and index line."""
 PIXEL_SUM_BYTES_PER_PX = 12
@@ -112,8 +113,11 @@ def estimate_build(
     for plan in plans:
         manifest = scan.splits[plan.split]
         with SourceReader(scan.root, manifest) as reader:
-            for pick in picks[(picks >= first) & (picks < first + plan.images)]:
-                row = int(plan.order[pick - first])
+            here = picks[(picks >= first) & (picks < first + plan.images)]
+            rows = plan.order[here - first].tolist()
+            for number, row in enumerate(rows):
+                if number % READ_AHEAD_IMAGES == 0:
+                    reader.will_need(rows[number : number + READ_AHEAD_IMAGES])
                 try:
                     prepared = prepare(reader.read(row), spec.image)
                     sizes.append(len(encode(prepared.image_hwc, spec.image)))

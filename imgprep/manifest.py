@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from imgprep.atomic import save_npy
 from imgprep.errors import FormatError
 from imgprep.labels import LabelMap
+from imgprep.storage.urls import is_url
 
 ROW_DTYPE = np.dtype(
     [
@@ -194,7 +195,8 @@ class SourceScan:
     """``archives``, ``class-folders`` or ``kaggle``."""
     evidence: tuple[str, ...]
     """What the layout was recognised by, as sentences."""
-    root: Path
+    root: str
+    """The folder that was scanned, as a path or URL, as it was given."""
     labels: LabelMap
     splits: dict[str, SplitManifest]
     """By name; a split that the source lacks is absent."""
@@ -204,6 +206,11 @@ class SourceScan:
     """Number of problems of each kind."""
     oddities: dict[str, int] = field(default_factory=dict)
     """Harmless things worth a line (hidden files, name endings), counted."""
+
+    @property
+    def absolute_root(self) -> str:
+        """``root`` as it is found from any working directory."""
+        return self.root if is_url(self.root) else os.path.realpath(self.root)
 
     def identity(self) -> dict[str, int | str]:
         """Flat values that change when the source changes, to name what changed.

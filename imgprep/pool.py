@@ -65,12 +65,16 @@ class _Free:
 
 
 @dataclass(frozen=True, slots=True)
-class _Result(Generic[R]):
+class Result(Generic[R]):
+    """What a task returned, published."""
+
     value: R
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
+class Failure:
+    """What a task raised."""
+
     error: ImgprepError
 
 
@@ -99,9 +103,13 @@ class _Pipes:
 
 
 def _serve(pipes: _Pipes, work: Work[Any, Any, Any], setup: object) -> None:
-    """Main loop of a worker process."""
+    """All that a worker process does."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    conn = pipes.take()
+    serve(pipes.take(), work, setup)
+
+
+def serve(conn: Connection, work: Work[Any, Any, Any], setup: object) -> None:
+    """Do the tasks that come through the pipe, until it ends; tell of them through it."""
     with ThreadPoolExecutor(1) as publisher, suppress(EOFError, OSError, StoppedError):
         _Server(conn, work, setup, publisher).run()
 
@@ -125,7 +133,7 @@ class _Server:
             except StoppedError:
                 raise
             except Exception as exc:
-                self.send(_Failure(_portable(exc)))
+                self.send(Failure(portable(exc)))
                 continue
             if publication is not None:
                 futures.wait([publication])  # at most one shard waits for the disk
@@ -137,9 +145,9 @@ class _Server:
 
     def publish(self, publish: Callable[[], object]) -> None:
         try:
-            message: object = _Result(publish())
+            message: object = Result(publish())
         except Exception as exc:
-            message = _Failure(_portable(exc))
+            message = Failure(portable(exc))
         self.send(message)
 
     def tick(self, wrong: object) -> None:
@@ -159,11 +167,14 @@ class _Server:
         self.told_at = time.monotonic()
 
     def send(self, message: object) -> None:
-        with self.send_lock:
-            self.conn.send(message)
+        try:
+            with self.send_lock:
+                self.conn.send(message)
+        except OSError as exc:  # nobody listens any more
+            raise StoppedError from exc
 
 
-def _portable(exc: Exception) -> ImgprepError:
+def portable(exc: Exception) -> ImgprepError:
     """The error as one that can be pickled and shown; a defect keeps its traceback."""
     if isinstance(exc, ImgprepError):
         return type(exc)(*exc.args)
@@ -186,6 +197,11 @@ class Pool(Generic[T, S, R]):
         self._work = work
         self._setup = setup
         self._workers: list[_Worker] = []
+
+    @property
+    def jobs(self) -> int:
+        """Worker processes."""
+        return self._jobs
 
     def __enter__(self) -> Pool[T, S, R]:
         context = multiprocessing.get_context(_start_method())
@@ -236,9 +252,9 @@ class Pool(Generic[T, S, R]):
                 message = self._receive(worker)
                 if isinstance(message, _Free):
                     self._give(worker, waiting)
-                elif isinstance(message, _Failure):
+                elif isinstance(message, Failure):
                     raise message.error
-                elif isinstance(message, _Result):
+                elif isinstance(message, Result):
                     worker.tasks.popleft()
                     yield message.value
                 else:

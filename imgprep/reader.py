@@ -7,18 +7,74 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from imgprep.errors import ImageError
 from imgprep.manifest import LOOSE_FILE, SplitManifest
+from imgprep.storage.urls import is_url, local_path
 
 MAX_OPEN_ARCHIVES = 64
 
 
-class SourceReader:
-    """Reads images of one split; cheap to make, one for each worker. Not for use in threads.
+class _Images(Protocol):
+    def read(self, i: int) -> bytes: ...
+    def will_need(self, indices: Iterable[int]) -> None: ...
+    def close(self) -> None: ...
 
-    Archives stay open (their files have to stay in place); loose files are opened one by one.
-    """
+
+class SourceReader:
+    """Reads images of one split; cheap to make, one for each worker. Not for use in threads."""
+
+    def __init__(self, location: str | Path, manifest: SplitManifest) -> None:
+        """Open nothing yet.
+
+        Args:
+            location: the root of the source, a path or a URL.
+            manifest: what the scan found there.
+        """
+        self._images = _images(location, manifest)
+
+    def read(self, i: int) -> bytes:
+        """All bytes of image ``i``.
+
+        Raises:
+            ImageError: the file is gone, may not be read, or is not as the scan found it.
+            UnreachableError: the store that holds it refuses, or does not answer.
+        """
+        return self._images.read(i)
+
+    def will_need(self, indices: Iterable[int]) -> None:
+        """Have these images fetched ahead of ``read``; a hint, never fails."""
+        self._images.will_need(indices)
+
+    def close(self) -> None:
+        """Close what is open, drop what is on its way; ``read`` begins again."""
+        self._images.close()
+
+    def __enter__(self) -> SourceReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _images(location: str | Path, manifest: SplitManifest) -> _Images:
+    text = str(location)
+    path = local_path(text) if is_url(text) else Path(location)
+    if path is None:
+        from imgprep.sources.remote_images import RemoteImages
+
+        return RemoteImages(text, manifest)
+    return _LocalImages(path, manifest)
+
+
+class _LocalImages:
+    """Archives stay open (their files have to stay in place); loose files are opened one by one."""
 
     def __init__(self, root: Path, manifest: SplitManifest) -> None:
         self._paths = [
@@ -32,11 +88,6 @@ class SourceReader:
         self._archives: OrderedDict[bytes, int] = OrderedDict()
 
     def read(self, i: int) -> bytes:
-        """All bytes of image ``i``.
-
-        Raises:
-            ImageError: the file is gone, may not be read, or is not as the scan found it.
-        """
         path = self._paths[self._container[i]]
         offset, size_bytes = int(self._offset[i]), int(self._size_bytes[i])
         try:
@@ -57,7 +108,6 @@ class SourceReader:
             raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
 
     def will_need(self, indices: Iterable[int]) -> None:
-        """Ask the system to fetch these images from disk ahead of ``read``; a hint, never fails."""
         if not hasattr(os, "posix_fadvise"):
             return
         for i in indices:
@@ -77,20 +127,8 @@ class SourceReader:
                 continue  # read() meets the same fault and reports it
 
     def close(self) -> None:
-        """Close the archives; ``read`` opens them again."""
         while self._archives:
             os.close(self._archives.popitem()[1])
-
-    def __enter__(self) -> SourceReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _archive(self, path: bytes) -> int:
         fd = self._archives.get(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,9 @@ import numpy as np
 from imgprep.errors import SourceError
 from imgprep.manifest import Problem, SourceScan, SplitManifest
 from imgprep.sources.detect import TRAIN_TAR, VAL_TAR, readable_bytes
+from imgprep.sources.tree import Tree, open_tree
 from imgprep.sources.truth import DEVKIT_NAME
+from imgprep.wording import printable
 
 KNOWN_CLASSES = 1000
 KNOWN_IMAGES = {"train": 1_281_167, "val": 50_000}
@@ -29,7 +30,6 @@ MD5_BY_ARCHIVE = {
     VAL_TAR: "29b22e2961454d5413ddabcf34fc5622",
     f"{DEVKIT_NAME}.tar.gz": "fa75699e90414af021442c21a62c3abf",
 }
-HASH_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ class ScanReport:
     def from_scan(cls, scan: SourceScan) -> ScanReport:
         """Summarise a scan."""
         return cls(
-            source=str(scan.root),
+            source=scan.root,
             layout=scan.layout,
             evidence=scan.evidence,
             classes=len(scan.labels),
@@ -169,12 +169,6 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return lines
 
 
-def printable(text: str) -> str:
-    """``text`` with undecodable bytes and control characters escaped, safe for a terminal."""
-    plain = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
-
-
 @dataclass(frozen=True, slots=True)
 class ChecksumResult:
     """The MD5 of one official archive."""
@@ -190,21 +184,22 @@ class ChecksumResult:
 
 
 def checksum_archives(
-    root: Path, progress: Callable[[int, int], None] | None = None
+    location: str | Path, progress: Callable[[int, int], None] | None = None
 ) -> list[ChecksumResult]:
-    """Hash the official archives that lie in ``root``, side by side; none there, none returned.
+    """Hash the official archives of a source, side by side; none there, none returned.
 
     Args:
-        root: the folder of the archives.
+        location: the folder of the archives, a path or a URL.
         progress: called with (bytes done, bytes in total), from one thread at a time.
 
     Raises:
         SourceError: an archive cannot be read.
     """
-    paths = [path for name in MD5_BY_ARCHIVE if (path := root / name).is_file()]
-    if not paths:
+    tree = open_tree(location)
+    names = [name for name in MD5_BY_ARCHIVE if tree.is_file(name)]
+    if not names:
         return []
-    total_bytes = sum(path.stat().st_size for path in paths)
+    total_bytes = sum(tree.size_bytes(name) for name in names)
     lock = threading.Lock()
     done_bytes = 0
 
@@ -215,23 +210,24 @@ def checksum_archives(
             if progress:
                 progress(done_bytes, total_bytes)
 
-    with ThreadPoolExecutor(len(paths), "imgprep-md5") as pool:
-        digests = list(pool.map(lambda path: _md5(path, advance), paths))
+    with ThreadPoolExecutor(len(names), "imgprep-md5") as pool:
+        try:
+            digests = list(pool.map(lambda name: _md5(tree, name, advance), names))
+        except BaseException:
+            tree.stop()
+            raise
     return [
-        ChecksumResult(path.name, digest, MD5_BY_ARCHIVE[path.name])
-        for path, digest in zip(paths, digests, strict=True)
+        ChecksumResult(name, digest, MD5_BY_ARCHIVE[name])
+        for name, digest in zip(names, digests, strict=True)
     ]
 
 
-def _md5(path: Path, advance: Callable[[int], None]) -> str:
+def _md5(tree: Tree, name: str, advance: Callable[[int], None]) -> str:
     digest = hashlib.md5(usedforsecurity=False)
-    buffer = bytearray(HASH_BLOCK_BYTES)
-    view = memoryview(buffer)
     try:
-        with path.open("rb", buffering=0) as file:
-            while read_bytes := file.readinto(buffer):
-                digest.update(view[:read_bytes])
-                advance(read_bytes)
+        for chunk in tree.chunks(name):
+            digest.update(chunk)
+            advance(len(chunk))
     except OSError as exc:
-        raise SourceError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        raise SourceError(f"{tree.where(name)} cannot be read: {exc.strerror or exc}") from exc
     return digest.hexdigest()

@@ -89,7 +89,7 @@ def _parts(location: Location) -> tuple[object, ...]:
         return ("file", *store.folder.resolve().parts)
     fs, path = file_system(store.location)
     protocols = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-    return (*protocols[:1], *path.strip("/").split("/"))
+    return (*protocols[:1], *filter(None, path.split("/")))
 
 
 def check_ours(store: Store) -> None:
@@ -185,9 +185,11 @@ def clear(paths: StatePaths) -> None:
     from imgprep.publish import published_names
 
     store = paths.store
-    shards = [name for name in store.names() if _SHARD_FILE.fullmatch(name)]
+    names = store.names()
+    shards = [name for name in names if _SHARD_FILE.fullmatch(name)]
     markers = [name for name in shards if name.endswith(".json")]
-    for group in ([DATASET_INFO], published_names(), markers, shards):
+    published = set(names) & set(published_names())
+    for group in ({DATASET_INFO} & published, published, markers, shards):
         store.remove(*group)  # no index outlives a marker, no marker its shard
     drop_work_files(paths)
 
@@ -238,7 +240,12 @@ def load_pixel_sum(store: Store, name: str, sha256: str | None) -> NDArray[np.in
 
 
 def drop_work_files(paths: StatePaths) -> None:
-    """Remove what only a running build needs, once the dataset is whole."""
+    """Remove what only a running build needs, once the dataset is whole.
+
+    That is also what workers left half-written that were lost on the way.
+    """
+    for folder in ("", paths.folder):
+        paths.store.sweep(folder)
     for folder in (*map(paths.manifest, SPLITS), paths.moments):
         paths.store.remove_folder(folder)
     paths.store.remove(*map(paths.order, SPLITS))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgprep.engines import LOCAL, Run, engine_for, open_engine
 from imgprep.errors import EXIT_DAMAGED, EXIT_DONE, DamageError, FormatError
 from imgprep.format import (
     DATASET_INFO,
@@ -26,14 +27,12 @@ from imgprep.format import (
     sources_name,
 )
 from imgprep.index import DatasetIndex, SplitInfo, load_index
-from imgprep.inline import InlinePool
 from imgprep.labels import LabelMap
 from imgprep.moments import Moments
-from imgprep.pool import Pool, Progress
+from imgprep.pool import Progress
 from imgprep.stats import load_moments
 from imgprep.storage import Location, Store, absolute, open_store
 from imgprep.storage.reading import exists, load_json, names_in, read_bytes
-from imgprep.storage.urls import PROCESS_LOCAL, scheme_of
 from imgprep.verify_shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
 
 LOSSLESS = ("png", "raw")
@@ -83,7 +82,7 @@ class VerifyReport:
 
 
 def verify(
-    location: Location, *, decode: bool, jobs: int, advanced: Callable[[int], None]
+    location: Location, *, decode: bool, jobs: int | None, advanced: Callable[[int], None]
 ) -> VerifyReport:
     """Check a whole dataset; ``advanced`` hears of records done.
 
@@ -112,16 +111,13 @@ def verify(
     tasks = [VerifyTask(name, shard) for name, s in index.splits.items() for shard in s.shards]
     checks: dict[str, ShardCheck] = {}
     totals: list[Moments] = []
-    pool_of_tasks: Pool[Any, Any, Any] | InlinePool[Any, Any, Any]
-    if scheme_of(store.location) in PROCESS_LOCAL:
-        pool_of_tasks = InlinePool(verify_shard, setup)
-    else:
-        pool_of_tasks = Pool(max(1, min(jobs, len(tasks))), verify_shard, setup)
-    with pool_of_tasks as pool:
-        for event in pool.run(tasks):
+    name = engine_for(LOCAL, store.location)
+    run = Run(work=verify_shard, setup=setup, tasks=len(tasks), jobs=jobs)
+    with open_engine(name, run) as engine:
+        for event in engine.run(tasks):
             if isinstance(event, Progress):
                 advanced(event.done)
-            elif event is not None:
+            elif isinstance(event, ShardCheck):
                 checks[event.task.shard.name] = event
                 _take_moments(totals, event)
     for task in tasks:

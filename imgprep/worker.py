@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from functools import partial as partial_call
-from pathlib import Path
 
 import numpy as np
 
@@ -22,11 +21,11 @@ from imgprep.plan import SplitPlan
 from imgprep.pool import Tick
 from imgprep.prepare import Prepared, encode, prepare
 from imgprep.reader import SourceReader
-from imgprep.scan import printable
 from imgprep.shards import ShardFacts, ShardWriter
 from imgprep.spec import ImageSpec
 from imgprep.state import LOCK, StatePaths, save_pixel_sum, split_files
 from imgprep.storage import Partial, Store, open_store
+from imgprep.wording import printable
 
 READ_AHEAD_IMAGES = 16
 _UPRIGHT = 1
@@ -36,7 +35,7 @@ _UPRIGHT = 1
 class WorkerSetup:
     """What every shard of a build has in common."""
 
-    source: Path
+    source: str
     dest: str
     """Location of the store, in whatever process."""
     hold: str

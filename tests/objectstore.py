@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,7 +36,10 @@ print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()  # until the tests end, however they end
 """
 
-FaultKind = Literal["drop", "status", "stall", "slow", "corrupt"]
+FaultKind = Literal["drop", "status", "stall", "deaf", "slow", "corrupt", "etag", "short"]
+"""The connection ends, the server refuses, says nothing, does not even listen, answers slowly,
+gets other bytes than were sent, gives another ETag than the MD5 (as encrypted buckets do), or an
+answer that is cut short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,10 @@ class Fault:
     times: int | None = None
     """Requests that suffer it; None: all."""
     after_bytes: int = 0
-    """``drop``: bytes of the answer's body that get through before the connection ends."""
+    """``drop``: bytes of the answer's body that get through before the connection ends.
+
+    ``short``: bytes of a body that claims to be whole.
+    """
     before_server: bool = False
     """``drop``: the server never hears of the request; else only its answer is lost."""
     status: int = 503
@@ -79,6 +86,10 @@ class Proxy:
     released: threading.Event = field(default_factory=threading.Event)
     """Set when the test is over: what stalls ends."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    delay_seconds: float = 0.0
+    """What each answer waits for, as on a long way."""
+    served: Counter[str] = field(default_factory=Counter)
+    """Bytes of the bodies that were sent, by path."""
 
     def fail(
         self,
@@ -101,9 +112,10 @@ class Proxy:
         return fault
 
     def heal(self) -> None:
-        """Nothing fails any more, and what stalls ends."""
+        """Nothing fails or waits any more, and what stalls ends."""
         with self.lock:
             self.faults.clear()
+            self.delay_seconds = 0.0
         self.released.set()
         self.released = threading.Event()
 
@@ -141,11 +153,22 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing is printed."""
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        bytes_in = int(self.headers.get("Content-Length", 0))
         path, _, query = self.path.partition("?")
-        fault = self.proxy.hear(Request(self.command, path, query, len(body)))
+        fault = self.proxy.hear(Request(self.command, path, query, bytes_in))
+        if self.proxy.delay_seconds:
+            time.sleep(self.proxy.delay_seconds)
+        if fault is not None and fault.kind == "deaf":
+            self.proxy.released.wait(fault.seconds)
+            self.close_connection = True
+            return
+        body = self.rfile.read(bytes_in)
         if fault is None:
             self._answer(*self._ask(body))
+        elif fault.kind == "etag":
+            status, headers, data = self._ask(body)
+            others = [h for h in headers if h[0].lower() != "etag"]
+            self._answer(status, [*others, ("ETag", f'"{"0" * 32}"')], data)
         elif fault.kind == "status":
             self._refuse(fault)
         elif fault.kind == "stall":
@@ -155,6 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(*self._ask(bytes([body[0] ^ 1]) + body[1:] if body else body))
         elif fault.kind == "drop" and fault.before_server:
             self.close_connection = True
+        elif fault.kind == "short":
+            status, headers, answer = self._ask(body)
+            self._answer(status, headers, answer[: fault.after_bytes])
         else:
             self._answer(*self._ask(body), fault)
 
@@ -190,6 +216,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        with self.proxy.lock:
+            self.proxy.served[self.path.partition("?")[0]] += len(body)
         if fault is None:
             self.wfile.write(body)
         elif fault.kind == "slow":
@@ -265,9 +293,9 @@ class ObjectStore:
 
     def objects(self, prefix: str = "") -> dict[str, bytes]:
         """Every object under ``prefix``, by the rest of its key."""
-        return {name[len(prefix) :]: self.get(name) for name in self.keys(prefix)}
+        return {name[len(prefix) :]: self.get(name) for name in self.names(prefix)}
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         """Keys under ``prefix``, sorted."""
         from xml.etree import ElementTree
 
@@ -306,7 +334,11 @@ def s3_server() -> Iterator[int]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**environment, "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(64 << 20)},
+        env={
+            **environment,
+            "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(64 << 20),
+            "S3_UPLOAD_PART_MIN_SIZE": "1",  # small parts, so that small files have several
+        },
         text=True,
         start_new_session=True,  # a Ctrl-C of a test is not meant for it
     )

@@ -28,7 +28,8 @@ READS = {  # what the training may use of imgprep: nothing that builds a dataset
     f"imgprep.{name}"
     for name in (
         *("atomic", "console", "errors", "format", "index", "labels", "moments", "order", "pca"),
-        *("progress", "published", "shard_walk", "stats", "verify", "__version__"),
+        *("pages", "progress", "published", "recordfile", "shard_walk", "sheet", "stats"),
+        *("storage", "verify", "wording", "__version__"),
     )
 }
 

@@ -59,7 +59,7 @@ def test_every_option_that_the_readme_names_exists() -> None:
         for parameter in command.params
         for option in parameter.opts
     } | {"--help", "-h"}
-    text = TEXT[TEXT.index("## Train") : TEXT.index("## Measured")]
+    text = TEXT[TEXT.index("## Train") : TEXT.index("## Many machines")]
     launchers = re.sub(r"^(torchrun|srun).*?(?=fit)", "", text, flags=re.MULTILINE)
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", launchers))
     assert named <= options

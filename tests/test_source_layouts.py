@@ -13,12 +13,10 @@ from imgprep.errors import SourceError, UsageError
 from imgprep.manifest import SourceScan
 from imgprep.reader import SourceReader
 from imgprep.sources import scan_source
+from tests.layouts import SHAPE, WHOLE, archives, archives_unpacked_once, folders, kaggle_above
 from tests.trees import (
-    Shape,
-    kaggle_solution,
     make_archives,
     make_class_folders,
-    make_devkit,
     make_kaggle,
     tar_bytes,
     tiny_jpeg,
@@ -26,8 +24,6 @@ from tests.trees import (
     words,
     write_files,
 )
-
-SHAPE = Shape()
 
 
 def contents(scan: SourceScan, split: str) -> dict[bytes, str]:
@@ -41,74 +37,6 @@ def contents(scan: SourceScan, split: str) -> dict[bytes, str]:
 
 TRAIN = {data: name for name, files in SHAPE.train().items() for data in files.values()}
 VAL = {data: SHAPE.val_class(number) for number, data in enumerate(SHAPE.val().values(), 1)}
-
-
-def archives(root: Path) -> Path:
-    return make_archives(root)
-
-
-def archives_unpacked_once(root: Path) -> Path:
-    write_files(root, {f"{n}.tar": tar_bytes(files.items()) for n, files in SHAPE.train().items()})
-    write_files(root, {"ILSVRC2012_img_val.tar": tar_bytes(SHAPE.val().items())})
-    make_devkit(root, SHAPE)
-    return root
-
-
-def archives_with_kaggle_truth(root: Path) -> Path:
-    make_archives(root)
-    (root / "ILSVRC2012_devkit_t12.tar.gz").unlink()
-    write_files(root, {"LOC_val_solution.csv": kaggle_solution(SHAPE)})
-    return root
-
-
-def folders(root: Path) -> Path:
-    return make_class_folders(root)
-
-
-def folders_validation(root: Path) -> Path:
-    make_class_folders(root)
-    (root / "val").rename(root / "validation")
-    return root
-
-
-def folders_flat_devkit(root: Path) -> Path:
-    make_class_folders(root, val="flat")
-    make_devkit(root, SHAPE, packed=False)
-    return root
-
-
-def folders_flat_kaggle(root: Path) -> Path:
-    make_class_folders(root, val="flat")
-    write_files(root, {"LOC_val_solution.csv": kaggle_solution(SHAPE)})
-    return root
-
-
-def kaggle_above(root: Path) -> Path:
-    make_kaggle(root)
-    return root
-
-
-def kaggle_ilsvrc(root: Path) -> Path:
-    make_kaggle(root)
-    return root / "ILSVRC"
-
-
-def kaggle_cls_loc(root: Path) -> Path:
-    return make_kaggle(root)
-
-
-WHOLE: dict[Callable[[Path], Path], str] = {
-    archives: "archives",
-    archives_unpacked_once: "archives",
-    archives_with_kaggle_truth: "archives",
-    folders: "class-folders",
-    folders_validation: "class-folders",
-    folders_flat_devkit: "class-folders",
-    folders_flat_kaggle: "class-folders",
-    kaggle_above: "kaggle",
-    kaggle_ilsvrc: "kaggle",
-    kaggle_cls_loc: "kaggle",
-}
 
 
 @pytest.mark.parametrize("forced", [False, True])

@@ -18,6 +18,7 @@ from imgprep.errors import ImageError, SourceError
 from imgprep.manifest import SourceScan
 from imgprep.reader import SourceReader
 from imgprep.sources import scan_source
+from imgprep.sources.local_tree import ranges_of
 from imgprep.sources.tarwalk import Entry, walk
 from tests.trees import Shape, make_archives, make_class_folders, tar_bytes, tiny_jpeg, write_files
 
@@ -33,7 +34,7 @@ def walk_bytes(data: bytes, before: int = 0, after: int = 0) -> list[Entry]:
     fd = os.memfd_create("tar")
     try:
         os.write(fd, b"\x01" * before + data + b"\x01" * after)
-        found = list(walk(fd, before, before + len(data)))
+        found = list(walk(ranges_of(fd), before, before + len(data)))
     finally:
         os.close(fd)
     return [entry._replace(offset=entry.offset - before) for entry in found]

@@ -29,6 +29,8 @@ def cli() -> None:
       tools/train evaluate RUN/best.pt DATASET      top-1 and top-5 error
       tools/train export RUN/best.pt --out FILE     the plain network
       tools/train figures RUN                       filters and learning curves
+      tools/train report RUN --html FILE            a page on it, with photographs
+      tools/train preview DATASET -o sheet.png      what the network gets to see
     """
 
 
@@ -225,6 +227,76 @@ def figures(runs: tuple[Path, ...], out: Path | None) -> None:
         drawn += draw_comparison(runs, out or Path("compared"))
     for path in drawn:
         click.echo(path)
+
+
+@cli.command()
+@click.argument("dataset")
+@click.option("-o", "--out", type=FILE, required=True, metavar="FILE", help="The sheet, a PNG.")
+@click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)),
+              help="Settings to begin from [default: paper].")  # fmt: skip
+@click.option("--config", "config_file", type=FILE, metavar="FILE",
+              help="TOML settings over the preset, such as a run's config.toml.")  # fmt: skip
+@click.option("--set", "assignments", multiple=True, metavar="SETTING=VALUE",
+              help="Any other setting, such as input.crop_chunk=1.")  # fmt: skip
+@click.option("--seed", type=int, metavar="N", help="The run's seed; picks the records as well.")
+@click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="The first epoch to show.")  # fmt: skip
+@click.option("--draws", type=click.IntRange(1, 64), default=4, show_default=True, metavar="N",
+              help="Epochs to show from there on, a column each.")  # fmt: skip
+@click.option("--images", type=click.IntRange(1, 256), default=6, show_default=True, metavar="N",
+              help="Records to show, a row each.")  # fmt: skip
+@json_option
+def preview(dataset: str, **given: Any) -> None:
+    """Draw records of DATASET as the network gets to see them: crops, mirror images, noise.
+
+    A row is a record: first as stored, then as each epoch of a run with these settings and this
+    seed feeds it to the network.
+    """
+    from train.preview import PreviewOptions, write_preview
+    from train.settings import from_assignments, merge, read_toml, resolve
+
+    flags = from_assignments(given["assignments"])
+    if given["seed"] is not None:
+        flags = merge(flags, {"seed": given["seed"]})
+    file = read_toml(given["config_file"]) if given["config_file"] else {}
+    drawn = write_preview(
+        dataset,
+        resolve(given["preset_name"], file, flags),
+        given["out"],
+        PreviewOptions(first_epoch=given["epoch"], images=given["images"], draws=given["draws"]),
+    )
+    print_json(drawn.to_json()) if given["as_json"] else click.echo(given["out"])
+
+
+@cli.command()
+@click.argument("run", type=FOLDER)
+@click.option("--html", type=FILE, required=True, metavar="FILE", help="The page to write.")
+@click.option("--dataset", metavar="DATASET",
+              help="The run's dataset [default: where the run says it lies].")  # fmt: skip
+@click.option("--split", type=click.Choice(["val", "train"]), default="val", show_default=True)
+@device_option
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="Picks the photographs.")  # fmt: skip
+@click.option("--sample", type=click.IntRange(min=1), default=2000, show_default=True, metavar="N",
+              help="Training photographs that neighbours are looked for in.")  # fmt: skip
+@json_option
+@quiet_option
+def report(run: Path, html: Path, **given: Any) -> None:
+    """Write a page on RUN: curves, filters, confusion, photographs with their best labels and
+    nearest neighbours. One file that needs no network; RUN may still be going on.
+    """
+    from train.report import ReportRequest, make_report
+    from train.report_page import write_report_page
+
+    names = ("dataset", "split", "seed", "sample")
+    request = ReportRequest(
+        run=run, device=given["device"] or "auto", **{name: given[name] for name in names}
+    )
+    say = Say(quiet=given["quiet"])
+    found = make_report(request, say.line)
+    page_bytes = write_report_page(found, html)
+    say.line(f"wrote {html}: {page_bytes / 2**10:,.0f} KiB")
+    print_json(found.to_json()) if given["as_json"] else click.echo(html)
 
 
 class Say:

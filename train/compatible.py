@@ -83,6 +83,20 @@ def check_labels(checkpoint: Checkpoint, *, label_order_sha256: str, classes: in
         raise CheckpointError(f"the checkpoint was trained on other classes:{lines}")
 
 
+def check_dataset(checkpoint: Checkpoint, fingerprint: str) -> None:
+    """Refuse to report on a run with another dataset than it trained on.
+
+    Raises:
+        CheckpointError: the fingerprints differ.
+    """
+    if checkpoint.dataset_fingerprint != fingerprint:
+        raise CheckpointError(
+            f"the run trained on another dataset: its fingerprint is "
+            f"{checkpoint.dataset_fingerprint}, this one's {fingerprint}; name the right one with "
+            "--dataset"
+        )
+
+
 def changed_settings(checkpoint: Checkpoint, config: RunConfig) -> list[str]:
     """One line for each setting that differs and is allowed to, for the log of the run."""
     saved, asked = checkpoint.config, _plain(asdict(config))

@@ -7,7 +7,7 @@ networks, as in the paper (4.1) and its source (layer.cu 1809-1821): not logits,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +35,10 @@ class BatchLike(Protocol):
     def labels_n(self) -> Tensor: ...
     @property
     def record_n(self) -> NDArray[np.int64]: ...
+
+
+Watch = Callable[[NDArray[np.int64], Tensor, Tensor], None]
+"""Is shown each batch: records (n,), mean probabilities float32 (n, k), labels (n,)."""
 
 
 class NetLike(Protocol):
@@ -111,11 +115,17 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    nets: Sequence[NetLike], loader: Iterable[BatchLike], *, count: int, processes: int = 1
+    nets: Sequence[NetLike],
+    loader: Iterable[BatchLike],
+    *,
+    count: int,
+    processes: int = 1,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """Measure ``nets``, averaged, on what ``loader`` yields: this process's part of a split.
 
-    Every process must call it, and gets the whole. ``count``: records of the split.
+    Every process must call it, and gets the whole. ``count``: records of the split. ``watch`` sees
+    what was measured, batch by batch.
 
     Raises:
         DataError: a record is missing, or came twice.
@@ -128,6 +138,8 @@ def evaluate(
         if sums is None:
             sums = _Sums(probability_nk.shape[1], probability_nk.device)
         sums.add(probability_nk, batch.labels_n)
+        if watch is not None:
+            watch(batch.record_n, probability_nk, batch.labels_n)
         _mark(seen, batch.record_n)
     if processes > 1:  # one of them may have had nothing, not even a number of classes
         agreed = torch.tensor([sums.classes if sums else 0, views])

@@ -28,6 +28,8 @@ SEAM_PX = 16
 MAX_POINTS = 1500
 """Points of a curve: longer runs are averaged down to it."""
 PANEL_PX = (640, 200)
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+"""Strokes of the curves of a chart, in order."""
 PNG_SCALE = 1.5
 
 Picture = NDArray[np.uint8]
@@ -56,21 +58,30 @@ def draw_run(folder: Path) -> list[Path]:
 
 
 def filters_png(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write the filters of ``conv1.weight`` (filters, 3, side, side), in canonical order, as PNG.
+    """Write the filters of the first layer as PNG, as ``filters_picture`` draws them."""
+    from PIL import Image
+
+    try:
+        with partial_file(path) as file:
+            Image.fromarray(filters_picture(state)).save(file, format="PNG", optimize=True)
+    except OSError as exc:
+        raise DestinationError(f"{path}: cannot write the picture: {exc.strerror}") from exc
+
+
+def filters_picture(state: Mapping[str, Tensor]) -> Picture:
+    """The filters of ``conv1.weight`` (filters, 3, side, side), in canonical order, drawn.
 
     An even number of rows of 16: the upper half are those of column a (the first GPU of 2012),
     the lower half those of column b, with a seam between. A net of one column has one block.
     """
-    from PIL import Image
+    return _stacked(filter_blocks(state), SEAM_PX)
 
+
+def filter_blocks(state: Mapping[str, Tensor]) -> list[Picture]:
+    """The two halves of ``filters_picture``, or its one block."""
     weight = state["conv1.weight"].detach().float().cpu().numpy()
     blocks = np.split(weight, 2) if len(weight) % (2 * COLUMNS_OF_FILTERS) == 0 else [weight]
-    picture = _stacked([filter_block(block) for block in blocks], SEAM_PX)
-    try:
-        with partial_file(path) as file:
-            Image.fromarray(picture).save(file, format="PNG", optimize=True)
-    except OSError as exc:
-        raise DestinationError(f"{path}: cannot write the picture: {exc.strerror}") from exc
+    return [filter_block(block) for block in blocks]
 
 
 def filter_block(weight: NDArray[np.float32]) -> Picture:
@@ -149,8 +160,13 @@ def _draw(converter: Any, chart: dict[str, Any], path: Path) -> list[Path]:
 
 def curves_chart(folder: Path) -> dict[str, Any]:
     """The curves in the Vega-Lite language: panels above each other, none without data."""
+    return _chart(curve_panels(folder))
+
+
+def curve_panels(folder: Path) -> list[dict[str, Any]]:
+    """Loss, errors and learning rate of a run, each as a Vega-Lite chart; maybe without data."""
     steps, validations = _rows_of(folder)
-    panels = [
+    return [
         _panel(
             "loss (nats)",
             _points(steps, "loss", "training") + _points(validations, "loss", "validation"),
@@ -164,13 +180,13 @@ def curves_chart(folder: Path) -> dict[str, Any]:
         ),
         _panel("learning rate", _points(steps, "lr", "weights", above=0.0), scale="log"),
     ]
-    return _chart(panels)
 
 
 def _rows_of(folder: Path) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
     """Updates (thinned) and validations of a run."""
     epochs = folder / EPOCHS_CSV
-    steps = thinned(read_rows(folder / STEPS_CSV, STEP_FIELDS))
+    updates = folder / STEPS_CSV
+    steps = thinned(read_rows(updates, STEP_FIELDS)) if updates.exists() else []
     return steps, read_rows(epochs, EPOCH_FIELDS) if epochs.exists() else []
 
 
@@ -184,6 +200,13 @@ def _chart(panels: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
+    curve = {
+        "field": "curve",
+        "type": "nominal",
+        "title": None,
+        "sort": None,
+        "legend": {"orient": "top", "symbolType": "stroke", "symbolSize": 400, "columns": 2},
+    }
     return {
         "width": PANEL_PX[0],
         "height": PANEL_PX[1],
@@ -197,7 +220,9 @@ def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
                 "title": title,
                 "scale": {"type": scale, "zero": False},
             },
-            "color": {"field": "curve", "type": "nominal", "title": None, "sort": None},
+            # Both, so that curves are told apart without colours; they share one legend.
+            "color": curve,
+            "strokeDash": {**curve, "scale": {"range": DASHES}},
         },
     }
 

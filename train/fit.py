@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from imgprep.atomic import write_bytes
-from imgprep.storage import Location
+from imgprep.storage import Location, absolute
 from train import checkpoint as checkpoints
 from train.checkpoint import Checkpoint
 from train.compatible import Expected, changed_settings, check_resume
@@ -29,7 +29,7 @@ from train.net.memory import keep_pages
 from train.optim import schedule
 from train.optim.sgd import Sgd
 from train.plan import Plan, make_plan
-from train.run_folder import RunFolder, locked_run
+from train.run_folder import Origin, RunFolder, locked_run
 from train.settings import merge, read_toml, resolve, to_toml
 from train.step import Stepper
 from train.stop import StopSignal
@@ -148,6 +148,7 @@ def run(job: FitJob, listener: Listener, *, allow_reshard: bool = False) -> FitO
         saved = _saved(job, allow_reshard=allow_reshard)
         if job.world.is_main:
             write_bytes(RunFolder(job.out).config, to_toml(job.config).encode())
+            RunFolder(job.out).write_origin(_origin(job))
         with _loop(job, stop, listener) as loop:
             if saved is None:
                 listener.line(f"{to_toml(job.config)}\n{job.plan.render()}")
@@ -162,6 +163,20 @@ def run(job: FitJob, listener: Listener, *, allow_reshard: bool = False) -> FitO
                 steps=loop.position.global_step,
                 best=loop.best,
             )
+
+
+def _origin(job: FitJob) -> Origin:
+    names = [
+        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+        for device in job.devices
+    ]
+    return Origin(
+        dataset=absolute(job.data.index.store),
+        fingerprint=job.data.fingerprint,
+        parallel=job.placement.parallel,
+        processes=job.world.size,
+        devices=tuple(names),
+    )
 
 
 @contextmanager

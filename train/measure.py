@@ -51,7 +51,7 @@ def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -
     """
     hardware = find_hardware()
     world = world_from(os.environ)
-    device = _device(options.device, hardware.gpus, world.local_rank)
+    device = device_for(options.device, hardware.gpus, world.local_rank)
     if device.type == "cpu":
         torch.set_num_threads(max(1, hardware.cores // world.local_size))
         keep_pages()
@@ -60,7 +60,9 @@ def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -
     if any(_sight(config) != _sight(configs[0]) for config in configs):
         raise ConfigError("these networks were trained on different input; measure them apart")
     data = open_dataset(dataset)
-    nets = [_net(each, config, data, device) for each, config in zip(saved, configs, strict=True)]
+    nets = [
+        saved_net(each, config, data, device) for each, config in zip(saved, configs, strict=True)
+    ]
     if not data.records(options.split):
         raise DataError(f"{dataset}: no records in split {options.split!r}")
     with process_group(world, device):
@@ -79,7 +81,12 @@ def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -
             loader.close()
 
 
-def _net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: torch.device) -> Net:
+def saved_net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: torch.device) -> Net:
+    """The network of a checkpoint, whole, on one device.
+
+    Raises:
+        CheckpointError: it was trained on other classes than those of ``data``.
+    """
     check_labels(saved, label_order_sha256=data.label_order_sha256, classes=data.classes)
     net = build_net(
         config.net,
@@ -104,7 +111,8 @@ def _sight(config: RunConfig) -> tuple[object, ...]:
     return (config.input.crop_px, config.input.mean)
 
 
-def _device(asked: str, gpus: int, local_rank: int) -> torch.device:
+def device_for(asked: str, gpus: int, local_rank: int = 0) -> torch.device:
+    """The device to measure on; ConfigError if it is not here."""
     if asked == "cuda" and not gpus:
         raise ConfigError("--device cuda: no GPU is visible here; see nvidia-smi, or use cpu")
     return torch.device("cpu" if asked == "cpu" or not gpus else f"cuda:{local_rank}")

@@ -5,14 +5,28 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from imgprep.atomic import remove_partials
-from imgprep.errors import BusyError, DestinationError
+from imgprep.atomic import json_bytes, read_json, remove_partials, write_bytes
+from imgprep.errors import BusyError, DestinationError, FormatError
 
 CONFIG = "config.toml"
 LOCK = ".lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a run was started last: its data and its devices."""
+
+    dataset: str
+    """Absolute path, or URL."""
+    fingerprint: str
+    parallel: str
+    processes: int
+    """On all machines."""
+    devices: tuple[str, ...]
+    """Of the main process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,11 @@ class RunFolder:
         return self.path / CONFIG
 
     @property
+    def origin(self) -> Path:
+        """Where the run was started last."""
+        return self.path / "run.json"
+
+    @property
     def last(self) -> Path:
         """The newest checkpoint, which the same command goes on from."""
         return self.path / "last.pt"
@@ -35,6 +54,27 @@ class RunFolder:
     def best(self) -> Path:
         """The checkpoint with the lowest validation error."""
         return self.path / "best.pt"
+
+    def write_origin(self, origin: Origin) -> None:
+        """Note where the run is started."""
+        write_bytes(self.origin, json_bytes(asdict(origin)))
+
+    def read_origin(self) -> Origin | None:
+        """Where the run was started last; None of a run of before this was noted.
+
+        Raises:
+            FormatError: the file is damaged.
+        """
+        if not self.origin.exists():
+            return None
+        value = read_json(self.origin, "the notes of the run")
+        try:
+            origin = Origin(**{**value, "devices": tuple(map(str, value["devices"]))})
+        except (KeyError, TypeError) as exc:
+            raise FormatError(f"{self.origin}: malformed: {exc}") from exc
+        if not isinstance(origin.dataset, str) or not isinstance(origin.fingerprint, str):
+            raise FormatError(f"{self.origin}: malformed: dataset and fingerprint are texts")
+        return origin
 
 
 @contextmanager

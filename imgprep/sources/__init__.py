@@ -12,8 +12,10 @@ from imgprep.errors import SourceError
 from imgprep.labels import LabelMap
 from imgprep.manifest import SourceScan, SplitManifest
 from imgprep.sources import archives, folders
-from imgprep.sources.collect import Block, Findings, Progress, assemble
+from imgprep.sources.collect import Block, Findings, Pace, Progress, assemble
 from imgprep.sources.detect import DETECTORS, Candidate, choose
+from imgprep.sources.spread import scan_spread
+from imgprep.sources.tree import Tree, open_tree
 from imgprep.sources.truth import Truth, label_flat_val, read_truth, why_not_val
 
 __all__ = ["LAYOUTS", "scan_source"]
@@ -27,7 +29,7 @@ Labelled = list[tuple[str, Block]]
 
 
 def scan_source(
-    root: Path,
+    location: str | Path,
     layout: str | None = None,
     *,
     progress: Progress | None = None,
@@ -36,21 +38,25 @@ def scan_source(
     """Find every image of a source and its label.
 
     Args:
-        root: the folder of the archives, of the class folders, or of Kaggle's tree.
+        location: the folder (a path or a URL) of the archives, of the class folders, or of
+            Kaggle's tree.
         layout: one of :data:`LAYOUTS`, or None to recognise it.
         progress: called now and then with the number of images found so far in a split.
-        threads: threads that list containers; None decides by how slow the disk answers. The
-            result does not depend on it.
+        threads: threads that list containers; None decides by how slow the disk answers, or
+            takes many for a URL. The result does not depend on it.
 
     Raises:
         UsageError: the layout is not recognised, or more than one fits.
         SourceError: the source cannot be labelled, or an archive cannot be opened.
+        UnreachableError: the store refuses, or does not answer.
     """
-    candidate = choose(root, layout)
+    tree = open_tree(location)
+    candidate = choose(tree, layout)
     findings = Findings()
     truth = read_truth(candidate.near)
-    train = _scan_train(root, candidate, findings, threads, progress)
-    val_by_class, val_flat = _scan_val(root, candidate, findings, threads, progress)
+    pace = Pace(threads or tree.threads, progress, tree.stop)
+    train = _scan_train(tree, candidate, findings, pace)
+    val_by_class, val_flat = _scan_val(tree, candidate, findings, pace)
     if val_flat is not None and not truth.val_classes:
         raise SourceError(
             f"{val_flat.container} cannot be labelled: it is flat, and neither the devkit "
@@ -71,7 +77,7 @@ def scan_source(
     return SourceScan(
         layout=candidate.layout,
         evidence=(*candidate.evidence, *truth.evidence),
-        root=root,
+        root=tree.location,
         labels=labels,
         splits=splits,
         problems=tuple(findings.problems),
@@ -81,48 +87,40 @@ def scan_source(
 
 
 def _scan_train(
-    root: Path,
-    candidate: Candidate,
-    findings: Findings,
-    threads: int | None,
-    progress: Progress | None,
+    tree: Tree, candidate: Candidate, findings: Findings, pace: Pace
 ) -> Labelled | None:
-    if candidate.train_tar:
-        parts = archives.class_tars_in(root, candidate.train_tar, findings)
-        found = archives.scan_class_tars(parts, threads, progress)
+    if candidate.train_tar is not None:
+        parts = archives.class_tars_in(tree, candidate.train_tar, findings)
+        found = scan_spread(tree, parts, pace)
     elif candidate.class_tars:
-        parts = archives.class_tars_beside(root, candidate.class_tars)
-        found = archives.scan_class_tars(parts, threads, progress)
-    elif candidate.train_folder:
-        inside = folders.class_folders_in(root, candidate.train_folder, findings)
-        found = folders.scan_class_folders(inside, threads, progress)
+        parts = archives.class_tars_beside(candidate.class_tars)
+        found = scan_spread(tree, parts, pace)
+    elif candidate.train_folder is not None:
+        inside = folders.class_folders_in(tree, candidate.train_folder, findings)
+        found = folders.scan_class_folders(tree, inside, pace)
     else:
         return None
     return _gather(found, findings)
 
 
 def _scan_val(
-    root: Path,
-    candidate: Candidate,
-    findings: Findings,
-    threads: int | None,
-    progress: Progress | None,
+    tree: Tree, candidate: Candidate, findings: Findings, pace: Pace
 ) -> tuple[Labelled | None, Block | None]:
     """(val by class, None) or (None, flat val) or (None, None)."""
-    if candidate.val_tar:
-        flat = archives.scan_tar(archives.val_part(root, candidate.val_tar), why_not_val)
-    elif candidate.val_folder:
+    if candidate.val_tar is not None:
+        flat = archives.scan_tar(tree, archives.whole(candidate.val_tar), why_not_val)
+    elif candidate.val_folder is not None:
         inside_findings = Findings()
-        inside = folders.class_folders_in(root, candidate.val_folder, inside_findings)
+        inside = folders.class_folders_in(tree, candidate.val_folder, inside_findings)
         if inside:
             findings.merge(inside_findings)
-            return _gather(folders.scan_class_folders(inside, threads, progress), findings), None
-        flat = folders.scan_folder(folders.image_folder(root, candidate.val_folder), why_not_val)
+            return _gather(folders.scan_class_folders(tree, inside, pace), findings), None
+        flat = folders.scan_folder(tree, candidate.val_folder, why_not_val)
     else:
         return None, None
     findings.merge(flat.findings)
-    if progress:
-        progress(len(flat))
+    if pace.progress:
+        pace.progress(len(flat))
     return None, flat
 
 

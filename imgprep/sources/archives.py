@@ -3,51 +3,47 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from imgprep.errors import SourceError
+from imgprep.errors import SourceError, UnreachableError
 from imgprep.sources.collect import (
     Accepts,
     Block,
     BlockBuilder,
     Findings,
-    Progress,
+    Pace,
     is_clutter,
     join,
     scan_each,
 )
-from imgprep.sources.tarwalk import walk
+from imgprep.sources.lanes import walk_in_lanes
+from imgprep.sources.tarwalk import Entry, walk
+from imgprep.sources.tree import Ranges, Tree
 
 
 @dataclass(frozen=True, slots=True)
-class _TarPart:
-    """A tar that lies in bytes ``start`` to ``end`` of a file."""
+class TarPart:
+    """A tar that lies in bytes ``start`` to ``end`` of a file; ``end`` is None for its end."""
 
-    file: Path
     path: str
-    """``file`` relative to the source."""
     container: str
-    start: int
-    end: int
-    mtime_ns: int
+    start: int = 0
+    end: int | None = None
 
 
-def class_tars_in(root: Path, outer: Path, findings: Findings) -> dict[str, _TarPart]:
+def class_tars_in(tree: Tree, outer: str, findings: Findings) -> dict[str, TarPart]:
     """Where each class tar lies in the tar of tars, by class; faults go to ``findings``.
 
     Raises:
         SourceError: the file cannot be opened.
     """
-    parts: dict[str, _TarPart] = {}
-    path = os.path.relpath(outer, root)
-    with _opened(outer) as fd:
-        stat = os.fstat(fd)
-        for entry in walk(fd, 0, stat.st_size):
+    parts: dict[str, TarPart] = {}
+    with _opened(tree, outer) as file:
+        for entry in walk(file, 0, file.size_bytes):
             base = entry.name.rpartition(b"/")[2]
-            where = join(path, entry.name, ":")
+            where = join(outer, entry.name, ":")
             # A class tar that is cut still holds whole images; its own walk reports the cut.
             cut = entry.problem == "cut-short" and base.endswith(b".tar")
             name = os.fsdecode(base.removesuffix(b".tar"))
@@ -63,68 +59,71 @@ def class_tars_in(root: Path, outer: Path, findings: Findings) -> dict[str, _Tar
                 cause = "the class was there before; the first tar is used"
                 findings.report("duplicate-name", where, cause)
             else:
-                end = min(entry.offset + entry.size_bytes, stat.st_size)
-                parts[name] = _TarPart(outer, path, where, entry.offset, end, stat.st_mtime_ns)
+                end = min(entry.offset + entry.size_bytes, file.size_bytes)
+                parts[name] = TarPart(outer, where, entry.offset, end)
     return parts
 
 
-def class_tars_beside(root: Path, files: tuple[Path, ...]) -> dict[str, _TarPart]:
+def class_tars_beside(files: tuple[str, ...]) -> dict[str, TarPart]:
     """The class tars of an unpacked outer tar, by class."""
-    return {file.name.removesuffix(".tar"): _whole(root, file) for file in files}
+    return {path.rpartition("/")[2].removesuffix(".tar"): whole(path) for path in files}
+
+
+def whole(path: str) -> TarPart:
+    """A tar in a file of its own."""
+    return TarPart(path, path)
 
 
 def scan_class_tars(
-    parts: dict[str, _TarPart], threads: int | None, progress: Progress | None
+    tree: Tree, parts: dict[str, TarPart], pace: Pace
 ) -> Iterator[tuple[str, Block]]:
     """Scan class tars, in lexicographic order of their classes."""
     names = sorted(parts, key=os.fsencode)
+    lanes = (tree.threads or 1) // max(1, len(parts))
     with ExitStack() as stack:
-        # One descriptor for the outer tar; class tars in files of their own open one by one.
-        files = {part.file for part in parts.values()}
-        if len(files) == 1:
-            fd = stack.enter_context(_opened(files.pop()))
-            blocks = scan_each(lambda name: _scan_part(fd, parts[name]), names, threads, progress)
+        # The outer tar is opened once; class tars in files of their own are, one by one.
+        paths = {part.path for part in parts.values()}
+        if len(paths) == 1:
+            file = stack.enter_context(_opened(tree, paths.pop()))
+            blocks = scan_each(lambda name: _scan_part(file, parts[name], lanes), names, pace)
         else:
-            blocks = scan_each(lambda name: _scan_alone(parts[name]), names, threads, progress)
+            blocks = scan_each(lambda name: _scan_alone(tree, parts[name], lanes), names, pace)
         yield from zip(names, blocks, strict=True)
 
 
-def val_part(root: Path, file: Path) -> _TarPart:
-    """The flat validation tar as a whole."""
-    return _whole(root, file)
-
-
-def scan_tar(part: _TarPart, accepts: Accepts | None = None) -> Block:
+def scan_tar(
+    tree: Tree, part: TarPart, accepts: Accepts | None = None, lanes: int | None = None
+) -> Block:
     """Scan one tar of images; ``accepts`` as in :class:`BlockBuilder`.
 
     Raises:
         SourceError: the file cannot be opened.
     """
-    with _opened(part.file) as fd:
-        return _scan_part(fd, part, accepts)
+    with _opened(tree, part.path) as file:
+        return _scan_part(file, part, tree.threads or 1 if lanes is None else lanes, accepts)
 
 
-def _scan_alone(part: _TarPart) -> Block:
+def _scan_alone(tree: Tree, part: TarPart, lanes: int) -> Block:
     """One class tar of an unpacked outer tar; if it cannot be read, the others still can."""
     try:
-        return scan_tar(part)
+        return scan_tar(tree, part, lanes=lanes)
+    except UnreachableError:
+        raise
     except SourceError as exc:
         builder = BlockBuilder(part.container, part.path, ":")
         builder.reject("unreadable-file", b"", str(exc.__cause__ or exc))
         return builder.finish()
 
 
-def _whole(root: Path, file: Path) -> _TarPart:
-    path = os.path.relpath(file, root)
-    stat = file.stat()
-    return _TarPart(file, path, path, 0, stat.st_size, stat.st_mtime_ns)
-
-
-def _scan_part(fd: int, part: _TarPart, accepts: Accepts | None = None) -> Block:
+def _scan_part(file: Ranges, part: TarPart, lanes: int, accepts: Accepts | None = None) -> Block:
     builder = BlockBuilder(part.container, part.path, ":", accepts)
-    for entry in walk(fd, part.start, part.end):
+    end = file.size_bytes if part.end is None else part.end
+    entries: Iterable[Entry] = (
+        walk_in_lanes(file, part.start, end, lanes) if lanes > 1 else walk(file, part.start, end)
+    )
+    for entry in entries:
         if not entry.problem:
-            builder.add(entry.name, entry.offset, entry.size_bytes, part.mtime_ns)
+            builder.add(entry.name, entry.offset, entry.size_bytes, file.mtime_ns)
         elif entry.problem == "directory":
             builder.findings.oddities["directory entries in tars, ignored"] += 1
         else:
@@ -133,14 +132,9 @@ def _scan_part(fd: int, part: _TarPart, accepts: Accepts | None = None) -> Block
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(tree: Tree, path: str) -> Iterator[Ranges]:
     try:
-        fd = os.open(path, os.O_RDONLY)
+        with tree.open(path) as file:
+            yield file
     except OSError as exc:
-        raise SourceError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    try:
-        yield fd
-    except OSError as exc:
-        raise SourceError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    finally:
-        os.close(fd)
+        raise SourceError(f"{tree.where(path)} cannot be read: {exc.strerror or exc}") from exc

@@ -191,19 +191,25 @@ def assemble(
     )
 
 
-def scan_each(
-    scan: Callable[[Item], Block],
-    items: Sequence[Item],
-    threads: int | None,
-    progress: Progress | None,
-) -> Iterator[Block]:
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How containers are scanned; the result does not depend on it."""
+
+    threads: int | None
+    """None: the first containers are timed to tell whether threads would wait or compute."""
+    progress: Progress | None
+    stop: Callable[[], None]
+    """Makes what still runs in other threads fail soon, once one of them has failed."""
+
+
+def scan_each(scan: Callable[[Item], Block], items: Sequence[Item], pace: Pace) -> Iterator[Block]:
     """Scan containers and yield their blocks in the order of ``items``.
 
     A scan of cached headers is bound by Python and faster in one thread; on a cold disk or over
-    a network it waits, and many can wait at once. With ``threads`` None the first containers
-    are timed to tell the two apart. The result is the same.
+    a network it waits, and many can wait at once.
     """
     total = 0
+    threads = pace.threads
     began = time.perf_counter()
     alone = len(items) if threads == 1 else 2 if threads is None else 0
     pool = ThreadPoolExecutor(threads or SCAN_THREADS, "imgprep-scan")
@@ -217,8 +223,11 @@ def scan_each(
                 pending = pool.map(scan, rest) if threaded else map(scan, rest)
             block = next(pending)
             total += len(block)
-            if progress:
-                progress(total)
+            if pace.progress:
+                pace.progress(total)
             yield block
+    except BaseException:
+        pace.stop()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)

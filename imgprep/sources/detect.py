@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 from imgprep.errors import UsageError
 from imgprep.sources.collect import is_clutter
+from imgprep.sources.tree import Named, Tree, under
 from imgprep.sources.truth import DEVKIT_NAME
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
@@ -20,42 +21,46 @@ IMAGE_SUFFIXES = frozenset(
 )
 VAL_FOLDERS = ("val", "validation")
 NOT_CLASSES = frozenset({"train", "test", *VAL_FOLDERS})
-CLS_LOC = Path("ILSVRC/Data/CLS-LOC")
+CLS_LOC = "ILSVRC/Data/CLS-LOC"
+CLS_LOC_NAME = "CLS-LOC"
+LEVELS_ABOVE = 3
+"""The tables lie beside ``ILSVRC/``, three folders above ``CLS-LOC``."""
 ENTRIES_LOOKED_AT = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """One way to read a source. Exactly the paths of its layout are set."""
+    """One way to read a source. Exactly the paths of its layout are set; all are in the tree."""
 
     layout: str
     evidence: tuple[str, ...]
-    train_tar: Path | None = None
-    class_tars: tuple[Path, ...] = ()
-    val_tar: Path | None = None
-    train_folder: Path | None = None
-    val_folder: Path | None = None
-    near: tuple[Path, ...] = ()
+    train_tar: str | None = None
+    class_tars: tuple[str, ...] = ()
+    val_tar: str | None = None
+    train_folder: str | None = None
+    val_folder: str | None = None
+    near: tuple[Tree, ...] = ()
     """Where the devkit and other tables may lie."""
 
 
-def choose(root: Path, layout: str | None) -> Candidate:
-    """The one way to read ``root``, or the way that ``layout`` forces.
+def choose(tree: Tree, layout: str | None) -> Candidate:
+    """The one way to read a source, or the way that ``layout`` forces.
 
     Raises:
-        UsageError: ``root`` is no folder, or no layout or more than one fits.
+        UsageError: the root is no folder, or no layout or more than one fits.
     """
     if layout is not None and layout not in DETECTORS:
         raise UsageError(f"layout {layout!r} is none of {', '.join(DETECTORS)}")
-    _require_folder(root)
+    tree.check()
+    root = tree.where()
     if layout is not None:
-        forced = DETECTORS[layout](root)
+        forced = DETECTORS[layout](tree)
         if forced is None:
             raise UsageError(f"{root} is not of layout {layout}: {EXPECTED[layout]}")
         return forced
-    found = [one for detector in DETECTORS.values() if (one := detector(root)) is not None]
+    found = [one for detector in DETECTORS.values() if (one := detector(tree)) is not None]
     kinds = {one.layout for one in found}
-    if kinds == {"class-folders", "kaggle"} and _is_cls_loc(root):
+    if kinds == {"class-folders", "kaggle"} and _is_cls_loc(tree):
         # CLS-LOC is also a folder with train/ and val/; the name says which of the two.
         found = [one for one in found if one.layout == "kaggle"]
     if len(found) == 1:
@@ -65,7 +70,7 @@ def choose(root: Path, layout: str | None) -> Candidate:
         raise UsageError(
             f"{root} can be read in more than one way; choose one:\n" + "\n".join(lines)
         )
-    names = sorted(os.listdir(root))  # noqa: PTH208 (names alone)
+    names = sorted(entry.name for entry in tree.entries())
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     expected = "\n".join(f"  {name}: {text}" for name, text in EXPECTED.items())
     raise UsageError(
@@ -74,156 +79,130 @@ def choose(root: Path, layout: str | None) -> Candidate:
     )
 
 
-def _require_folder(root: Path) -> None:
-    if root.is_file():
-        raise UsageError(f"{root} is a file; give the folder that it lies in: {root.parent}")
-    if not root.is_dir():
-        raise UsageError(f"{root} is not a folder")
-    try:
-        os.listdir(root)  # noqa: PTH208
-    except OSError as exc:
-        raise UsageError(f"{root} cannot be read: {exc.strerror or exc}") from exc
-
-
-def _archives(root: Path) -> Candidate | None:
-    train_tar, val_tar = root / TRAIN_TAR, root / VAL_TAR
-    evidence = [_found_file(path) for path in (train_tar, val_tar) if path.is_file()]
-    class_tars: tuple[Path, ...] = ()
-    if not train_tar.is_file():
-        for folder in (root, root / "train", root / TRAIN_TAR.removesuffix(".tar")):
-            tars = [path for path in _files(folder) if CLASS_TAR.match(path.name)]
+def _archives(tree: Tree) -> Candidate | None:
+    has_train, has_val = tree.is_file(TRAIN_TAR), tree.is_file(VAL_TAR)
+    evidence = [
+        f"found {name} ({readable_bytes(tree.size_bytes(name))})"
+        for name, there in ((TRAIN_TAR, has_train), (VAL_TAR, has_val))
+        if there
+    ]
+    class_tars: tuple[str, ...] = ()
+    if not has_train:
+        for folder in ("", "train", TRAIN_TAR.removesuffix(".tar")):
+            tars = [name for name in _files(tree, folder) if CLASS_TAR.match(name)]
             if tars:
-                class_tars = tuple(sorted(tars))
-                evidence.append(f"found {len(tars)} class tars such as {tars[0].name}")
+                class_tars = tuple(under(folder, name) for name in tars)
+                evidence.append(f"found {len(tars)} class tars such as {tars[0]}")
                 break
     if not evidence:
         return None
     return Candidate(
         layout="archives",
         evidence=tuple(evidence),
-        train_tar=train_tar if train_tar.is_file() else None,
+        train_tar=TRAIN_TAR if has_train else None,
         class_tars=class_tars,
-        val_tar=val_tar if val_tar.is_file() else None,
-        near=(root,),
+        val_tar=VAL_TAR if has_val else None,
+        near=(tree,),
     )
 
 
-def _class_folders(root: Path) -> Candidate | None:
-    return _split_folders(root, "class-folders", (root,)) or _single_folder(root)
+def _class_folders(tree: Tree) -> Candidate | None:
+    return _split_folders(tree, "", "class-folders", (tree,)) or _single_folder(tree)
 
 
-def _split_folders(root: Path, layout: str, near: tuple[Path, ...]) -> Candidate | None:
+def _split_folders(tree: Tree, base: str, layout: str, near: Sequence[Tree]) -> Candidate | None:
     """``train/`` with class folders, ``val/`` or ``validation/`` with class folders or images."""
-    train = root / "train"
-    vals = [root / name for name in VAL_FOLDERS if (root / name).is_dir()]
+    train = under(base, "train")
+    vals = [path for name in VAL_FOLDERS if tree.is_folder(path := under(base, name))]
     if len(vals) > 1:
-        raise UsageError(f"{root} has both {' and '.join(VAL_FOLDERS)}; rename one of them")
-    val = vals[0] if vals and (_folders(vals[0]) or _holds_images(vals[0])) else None
-    classes = _folders(train)
+        where = tree.where(base)
+        raise UsageError(f"{where} has both {' and '.join(VAL_FOLDERS)}; rename one of them")
+    val = vals[0] if vals and (_folders(tree, vals[0]) or _holds_images(tree, vals[0])) else None
+    classes = _folders(tree, train)
     if not classes and not val:
         return None
     evidence = []
     if classes:
-        evidence.append(f"found {_at(root, train)}/ with {_count(classes)} class folders")
+        evidence.append(f"found train/ with {len(classes)} class folders")
     if val:
-        inside = _folders(val)
-        what = f"{_count(inside)} class folders" if inside else "images and no class folders"
-        evidence.append(f"found {_at(root, val)}/ with {what}")
+        inside = _folders(tree, val)
+        what = f"{len(inside)} class folders" if inside else "images and no class folders"
+        evidence.append(f"found {val.rpartition('/')[2]}/ with {what}")
     return Candidate(
         layout=layout,
         evidence=tuple(evidence),
         train_folder=train if classes else None,
         val_folder=val,
-        near=near,
+        near=tuple(near),
     )
 
 
-def _single_folder(root: Path) -> Candidate | None:
+def _single_folder(tree: Tree) -> Candidate | None:
     """A folder of class folders, taken as train."""
-    folders = _folders(root)
-    names = {path.name for path in folders}
+    names = _folders(tree, "")
     # A class may be called "train" (the vehicle); a folder beside "val" never is one.
-    if names & (NOT_CLASSES - {"train"}) or not names - NOT_CLASSES:
+    if set(names) & (NOT_CLASSES - {"train"}) or not set(names) - NOT_CLASSES:
         return None
-    with_images = next((path for path in folders if _holds_images(path)), None)
+    with_images = next((name for name in names if _holds_images(tree, name)), None)
     if with_images is None:
         return None
     return Candidate(
         layout="class-folders",
-        evidence=(f"found {_count(folders)} class folders such as {with_images.name}/",),
-        train_folder=root,
-        near=(root,),
+        evidence=(f"found {len(names)} class folders such as {with_images}/",),
+        train_folder="",
+        near=(tree,),
     )
 
 
-def _kaggle(root: Path) -> Candidate | None:
-    for base in (root / CLS_LOC, root / "Data/CLS-LOC", root / "CLS-LOC"):
-        if base.is_dir():
-            # The tables lie beside ILSVRC/, three folders above CLS-LOC.
-            found = _split_folders(base, "kaggle", (root, *list(base.absolute().parents)[:3]))
-            return _with_prefix(found, f"found {base.relative_to(root)}/") if found else None
-    if _is_cls_loc(root):
-        above = list(root.absolute().parents)[:3]
-        found = _split_folders(root, "kaggle", (root, *above))
-        return _with_prefix(found, "the folder is named CLS-LOC") if found else None
+def _kaggle(tree: Tree) -> Candidate | None:
+    for base in (CLS_LOC, "Data/CLS-LOC", CLS_LOC_NAME):
+        if tree.is_folder(base):
+            near = (tree, *tree.at(base).above(LEVELS_ABOVE))
+            found = _split_folders(tree, base, "kaggle", near)
+            return _with_prefix(found, f"found {base}/") if found else None
+    if _is_cls_loc(tree):
+        found = _split_folders(tree, "", "kaggle", (tree, *tree.above(LEVELS_ABOVE)))
+        return _with_prefix(found, f"the folder is named {CLS_LOC_NAME}") if found else None
     return None
 
 
 def _with_prefix(found: Candidate, sentence: str) -> Candidate:
-    return Candidate(
-        layout=found.layout,
-        evidence=(sentence, *found.evidence),
-        train_folder=found.train_folder,
-        val_folder=found.val_folder,
-        near=found.near,
-    )
+    return replace(found, evidence=(sentence, *found.evidence))
 
 
-def _is_cls_loc(root: Path) -> bool:
-    return root.absolute().name == CLS_LOC.name or root.resolve().name == CLS_LOC.name
+def _is_cls_loc(tree: Tree) -> bool:
+    return CLS_LOC_NAME in tree.called
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _entries(tree: Tree, folder: str) -> Iterator[Named]:
     try:
-        with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not is_clutter(os.fsencode(entry.name)))
+        yield from (one for one in tree.entries(folder) if not is_clutter(os.fsencode(one.name)))
     except OSError:
         return  # what cannot be listed is no evidence; the scan itself reports it
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Sub-folders that may be classes, sorted."""
+def _folders(tree: Tree, folder: str) -> list[str]:
+    """Names of sub-folders that may be classes, sorted."""
     return sorted(
-        Path(entry.path)
-        for entry in _entries(folder)
-        if entry.is_dir() and not entry.name.startswith(DEVKIT_NAME)
+        name
+        for name, kind in _entries(tree, folder)
+        if kind == "folder" and not name.startswith(DEVKIT_NAME)
     )
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_file())
+def _files(tree: Tree, folder: str) -> list[str]:
+    """Names of files, sorted."""
+    return sorted(name for name, kind in _entries(tree, folder) if kind == "file")
 
 
-def _holds_images(folder: Path) -> bool:
+def _holds_images(tree: Tree, folder: str) -> bool:
     """Whether the first entries of a folder include one that is named as an image."""
-    for looked_at, entry in enumerate(_entries(folder)):
-        if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not entry.is_dir():
+    for looked_at, (name, kind) in enumerate(_entries(tree, folder)):
+        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and kind != "folder":
             return True
         if looked_at >= ENTRIES_LOOKED_AT:
             break
     return False
-
-
-def _at(root: Path, path: Path) -> str:
-    return str(path.relative_to(root))
-
-
-def _count(found: list[Path]) -> str:
-    return str(len(found))
-
-
-def _found_file(path: Path) -> str:
-    return f"found {path.name} ({readable_bytes(path.stat().st_size)})"
 
 
 def readable_bytes(size_bytes: int) -> str:
@@ -236,7 +215,7 @@ def readable_bytes(size_bytes: int) -> str:
     return f"{value:.1f} TiB"
 
 
-DETECTORS: dict[str, Callable[[Path], Candidate | None]] = {
+DETECTORS: dict[str, Callable[[Tree], Candidate | None]] = {
     "archives": _archives,
     "class-folders": _class_folders,
     "kaggle": _kaggle,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import io
 import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from imgprep.errors import SourceError
 from imgprep.labels import LabelMap
 from imgprep.sources.collect import Block
+from imgprep.sources.tree import Tree, under
 from imgprep.sources.truth_files import (
     parse_devkit_meta,
     parse_ground_truth,
@@ -26,7 +26,7 @@ from imgprep.sources.truth_files import (
 
 DEVKIT_NAME = "ILSVRC2012_devkit_t12"
 DEVKIT_ARCHIVES = (f"{DEVKIT_NAME}.tar.gz", f"{DEVKIT_NAME}.tgz", f"{DEVKIT_NAME}.tar")
-DEVKIT_FOLDERS = (DEVKIT_NAME, f"{DEVKIT_NAME}/{DEVKIT_NAME}", "devkit", ".")
+DEVKIT_FOLDERS = (DEVKIT_NAME, f"{DEVKIT_NAME}/{DEVKIT_NAME}", "devkit", "")
 META_NAME = "meta.mat"
 GROUND_TRUTH_NAME = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE_SOLUTION_NAME = "LOC_val_solution.csv"
@@ -50,7 +50,7 @@ class Truth:
     val_from: str = ""
 
 
-def read_truth(places: Sequence[Path]) -> Truth:
+def read_truth(places: Sequence[Tree]) -> Truth:
     """Read what lies in ``places``: the first devkit, and the first of each table.
 
     Devkit and Kaggle's table must agree where both are there.
@@ -64,12 +64,13 @@ def read_truth(places: Sequence[Path]) -> Truth:
     ids: dict[str, int] = {}
     words: dict[str, str] = {}
     val_classes: dict[int, str] = {}
-    words_path = _first(places, WORDS_NAMES)
-    if words_path:
-        words = parse_synset_words(_read(words_path), str(words_path))
-        evidence.append(f"found {words_path.name} ({len(words)} classes)")
-        if words_path.name == WORDS_NAMES[0]:
-            classes, classes_from = tuple(words), words_path.name
+    words_at = _first(places, WORDS_NAMES)
+    if words_at:
+        tree, name = words_at
+        words = parse_synset_words(_read(tree, name), tree.where(name))
+        evidence.append(f"found {name} ({len(words)} classes)")
+        if name == WORDS_NAMES[0]:
+            classes, classes_from = tuple(words), name
     devkit = _find_devkit(places)
     if devkit:
         where, meta, ground_truth = devkit
@@ -81,16 +82,17 @@ def read_truth(places: Sequence[Path]) -> Truth:
         val_classes = _devkit_val(ids, ground_truth, f"{where}: {GROUND_TRUTH_NAME}")
         val_from = where if val_classes else ""
         evidence.append(f"found {where} ({len(ids)} classes, {len(val_classes)} val labels)")
-    solution_path = _first(places, (KAGGLE_SOLUTION_NAME,))
-    if solution_path:
-        solution = parse_kaggle_solution(_read(solution_path), str(solution_path))
-        evidence.append(f"found {solution_path.name} ({len(solution)} val labels)")
+    solution_at = _first(places, (KAGGLE_SOLUTION_NAME,))
+    if solution_at:
+        tree, name = solution_at
+        solution = parse_kaggle_solution(_read(tree, name), tree.where(name))
+        evidence.append(f"found {name} ({len(solution)} val labels)")
         if val_classes and val_classes != solution:
             raise SourceError(
-                f"{val_from} and {solution_path} label the validation images differently; "
+                f"{val_from} and {tree.where(name)} label the validation images differently; "
                 "take away the one that is wrong"
             )
-        val_classes, val_from = solution, val_from or solution_path.name
+        val_classes, val_from = solution, val_from or name
     return Truth(
         evidence=tuple(evidence),
         classes=classes,
@@ -156,56 +158,55 @@ def _devkit_val(ids: Mapping[str, int], ground_truth: bytes | None, where: str) 
     return {number: names[devkit_id] for number, devkit_id in enumerate(found, 1)}
 
 
-def _first(places: Sequence[Path], names: Sequence[str]) -> Path | None:
-    candidates = (place / name for place in places for name in names)
-    return next((path for path in candidates if path.is_file()), None)
+def _first(places: Sequence[Tree], names: Sequence[str]) -> tuple[Tree, str] | None:
+    candidates = ((tree, name) for tree in places for name in names)
+    return next(((tree, name) for tree, name in candidates if tree.is_file(name)), None)
 
 
-def _read(path: Path) -> bytes:
+def _read(tree: Tree, path: str, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
+    where = tree.where(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = tree.read(path, limit_bytes + 1)
     except OSError as exc:
-        raise SourceError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    if len(data) > MAX_FILE_BYTES:
-        raise SourceError(f"{path} is larger than {MAX_FILE_BYTES} bytes; is it the right file?")
+        raise SourceError(f"{where} cannot be read: {exc.strerror or exc}") from exc
+    if len(data) > limit_bytes:
+        raise SourceError(f"{where} is larger than {limit_bytes} bytes; is it the right file?")
     return data
 
 
-def _find_devkit(places: Sequence[Path]) -> tuple[str, bytes, bytes | None] | None:
+def _find_devkit(places: Sequence[Tree]) -> tuple[str, bytes, bytes | None] | None:
     """(where, meta.mat, ground truth) of the first devkit, unpacked or as an archive."""
     archive = _first(places, DEVKIT_ARCHIVES)
     if archive:
-        files = _read_devkit_archive(archive)
+        tree, name = archive
+        files = _read_devkit_archive(_read(tree, name, MAX_DEVKIT_BYTES), tree.where(name))
         if META_NAME not in files:
-            raise SourceError(f"{archive} holds no {META_NAME}; get it again")
-        return archive.name, files[META_NAME], files.get(GROUND_TRUTH_NAME)
-    for place in places:
+            raise SourceError(f"{tree.where(name)} holds no {META_NAME}; get it again")
+        return name, files[META_NAME], files.get(GROUND_TRUTH_NAME)
+    for tree in places:
         for folder in DEVKIT_FOLDERS:
-            for base in (place / folder / "data", place / folder):
-                meta, ground_truth = base / META_NAME, base / GROUND_TRUTH_NAME
-                if meta.is_file():
-                    known = _read(ground_truth) if ground_truth.is_file() else None
-                    return os.path.relpath(base, place), _read(meta), known
+            for base in (under(folder, "data"), folder):
+                meta, ground_truth = under(base, META_NAME), under(base, GROUND_TRUTH_NAME)
+                if tree.is_file(meta):
+                    known = _read(tree, ground_truth) if tree.is_file(ground_truth) else None
+                    return base or ".", _read(tree, meta), known
     return None
 
 
-def _read_devkit_archive(path: Path) -> dict[str, bytes]:
+def _read_devkit_archive(data: bytes, where: str) -> dict[str, bytes]:
     """The two files that matter, by bare name; bounded, as a compressed file may be a bomb."""
     found: dict[str, bytes] = {}
     unpacked_bytes = 0
     try:
-        with tarfile.open(path, "r:*") as archive:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
             for member in archive:
                 unpacked_bytes += member.size
                 if unpacked_bytes > MAX_DEVKIT_BYTES:
-                    raise SourceError(f"{path} unpacks to too much; is it the right file?")
+                    raise SourceError(f"{where} unpacks to too much; is it the right file?")
                 name = member.name.rpartition("/")[2]
                 if name in (META_NAME, GROUND_TRUTH_NAME) and member.isreg():
                     content = archive.extractfile(member)
                     found.setdefault(name, content.read() if content else b"")
-    except OSError as exc:
-        raise SourceError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    except (tarfile.TarError, EOFError, zlib.error, ValueError) as exc:
-        raise SourceError(f"{path} is not a readable devkit archive: {exc}; get it again") from exc
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, OSError) as exc:
+        raise SourceError(f"{where} is not a readable devkit archive: {exc}; get it again") from exc
     return found

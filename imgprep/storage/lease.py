@@ -27,6 +27,8 @@ from imgprep.errors import BusyError
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 90.0
 """Without renewal for so long, the holder is taken for dead."""
+RELEASE_SECONDS = 5.0
+"""A store that does not answer must not keep a build from ending: its lease becomes stale."""
 
 
 class Objects(Protocol):
@@ -60,7 +62,7 @@ class Lease:
         self._renew_seconds, self._stale_seconds = renew_seconds, stale_seconds
         self._began = time.time()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self.token = token or secrets.token_hex(16)
 
     def __enter__(self) -> Lease:
@@ -70,10 +72,7 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(self._renew_seconds)
-        with suppress(OSError):
-            if (self._found() or {}).get("token") == self.token:
-                self._store.remove(self._name)
+        self._thread.join(RELEASE_SECONDS)
 
     def check(self) -> None:
         """Whether it is still ours.
@@ -135,12 +134,17 @@ class Lease:
         }
         return json.dumps(value).encode()
 
-    def _renew(self) -> None:
-        while not self._ended.wait(self._renew_seconds):
-            with suppress(OSError):  # the next one may get through
+    def _keep(self) -> None:
+        """Renew the lease until the block ends, then remove it; leave alone what is another's."""
+        ended = False
+        while not ended:
+            ended = self._ended.wait(self._renew_seconds)
+            with suppress(OSError):  # the next renewal may get through
                 if (self._found() or {}).get("token") != self.token:
                     return
-                if not self._ended.is_set():
+                if ended:
+                    self._store.remove(self._name)
+                else:
                     self._store.write(self._name, self._content())
 
 

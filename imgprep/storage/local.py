@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imgprep.atomic import PartialFile, remove_partials, write_bytes
+from imgprep.atomic import PartialFile, is_partial, remove_partials, write_bytes
 from imgprep.errors import BusyError
 
 LOCK_SECONDS = 3.0
@@ -41,7 +41,7 @@ class LocalStore:
         return str(self.folder / name)
 
     def entries(self, folder: str = "") -> dict[str, int | None]:
-        """Size by name of files, None for folders; other things are left out."""
+        """Size by name of files, None for folders; what is half-written is left out."""
         try:
             with os.scandir(self.folder / folder) as listing:
                 found = sorted(listing, key=lambda entry: entry.name)
@@ -50,14 +50,18 @@ class LocalStore:
         return {
             entry.name: entry.stat().st_size if entry.is_file() else None
             for entry in found
-            if entry.is_file() or entry.is_dir()
+            if entry.is_dir() or (entry.is_file() and not is_partial(entry.name))
         }
 
     def names(self, folder: str = "") -> list[str]:
         """Names of the files directly in ``folder``, sorted."""
         try:
             with os.scandir(self.folder / folder) as listing:
-                return sorted(entry.name for entry in listing if entry.is_file())
+                return sorted(
+                    entry.name
+                    for entry in listing
+                    if entry.is_file() and not is_partial(entry.name)
+                )
         except FileNotFoundError:
             return []
 

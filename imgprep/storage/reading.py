@@ -48,6 +48,8 @@ def store_words(exc: OSError) -> str:
     why = exc.strerror or str(exc)
     if isinstance(exc, PermissionError):
         return f"{why}: renew the credentials and run the same command again"
+    if isinstance(exc, FileNotFoundError):
+        return f"{why}: check the URL"
     return f"{why}: the store may be back later: run the same command again"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from imgprep.storage.lease import Lease
-from imgprep.storage.upload import PART_BYTES, S3, Uploader
+from imgprep.storage.upload import PART_BYTES, S3, SEND_SECONDS, Uploader
 from imgprep.storage.urls import attempt, file_system, scheme_of
 
 REQUESTS_AT_ONCE = 16
@@ -23,16 +23,18 @@ class RemoteStore:
     """Objects under a URL; see ``imgprep.storage.Store``.
 
     Files are made on the local disk (``TMPDIR``) and uploaded when they are whole; ``part_bytes``
-    is the length of the parts of a large one. An instance belongs to one process: what crosses to
-    another is its location.
+    is the length of the parts of a large one, ``send_seconds`` the patience with an upload. An
+    instance belongs to one process: what crosses to another is its location.
     """
 
     folder = None
 
-    def __init__(self, url: str, *, part_bytes: int = PART_BYTES) -> None:
+    def __init__(
+        self, url: str, *, part_bytes: int = PART_BYTES, send_seconds: float = SEND_SECONDS
+    ) -> None:
         self._url = url.rstrip("/") if not url.endswith("://") else url
         self._fs, self._root = file_system(url)
-        self._uploader = Uploader.to(self._fs, url, part_bytes)
+        self._uploader = Uploader(self._fs, scheme_of(url), part_bytes, send_seconds)
 
     @property
     def location(self) -> str:
@@ -96,8 +98,10 @@ class RemoteStore:
         def send() -> None:
             try:
                 self._fs.pipe_file(path, data, mode="create")
-            except (NotImplementedError, TypeError):
-                self._fs.pipe_file(path, data)
+            except (OSError, TypeError) as exc:
+                if isinstance(exc, OSError) and exc.errno != errno.ENOSYS:
+                    raise
+                self._fs.pipe_file(path, data)  # this store knows no conditions
 
         attempt(send)
 
@@ -148,16 +152,9 @@ class RemoteStore:
         Their parts cannot be seen, but they are paid for. Where this is not allowed, or not
         known, they stay.
         """
-        if folder or scheme_of(self._url) not in S3:
-            return
-        bucket, key, _ = self._fs.split_path(f"{self._root}/")
-        with suppress(OSError):
-            found = attempt(
-                lambda: self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key)
-            )
-            for begun in found.get("Uploads", []):
-                which = {"Bucket": bucket, "Key": begun["Key"], "UploadId": begun["UploadId"]}
-                attempt(partial(self._fs.call_s3, "abort_multipart_upload", **which))
+        if not folder:
+            with suppress(OSError):
+                attempt(lambda: self._uploader.abort_all(f"{self._root}/"))
 
     def free_bytes(self) -> None:
         """No limit that could be asked for."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgprep.storage.urls import attempt, scheme_of
+from imgprep.storage.urls import attempt
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -24,7 +24,12 @@ PART_BYTES = 8 << 20
 """Part of a multipart upload; a file of less than two parts goes in one request."""
 PARTS_AT_ONCE = 4
 """Parts on their way at a time: bounds the memory of an upload to 32 MiB."""
-READ_BYTES = 1 << 20
+SEND_SECONDS = 60.0
+SLOWEST_BYTES_PER_SECOND = 64 << 10
+"""An upload has so long, and longer by its size at this rate: then it hangs, and is begun again.
+
+Timeouts of the libraries do not cover a server that stops to listen.
+"""
 S3 = frozenset({"s3", "s3a"})
 IN_PARTS = S3 | {"gs", "gcs"}
 
@@ -54,16 +59,12 @@ def _pieces(path: Path, piece_bytes: int) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Uploader:
-    """Sends files to a file system of fsspec, and verifies them."""
+    """Sends files to a file system of fsspec, that of URLs of ``scheme``, and verifies them."""
 
     fs: AbstractFileSystem
     scheme: str
-    part_bytes: int
-
-    @classmethod
-    def to(cls, fs: AbstractFileSystem, url: str, part_bytes: int = PART_BYTES) -> Uploader:
-        """For the file system of a URL."""
-        return cls(fs, scheme_of(url), part_bytes)
+    part_bytes: int = PART_BYTES
+    send_seconds: float = SEND_SECONDS
 
     def put(self, path: Path, target: str) -> None:
         """Upload a file, in parts if it is large.
@@ -76,6 +77,7 @@ class Uploader:
             options["chunksize"] = self.part_bytes
         if self.scheme in S3:
             options["max_concurrency"] = PARTS_AT_ONCE
+        options |= self._timeout(path.stat().st_size)
         etag = s3_etag(path, self.part_bytes) if self.scheme in S3 else ""
 
         def send() -> None:
@@ -84,6 +86,9 @@ class Uploader:
             except FileNotFoundError as exc:
                 # Of an upload whose end was confirmed in an answer that got lost: send it again.
                 raise OSError(errno.EIO, str(exc)) from exc
+            except TimeoutError:
+                self.abort_all(target)
+                raise
             self._verify(target, path, etag)
 
         attempt(send)
@@ -93,13 +98,29 @@ class Uploader:
         etag = _md5(data).hexdigest()
 
         def send() -> None:
-            answer = self.fs.pipe_file(target, data)
+            answer = self.fs.pipe_file(target, data, **self._timeout(len(data)))
             if isinstance(answer, dict) and _etag(answer) == etag:
                 return
             if self.fs.cat_file(target) != data:
                 self._refuse(target)
 
         attempt(send)
+
+    def abort_all(self, beginning: str) -> None:
+        """Abort multipart uploads of objects whose path begins so, where S3 knows of them."""
+        if self.scheme not in S3:
+            return
+        bucket, prefix, _ = self.fs.split_path(beginning)
+        found = self.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+        for begun in found.get("Uploads", []):
+            which = {"Key": begun["Key"], "UploadId": begun["UploadId"]}
+            with suppress(FileNotFoundError):
+                self.fs.call_s3("abort_multipart_upload", Bucket=bucket, **which)
+
+    def _timeout(self, size_bytes: int) -> dict[str, float]:
+        if not self.fs.async_impl:
+            return {}
+        return {"timeout": self.send_seconds + size_bytes / SLOWEST_BYTES_PER_SECOND}
 
     def _verify(self, target: str, path: Path, etag: str) -> None:
         found: dict[str, Any] = self.fs.info(target)

@@ -28,6 +28,7 @@ S3_REQUESTS = {
     "connect_timeout": 10,
     "read_timeout": 20,
     "retries": {"mode": "standard", "total_max_attempts": 2},
+    "max_pool_connections": 64,
 }
 """botocore's own part: a server that says nothing for 20 s is asked again, once, at once.
 

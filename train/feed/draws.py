@@ -9,6 +9,7 @@ Suffixes: ``n`` position in the epoch order, ``yx`` row and column, ``rgb`` chan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -44,6 +45,17 @@ class EpochDraws:
         """Positions ``first`` to ``end`` (excluded), as views."""
         return EpochDraws(**{f.name: getattr(self, f.name)[first:end] for f in fields(self)})
 
+    def at(self, rows: NDArray[np.int64]) -> EpochDraws:
+        """The positions listed in ``rows``, in that order."""
+        return EpochDraws(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @classmethod
+    def joined(cls, parts: Sequence[EpochDraws]) -> EpochDraws:
+        """Parts one after the other."""
+        return cls(
+            **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)}
+        )
+
     @classmethod
     def still(cls, n: int, crop_yx: tuple[int, int]) -> EpochDraws:
         """No randomness: ``n`` images with the same crop."""
@@ -70,9 +82,22 @@ def lighting_columns(config: InputConfig, pca: RgbPca) -> NDArray[np.float64]:
     ``sqrt-eigenvalue``: standard deviations on 0-255 (2012 source, convdata_jpeg.py 65).
     ``eigenvalue``: the paper's words (4.1), with pixels on 0-1, and the shift scaled back by 255.
     """
+    return pca.eigenvectors * _multiplier(config, pca)
+
+
+def lighting_alphas(
+    config: InputConfig, pca: RgbPca, noise_rgb: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The alphas (n, 3) behind colour shifts (n, 3), as the paper calls them; 0 on a component
+    along which the training set does not vary."""
+    multiplier = _multiplier(config, pca)
+    along = noise_rgb.astype(np.float64) @ pca.eigenvectors
+    return np.divide(along, multiplier, out=np.zeros_like(along), where=multiplier > 0)
+
+
+def _multiplier(config: InputConfig, pca: RgbPca) -> NDArray[np.float64]:
     on_0_255 = config.lighting == "sqrt-eigenvalue"
-    multiplier = pca.stdevs if on_0_255 else pca.eigenvalues / LEVELS
-    return pca.eigenvectors * multiplier
+    return pca.stdevs if on_0_255 else pca.eigenvalues / LEVELS
 
 
 def epoch_draws(

@@ -69,6 +69,18 @@ class EvalBatch:
     """Indices of the records (n,)."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picked:
+    """Some records as an epoch shows them to the network."""
+
+    images: torch.Tensor
+    """(n, 3, crop, crop) of the type asked for."""
+    labels_n: torch.Tensor
+    """(n,) int64."""
+    draws: EpochDraws
+    """What happened to each."""
+
+
 class TrainLoader:
     """Augmented batches of the training split, in a new order each epoch."""
 
@@ -123,6 +135,27 @@ class TrainLoader:
                 first_row=job.first_row,
                 global_images=job.global_images,
             )
+
+    def pick(self, epoch: int, record_n: NDArray[np.int64]) -> Picked:
+        """These records, up to ``batch_images`` of them, as they come in ``epoch``: the same pixels
+        as in its batches, wherever in its order they lie. Ends an epoch under way.
+
+        Raises:
+            DataError: a record cannot be read or decoded; says which.
+        """
+        order = self.order(epoch)
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        job = Job(
+            record_n=record_n,
+            draws=self.draws(epoch).at(place[record_n]),
+            first_row=0,
+            global_images=len(record_n),
+        )
+        spec = self._specs[lighting_on(self._config, epoch)]
+        (pixels,) = self._feeder.run(spec, iter([job]))
+        record_stream([*pixels.images_v, pixels.labels_n])
+        return Picked(pixels.images_v[0], pixels.labels_n, job.draws)
 
     def close(self) -> None:
         """Stop the threads and close the shards."""
@@ -194,7 +227,11 @@ class EvalLoader:
         return len(self._reader)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        for pixels in self._feeder.run(self._spec, self._jobs()):
+        return self.pick(np.arange(self._first, self._end))
+
+    def pick(self, record_n: NDArray[np.int64]) -> Iterator[EvalBatch]:
+        """Batches of the records listed, in that order. One iteration at a time."""
+        for pixels in self._feeder.run(self._spec, self._jobs(record_n)):
             record_stream([*pixels.images_v, pixels.labels_n])
             yield EvalBatch(pixels.images_v, pixels.labels_n, pixels.job.record_n)
 
@@ -202,15 +239,15 @@ class EvalLoader:
         """Stop the threads and close the shards."""
         self._feeder.close()
 
-    def _jobs(self) -> Iterator[Job]:
+    def _jobs(self, record_n: NDArray[np.int64]) -> Iterator[Job]:
         if self._reader.is_remote:
-            self._reader.expect(np.arange(self._first, self._end))
+            self._reader.expect(record_n)
         low = (self._spec.size_px - self._spec.crop_px) // 2
-        for start in range(self._first, self._end, self._batch_images):
-            record_n = np.arange(start, min(start + self._batch_images, self._end))
+        for start in range(0, len(record_n), self._batch_images):
+            part = record_n[start : start + self._batch_images]
             yield Job(
-                record_n=record_n,
-                draws=EpochDraws.still(len(record_n), (low, low)),
+                record_n=part,
+                draws=EpochDraws.still(len(part), (low, low)),
                 first_row=start,
-                global_images=len(self._reader),
+                global_images=len(record_n),
             )

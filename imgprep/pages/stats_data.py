@@ -1,0 +1,146 @@
+"""What the page of a dataset's statistics shows: read from the dataset, nothing drawn yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.errors import FormatError
+from imgprep.format import LABELS, REPORT, sources_name
+from imgprep.index import DatasetIndex, load_index
+from imgprep.labels import LabelMap
+from imgprep.order import shuffled, stream_key
+from imgprep.pca import RgbPca, Solver
+from imgprep.preview import PreviewOptions, choose_records
+from imgprep.published import LEVELS
+from imgprep.stats import StatsReport, load_moments, stats_report
+from imgprep.storage import Location, Store
+from imgprep.storage.reading import load_json
+from imgprep.verify import read_source_labels
+
+Reading = Literal["source", "paper"]
+READINGS: tuple[Reading, ...] = ("source", "paper")
+NOISE_SD = 0.1
+"""Standard deviation of alpha (paper, section 4.1)."""
+STEPS = (-3, -2, -1, 0, 1, 2, 3)
+"""Multiples of the noise's standard deviation that are shown."""
+CLOUD_PIXELS = 1500
+SAMPLE = PreviewOptions(seed=0, classes=32, records=4)
+"""Records that the cloud and the photo are taken from."""
+SHARDS_READ = 2
+"""Shards that they are taken from: a shard of an object store is downloaded whole. The records of
+a shard are a random sample already."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Photo:
+    """A record that stands for all."""
+
+    key: str
+    label: int
+    pixels_hwc: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StatsData:
+    """All that the page shows."""
+
+    index: DatasetIndex
+    labels: LabelMap
+    report: StatsReport
+    mean_image_hwc: NDArray[np.uint8]
+    build: Mapping[str, Any]
+    """``report.json``."""
+    class_counts: Mapping[str, NDArray[np.int64]]
+    """Source images of each class, by split."""
+    cloud_rgb: NDArray[np.uint8]
+    """Pixels (n, 3) of ``cloud_records`` records."""
+    cloud_records: int
+    photo: Photo
+
+
+def gather(location: Location, solver: Solver) -> StatsData:
+    """Read what the page needs: a few shards at most, whatever the size of the dataset.
+
+    Raises:
+        FormatError: there is no finished dataset with a training split, or it is damaged.
+        StoreError: its store does not answer.
+    """
+    index = load_index(location)
+    store = index.store
+    moments = load_moments(store)
+    labels = LabelMap.from_json(load_json(store, LABELS, "labels"))
+    records = choose_records(store, few_shards(index), "train", SAMPLE)
+    photos = [
+        Photo(key=shown.key, label=label, pixels_hwc=shown.pixels_hwc)
+        for label, row in records.items()
+        for shown in row
+    ]
+    if not photos:
+        raise FormatError(f"{location}: no record of the training split could be found")
+    return StatsData(
+        index=index,
+        labels=labels,
+        report=stats_report(moments, solver),
+        mean_image_hwc=np.floor(moments.mean_image_hwc() + 0.5).astype(np.uint8),
+        build=load_json(store, REPORT, "build report"),
+        class_counts={name: _class_counts(store, name, len(labels)) for name in index.splits},
+        cloud_rgb=cloud([photo.pixels_hwc for photo in photos], CLOUD_PIXELS),
+        cloud_records=len(photos),
+        photo=most_colourful(photos),
+    )
+
+
+def few_shards(index: DatasetIndex) -> DatasetIndex:
+    """The same dataset with few of its training shards, by seed."""
+    train = index.splits["train"]
+    order = shuffled(len(train.shards), seed=SAMPLE.seed, name="stats-page-shards").tolist()
+    few = replace(train, shards=tuple(train.shards[n] for n in sorted(order[:SHARDS_READ])))
+    return replace(index, splits={**index.splits, "train": few})
+
+
+def _class_counts(store: Store, split: str, classes: int) -> NDArray[np.int64]:
+    return np.bincount(read_source_labels(store, sources_name(split)), minlength=classes)
+
+
+def cloud(pictures: Sequence[NDArray[np.uint8]], pixels: int) -> NDArray[np.uint8]:
+    """A seeded sample (pixels, 3) of the pixels of (height, width, 3) pictures of one size."""
+    words = np.random.Philox(key=stream_key(0, "stats-page-cloud")).random_raw(pixels)
+    stack = np.stack(pictures).reshape(-1, 3)
+    drawn: NDArray[np.uint8] = stack[np.asarray(words, np.uint64) % np.uint64(len(stack))]
+    return drawn
+
+
+def most_colourful(photos: Sequence[Photo]) -> Photo:
+    """The photo whose red-blue and green-magenta differences vary most; the first of equals."""
+
+    def spread(photo: Photo) -> float:
+        r, g, b = np.moveaxis(photo.pixels_hwc.astype(np.float64), 2, 0)
+        return math.hypot(float(np.std(r - b)), float(np.std(g - (r + b) / 2)))
+
+    return max(sorted(photos, key=lambda photo: photo.key), key=spread)
+
+
+def shift_levels(pca: RgbPca, reading: Reading) -> NDArray[np.float64]:
+    """Shift of R, G, B for one standard deviation of the noise, levels 0-255: (3, 3), column k by
+    component k.
+
+    ``source``: 0.1 times the root of the eigenvalue of pixels on 0-255. ``paper``: 0.1 times the
+    eigenvalue of pixels on 0-1, as the text says (section 4.1), scaled back to 0-255.
+    """
+    multiplier = pca.stdevs if reading == "source" else pca.eigenvalues / LEVELS
+    shift: NDArray[np.float64] = NOISE_SD * multiplier * pca.eigenvectors
+    return shift
+
+
+def under_noise(
+    pixels_hwc: NDArray[np.uint8], pca: RgbPca, reading: Reading, component: int, step: float
+) -> NDArray[np.uint8]:
+    """The pixels with ``step`` standard deviations of the noise along one component, clipped."""
+    moved = pixels_hwc + step * shift_levels(pca, reading)[:, component]
+    return np.clip(np.floor(moved + 0.5), 0, LEVELS).astype(np.uint8)

@@ -1,0 +1,91 @@
+"""The inline engine: the tasks of the local one, in this very process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from imgprep.engines import INLINE, LOCAL, RAY, Run, check_engine, engine_for, open_engine
+from imgprep.errors import DestinationError, UsageError
+from imgprep.pool import Progress, StoppedError, Tick
+
+stopped = threading.Event()
+
+
+def square(task: int, setup: int, tick: Tick) -> Callable[[], tuple[int, int]]:
+    """Tells of ``setup`` images, one of them bad; gives its process beside the square."""
+    for number in range(setup):
+        tick(f"bad {task}" if number == 1 else None)
+    return lambda: (task * task, os.getpid())
+
+
+def fail(task: int, setup: type[Exception], tick: Tick) -> Callable[[], int]:
+    tick(None)
+    raise setup("the disk is full")
+
+
+def endless(task: int, setup: None, tick: Tick) -> Callable[[], int]:
+    try:
+        while True:
+            tick(None)
+    except StoppedError:
+        stopped.set()
+        raise
+
+
+@pytest.mark.parametrize("name", [LOCAL, INLINE])
+def test_inline_tells_what_the_pool_tells(name: str) -> None:
+    with open_engine(name, Run(work=square, setup=3, tasks=5, jobs=2)) as engine:
+        events = list(engine.run(range(5)))
+    told = [event for event in events if isinstance(event, Progress)]
+    assert sum(event.done for event in told) == 10
+    assert sorted(wrong for event in told for wrong in event.bad) == [f"bad {n}" for n in range(5)]
+    results = sorted(event for event in events if isinstance(event, tuple))
+    assert [value for value, _ in results] == [0, 1, 4, 9, 16]
+    assert {pid == os.getpid() for _, pid in results} == {name == INLINE}
+
+
+@pytest.mark.parametrize(
+    ("raised", "comes"), [(DestinationError, DestinationError), (ValueError, Exception)]
+)
+def test_an_error_of_a_task_comes_as_itself(
+    raised: type[Exception], comes: type[Exception]
+) -> None:
+    with (
+        open_engine(INLINE, Run(work=fail, setup=raised, tasks=1)) as engine,
+        pytest.raises(comes, match="the disk is full"),
+    ):
+        list(engine.run([1]))
+
+
+def test_leaving_the_block_stops_the_task() -> None:
+    """As Ctrl-C does, which the main thread hears while the task goes on."""
+    stopped.clear()
+
+    def interrupted() -> None:
+        with open_engine(INLINE, Run(work=endless, setup=None, tasks=1)) as engine:
+            assert isinstance(next(iter(engine.run([1]))), Progress)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert stopped.is_set()
+    assert not [thread for thread in threading.enumerate() if thread.name == "inline"]
+
+
+def test_the_engine_is_told_by_the_places() -> None:
+    assert engine_for(LOCAL, "/data", "memory://out") == INLINE
+    assert engine_for(LOCAL, "/data", "s3://bucket/out") == LOCAL
+    assert engine_for(RAY, "/data", "/out") == RAY
+    with pytest.raises(UsageError, match="memory://in is seen by this process alone"):
+        engine_for("ray://head:10001", "memory://in", "/out")
+
+
+@pytest.mark.parametrize("name", ["", "Ray", "ray:", "ray://", "ray://head", "ray://:1", "inline"])
+def test_engines_that_do_not_exist(name: str) -> None:
+    with pytest.raises(UsageError, match="ray://HEAD:PORT"):
+        check_engine(name)
+    assert check_engine("ray://10.0.0.1:10001") == "ray://10.0.0.1:10001"

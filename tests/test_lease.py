@@ -1,0 +1,126 @@
+"""One build at a time under a URL: a lease that is renewed, refused, lost and taken over."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from imgprep.errors import BusyError
+from imgprep.storage.lease import Lease
+from imgprep.storage.remote import RemoteStore
+
+NAME = ".imgprep/lock"
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def store() -> RemoteStore:
+    return RemoteStore(f"memory://lease-{next(_NUMBERS)}/x")
+
+
+def leave(store: RemoteStore, **fields: object) -> None:
+    """A lease as another build wrote it, on another machine, unless told otherwise."""
+    value = {
+        "token": "theirs",
+        "host": "far-away",
+        "pid": 4711,
+        "machine": "another",
+        "began": time.time() - 3600,
+        "renewed": time.time(),
+        **fields,
+    }
+    store.write(NAME, json.dumps(value).encode())
+
+
+def test_it_is_held_and_let_go(store: RemoteStore) -> None:
+    with Lease(store, NAME) as lease:
+        lease.check()
+        said = json.loads(store.read(NAME))
+        assert (said["token"], said["pid"]) == (lease.token, os.getpid())
+        assert said["host"] == socket.gethostname()
+    assert store.names(".imgprep") == []
+
+
+def test_a_living_one_is_refused_in_words(store: RemoteStore) -> None:
+    leave(store, renewed=time.time() - 30)
+    with pytest.raises(BusyError) as caught, Lease(store, NAME):
+        pass
+    words = str(caught.value)
+    assert words.startswith(f"{store}: another build is writing here ('far-away', process 4711, ")
+    assert "if it was killed, run this again in 60 s" in words
+    assert json.loads(store.read(NAME))["token"] == "theirs"
+
+
+def test_one_that_is_silent_for_long_is_taken_over(store: RemoteStore) -> None:
+    leave(store, renewed=time.time() - 91)
+    with Lease(store, NAME) as lease:
+        assert json.loads(store.read(NAME))["token"] == lease.token
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"renewed": "x"}', b"[" * 100_000])
+def test_one_that_says_nothing_is_taken_over(store: RemoteStore, content: bytes) -> None:
+    store.write(NAME, content)
+    with Lease(store, NAME) as lease:
+        lease.check()
+
+
+def test_one_of_a_process_that_died_here_is_taken_over_at_once(store: RemoteStore) -> None:
+    with Lease(store, NAME):
+        said = json.loads(store.read(NAME))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    leave(store, machine=said["machine"], pid=dead.pid)
+    with Lease(store, NAME) as lease:
+        lease.check()
+    leave(store, machine=said["machine"], pid=os.getppid())
+    with pytest.raises(BusyError), Lease(store, NAME):
+        pass
+
+
+def test_it_is_renewed_for_as_long_as_the_build_lasts(store: RemoteStore) -> None:
+    with Lease(store, NAME, renew_seconds=0.01) as lease:
+        first = json.loads(store.read(NAME))["renewed"]
+        deadline = time.monotonic() + 10
+        while json.loads(store.read(NAME))["renewed"] <= first + 0.05:
+            assert time.monotonic() < deadline, "it was not renewed"
+            time.sleep(0.01)
+        lease.check()
+
+
+def test_one_that_lost_it_says_so_and_leaves_the_other_alone(store: RemoteStore) -> None:
+    with Lease(store, NAME, renew_seconds=0.01) as lease:
+        leave(store)
+        with pytest.raises(BusyError, match=r"took over .*far-away"):
+            lease.check()
+        time.sleep(0.05)  # some renewals
+    assert json.loads(store.read(NAME))["token"] == "theirs"
+    store.remove(NAME)
+    with pytest.raises(BusyError, match="took over"):
+        store.check_hold(NAME, lease.token)
+
+
+def test_of_two_that_begin_at_once_one_is_refused(store: RemoteStore) -> None:
+    """The second looked before the first wrote: the store refuses to make the object twice."""
+
+    class Late(RemoteStore):
+        asked = 0
+
+        def read(self, name: str) -> bytes:
+            self.asked += 1
+            if self.asked == 1:
+                leave(store)
+                raise FileNotFoundError
+            return super().read(name)
+
+    with (
+        pytest.raises(BusyError, match="another build is writing here"),
+        Lease(Late(store.location), NAME),
+    ):
+        pass

@@ -1,0 +1,37 @@
+"""Pick a few records to show people: seeded, and of different classes where there are."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.order import shuffled
+from train.feed.records import RecordReader
+
+SEARCHED = 32
+"""Records looked at for each that is wanted, to find one of a class that has none yet."""
+
+
+def choose_records(reader: RecordReader, count: int, *, seed: int, name: str) -> NDArray[np.int64]:
+    """A seeded sample of ``count`` records (fewer if there are not as many), in record order; of
+    different classes as far as the first ``SEARCHED`` for each go. ``name``: which sample.
+
+    Raises:
+        DataError: a record cannot be read.
+    """
+    order = shuffled(len(reader), seed=seed, name=name)[: SEARCHED * count]
+    first: list[int] = []
+    again: list[int] = []
+    classes: set[int] = set()
+    for record in order.tolist():
+        if len(first) == count:
+            break
+        (read,) = reader.read([record])
+        (again if read.label in classes else first).append(record)
+        classes.add(read.label)
+    return np.sort(np.array([*first, *again][:count], np.int64))
+
+
+def sample_records(records: int, count: int, *, seed: int, name: str) -> NDArray[np.int64]:
+    """A seeded sample of ``count`` of ``records`` (or all), in record order."""
+    return np.sort(shuffled(records, seed=seed, name=name)[:count])
