@@ -19,7 +19,7 @@ def choose_records(reader: RecordReader, count: int, *, seed: int, name: str) ->
     Raises:
         DataError: a record cannot be read.
     """
-    order = shuffled(len(reader), seed=seed, name=name)[: SEARCHED * count]
+    order = _of_few_shards(reader, SEARCHED * count, seed=seed, name=name)
     first: list[int] = []
     again: list[int] = []
     classes: set[int] = set()
@@ -32,6 +32,17 @@ def choose_records(reader: RecordReader, count: int, *, seed: int, name: str) ->
     return np.sort(np.array([*first, *again][:count], np.int64))
 
 
-def sample_records(records: int, count: int, *, seed: int, name: str) -> NDArray[np.int64]:
-    """A seeded sample of ``count`` of ``records`` (or all), in record order."""
-    return np.sort(shuffled(records, seed=seed, name=name)[:count])
+def sample_records(reader: RecordReader, count: int, *, seed: int, name: str) -> NDArray[np.int64]:
+    """A seeded sample of ``count`` records (or all), in record order."""
+    return np.sort(_of_few_shards(reader, count, seed=seed, name=name))
+
+
+def _of_few_shards(reader: RecordReader, count: int, *, seed: int, name: str) -> NDArray[np.int64]:
+    """``count`` records (or all) in seeded order, out of no more shards than hold them: a shard is
+    a random sample of its split already, and may have to be downloaded whole."""
+    starts = np.cumsum([0, *reader.shard_records])
+    order = shuffled(len(reader.shard_records), seed=seed, name=f"{name}-shards")
+    held = np.cumsum(np.asarray(reader.shard_records)[order])
+    some = order[: 1 + np.searchsorted(held, count)]
+    pool = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in some.tolist()])
+    return pool[shuffled(len(pool), seed=seed, name=name)][:count]

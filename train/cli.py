@@ -37,6 +37,14 @@ def cli() -> None:
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+dataset_argument = click.argument("dataset")
+cache_options = options(
+    click.option("--cache", metavar="DIR",
+                 help="Keep shards of a dataset at a URL here [default: $IMGPREP_CACHE, or "
+                      "imgprep in ~/.cache]."),
+    click.option("--cache-gib", type=float, metavar="N",
+                 help="Size of that folder, at most [default: 100]."),
+)  # fmt: skip
 device_option = click.option(
     "--device",
     type=click.Choice(Device.__args__),  # type: ignore[attr-defined]
@@ -59,6 +67,8 @@ FLAGS = {
     "device": "device",
     "amp": "amp",
     "threads": "input.threads",
+    "cache": "input.cache_folder",
+    "cache_gib": "input.cache_gib",
     "checkpoint_every": "checkpoint_every_steps",
     "log_every": "log_every_steps",
 }
@@ -100,6 +110,7 @@ _FIT_OPTIONS = options(
                  help="Arithmetic under autocast [default: float32]."),
     click.option("--threads", "-j", type=int, metavar="N",
                  help="Decoding threads a process [default: its processors]."),
+    cache_options,
     click.option("--checkpoint-every", type=int, metavar="STEPS",
                  help="Also save every so many updates [default: each epoch]."),
     click.option("--log-every", type=int, metavar="STEPS", help="[default: 20]"),
@@ -113,15 +124,16 @@ _FIT_OPTIONS = options(
 
 
 @cli.command()
-@click.argument("dataset", type=FOLDER)
+@dataset_argument
 @_FIT_OPTIONS
-def fit(dataset: Path, **given: Any) -> None:
-    """Train on DATASET, a folder that imgprep built; or go on with the run in --out.
+def fit(dataset: str, **given: Any) -> None:
+    """Train on DATASET, a folder or URL that imgprep built; or go on with the run in --out.
 
     \b
     Examples:
       tools/train fit /data/imagenet-256 --out runs/first --preset source-2012
       tools/train fit /data/imagenet-256 --out runs/first --lr 0.001    (go on, at another rate)
+      tools/train fit s3://bucket/imagenet-256 --out runs/first --cache /scratch/shards
       torchrun --nproc-per-node 4 -m train fit DATASET --out RUN --parallel data
     """
     from train.fit import Request, prepare, run
@@ -155,15 +167,16 @@ def fit(dataset: Path, **given: Any) -> None:
 
 @cli.command()
 @click.argument("checkpoints", nargs=-1, required=True, type=FILE)
-@click.argument("dataset", type=FOLDER)
+@dataset_argument
 @click.option("--views", type=click.Choice(["1", "10"]), default="1", show_default=True,
               help="1: the centre crop; 10: corners, centre and their mirror images.")  # fmt: skip
 @click.option("--split", type=click.Choice(["val", "train"]), default="val", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @device_option
+@cache_options
 @click.option("--per-class", is_flag=True, help="Also the error of each class.")
 @json_option
-def evaluate(checkpoints: tuple[Path, ...], dataset: Path, **given: Any) -> None:
+def evaluate(checkpoints: tuple[Path, ...], dataset: str, **given: Any) -> None:
     """Measure CHECKPOINTS on DATASET; several are averaged, as the paper's ensembles were.
 
     Errors are fractions. The centre crop and the ten views are those of the paper; class
@@ -179,6 +192,8 @@ def evaluate(checkpoints: tuple[Path, ...], dataset: Path, **given: Any) -> None
             split=given["split"],
             batch_images=given["batch_size"],
             device=given["device"] or "auto",
+            cache_folder=given["cache"],
+            cache_gib=given["cache_gib"],
         ),
     )
     if given["as_json"]:
@@ -231,6 +246,7 @@ def figures(runs: tuple[Path, ...], out: Path | None) -> None:
               help="Epochs to show from there on, a column each.")  # fmt: skip
 @click.option("--images", type=click.IntRange(1, 256), default=6, show_default=True, metavar="N",
               help="Records to show, a row each.")  # fmt: skip
+@cache_options
 @json_option
 def preview(dataset: str, **given: Any) -> None:
     """Draw records of DATASET as the network gets to see them: crops, mirror images, noise.
@@ -239,11 +255,9 @@ def preview(dataset: str, **given: Any) -> None:
     seed feeds it to the network.
     """
     from train.preview import PreviewOptions, write_preview
-    from train.settings import from_assignments, merge, read_toml, resolve
+    from train.settings import read_toml, resolve
 
-    flags = from_assignments(given["assignments"])
-    if given["seed"] is not None:
-        flags = merge(flags, {"seed": given["seed"]})
+    flags = _settings_of(given)
     file = read_toml(given["config_file"]) if given["config_file"] else {}
     drawn = write_preview(
         dataset,
@@ -263,6 +277,7 @@ def preview(dataset: str, **given: Any) -> None:
 @device_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="Picks the photographs.")  # fmt: skip
+@cache_options
 @click.option("--sample", type=click.IntRange(min=1), default=2000, show_default=True, metavar="N",
               help="Training photographs that neighbours are looked for in.")  # fmt: skip
 @json_option
@@ -274,9 +289,12 @@ def report(run: Path, html: Path, **given: Any) -> None:
     from train.report import ReportRequest, make_report
     from train.report_page import write_report_page
 
-    names = ("dataset", "split", "seed", "sample")
+    names = ("dataset", "split", "seed", "sample", "cache_gib")
     request = ReportRequest(
-        run=run, device=given["device"] or "auto", **{name: given[name] for name in names}
+        run=run,
+        device=given["device"] or "auto",
+        cache_folder=given["cache"],
+        **{name: given[name] for name in names},
     )
     say = Say(quiet=given["quiet"])
     found = make_report(request, say.line)
@@ -306,19 +324,19 @@ def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
 
     settings = from_assignments(given["assignments"])
     for flag, setting in FLAGS.items():
-        if given[flag] is not None:
+        if given.get(flag) is not None:
             value: Any = given[flag]
             for part in reversed(setting.split(".")):
                 value = {part: value}
             settings = merge(settings, value)
-    if given["classes"] != "auto":
+    if given.get("classes", "auto") != "auto":
         if not given["classes"].isdigit():
             raise click.BadParameter("expected a number or auto", param_hint="--classes")
         settings = merge(settings, {"net": {"classes": int(given["classes"])}})
     return settings
 
 
-def _verify(dataset: Path) -> None:
+def _verify(dataset: str) -> None:
     from imgprep.errors import DamageError
     from imgprep.verify import verify
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from train.errors import ConfigError
@@ -64,6 +64,11 @@ class InputConfig:
     layout: Layout = "channels-last"
     threads: int | None = None
     """Decoding threads; None: the processors that this process may use."""
+    cache_folder: str | None = None
+    """Where shards of a dataset at a URL are kept; None: ``$IMGPREP_CACHE``, or ``imgprep`` in the
+    user's folder of caches."""
+    cache_gib: float = 100.0
+    """Size of that folder, at most; never more than the disk has."""
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -81,6 +86,11 @@ class InputConfig:
         _require(self.gaussian_sd >= 0, f"gaussian_sd must not be negative: {self.gaussian_sd}")
         _require(self.window_shards >= 1, f"window_shards must be 1 or more: {self.window_shards}")
         _require(self.threads is None or self.threads >= 1, f"threads must be 1+: {self.threads}")
+        _require(self.cache_gib > 0, f"cache_gib must be above 0, not {self.cache_gib}")
+
+    def with_cache(self, folder: str | None, gib: float | None) -> InputConfig:
+        """The same with another cache, or the default: a run's own may be of another machine."""
+        return replace(self, cache_folder=folder, cache_gib=100.0 if gib is None else gib)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

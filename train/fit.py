@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from imgprep.atomic import write_bytes
-from imgprep.storage import absolute
+from imgprep.storage import Location, absolute
 from train import checkpoint as checkpoints
 from train.checkpoint import Checkpoint
 from train.compatible import Expected, changed_settings, check_resume
@@ -85,7 +85,7 @@ class FitOutcome:
 class Request:
     """What the command line asks for."""
 
-    dataset: Path
+    dataset: Location
     out: Path
     preset: str | None = None
     config_file: Path | None = None

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from imgprep.storage import Location
 from train import checkpoint as checkpoints
 from train.checkpoint import Checkpoint
 from train.compatible import check_labels
@@ -35,9 +36,12 @@ class MeasureOptions:
     split: str = "val"
     batch_images: int = 64
     device: str = "auto"
+    cache_folder: str | None = None
+    """For a dataset at a URL: as in ``InputConfig``; None as for the default there."""
+    cache_gib: float | None = None
 
 
-def measure(paths: Sequence[Path], dataset: Path, options: MeasureOptions) -> Evaluation:
+def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -> Evaluation:
     """Errors of the networks in ``paths``, averaged if several; under torchrun, divided up.
 
     Raises:
@@ -64,7 +68,7 @@ def measure(paths: Sequence[Path], dataset: Path, options: MeasureOptions) -> Ev
     with process_group(world, device):
         loader = EvalLoader(
             data,
-            configs[0].input,
+            configs[0].input.with_cache(options.cache_folder, options.cache_gib),
             Share(world.rank, world.size),
             batch_images=options.batch_images,
             device=device,

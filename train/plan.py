@@ -9,6 +9,7 @@ import torch
 
 from train.config import RunConfig
 from train.dataset import TrainingSet
+from train.feed.remote_shards import check_cache
 from train.launch import Placement
 from train.net import Net, net_plan
 from train.net.alexnet import GroupedNet
@@ -42,6 +43,8 @@ class Plan:
     """Between the columns, or between the processes (each way, ring all-reduce), in a step."""
     memory_bytes_per_device: int
     """Weights, gradients, velocities and saved activations; libraries come on top."""
+    cache: str
+    """How the shards of a dataset at a URL are kept; empty for one on a local disk."""
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -63,6 +66,7 @@ class Plan:
             "steps": self.steps,
             "link_bytes_per_step": self.link_bytes_per_step,
             "memory_bytes_per_device": self.memory_bytes_per_device,
+            "cache": self.cache,
         }
 
     def render(self) -> str:
@@ -86,12 +90,17 @@ class Plan:
                 + (" between the columns" if place.parallel == "columns" else ""),
                 f"memory    about {self.memory_bytes_per_device / MIB:,.0f} MiB a device, "
                 "without libraries and input buffers",
+                *([f"cache     {self.cache}"] if self.cache else []),
             )
         )
 
 
 def make_plan(config: RunConfig, data: TrainingSet, placement: Placement, world: World) -> Plan:
-    """Work out the size of a run, from a network without data."""
+    """Work out the size of a run, from a network without data.
+
+    Raises:
+        ConfigError: the dataset is at a URL, and the cache is too small.
+    """
     processes = world.size if world.launched else placement.processes
     classes = config.net.classes or data.classes
     probe = _empty_net(config, classes, columns=placement.parallel == "columns")
@@ -115,6 +124,7 @@ def make_plan(config: RunConfig, data: TrainingSet, placement: Placement, world:
             COPIES_OF_WEIGHTS * FLOAT_BYTES * parameters + rows * _saved_bytes(config, classes)
         )
         // placement.devices_per_process,
+        cache=check_cache(data, config.input),
     )
 
 

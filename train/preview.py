@@ -125,7 +125,7 @@ def write_preview(
 def make_preview(data: TrainingSet, config: RunConfig, options: PreviewOptions) -> Preview:
     """Choose records by the run's seed, and draw them as the epochs show them."""
     epochs = range(options.first_epoch, options.first_epoch + options.draws)
-    reader = RecordReader(data, "train")
+    reader = RecordReader(data, "train", config.input)
     try:
         chosen = choose_records(reader, options.images, seed=config.seed, name="preview")
         shown = _shown(data, config, epochs, reader, chosen)

@@ -20,6 +20,7 @@ from train.errors import DataError
 from train.evaluate import Evaluation, evaluate
 from train.feed.loader import EvalLoader, Share
 from train.feed.records import RecordReader
+from train.feed.remote_shards import sequential
 from train.guesses import Guesses, GuessKeeper
 from train.launch import find_hardware
 from train.measure import device_for, saved_net
@@ -51,6 +52,9 @@ class ReportRequest:
     sample: int = 2000
     """Training records that neighbours are looked for in; all, if there are fewer."""
     batch_images: int = 64
+    cache_folder: str | None = None
+    """For a dataset at a URL: as in ``InputConfig``."""
+    cache_gib: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -150,14 +154,17 @@ def _measure(
     state: RunState, data: TrainingSet, request: ReportRequest, line: Callable[[str], None]
 ) -> Measured:
     assert state.saved is not None
-    hardware = find_hardware()
-    device = device_for(request.device, hardware.gpus)
-    if device.type == "cpu":
-        torch.set_num_threads(hardware.cores)
-        keep_pages()
+    device = _ready(request.device)
     net = saved_net(state.saved, state.config, data, device)
-    readers = {split: RecordReader(data, split) for split in {request.split, "train"}}
-    loaders = _loaders(state, data, request, device)
+    config = state.config.input.with_cache(request.cache_folder, request.cache_gib)
+    splits = {request.split, "train"}
+    readers = {split: RecordReader(data, split, sequential(config)) for split in splits}
+    loaders = {
+        split: EvalLoader(
+            data, config, ALONE, batch_images=request.batch_images, device=device, split=split
+        )
+        for split in splits
+    }
     try:
         photos, asked = (
             choose_records(readers[request.split], count, seed=request.seed, name=f"report-{name}")
@@ -174,7 +181,7 @@ def _measure(
             (net,), loaders[request.split], count=data.records(request.split), watch=watch
         )
         pool = sample_records(
-            data.records("train"), request.sample, seed=request.seed, name="report-pool"
+            readers["train"], request.sample, seed=request.seed, name="report-pool"
         )
         line(f"looking for neighbours among {len(pool):,} training photographs")
         wanted = features_of(net, loaders[request.split].pick(asked))
@@ -206,21 +213,14 @@ def _measure(
     )
 
 
-def _loaders(
-    state: RunState, data: TrainingSet, request: ReportRequest, device: torch.device
-) -> dict[str, EvalLoader]:
-    """Of the split that is shown, and of the one that neighbours come from."""
-    return {
-        split: EvalLoader(
-            data,
-            state.config.input,
-            ALONE,
-            batch_images=request.batch_images,
-            device=device,
-            split=split,
-        )
-        for split in {request.split, "train"}
-    }
+def _ready(device: str) -> torch.device:
+    """The device asked for, with torch set up for it."""
+    hardware = find_hardware()
+    found = device_for(device, hardware.gpus)
+    if found.type == "cpu":
+        torch.set_num_threads(hardware.cores)
+        keep_pages()
+    return found
 
 
 def _crops(

@@ -74,6 +74,7 @@ class Feeder:
         self._spec: GraphSpec | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        reader.watch(lambda: not self._going_on())
 
     def run(self, spec: GraphSpec, jobs: Iterator[Job]) -> Iterator[Pixels]:
         """Finished batches, in order; a run that goes on elsewhere ends.

@@ -24,6 +24,7 @@ from train.feed.feeder import Feeder, Job
 from train.feed.inputs import eval_spec, graph_spec
 from train.feed.order import epoch_order, listed_order, share_of
 from train.feed.records import RecordReader
+from train.feed.remote_shards import sequential
 from train.feed.sink import Sink, record_stream
 
 
@@ -101,7 +102,7 @@ class TrainLoader:
         """
         self._data, self._config, self._share = data, config, share
         self._batch_images, self._seed = batch_images, seed
-        self._reader = RecordReader(data, "train")
+        self._reader = RecordReader(data, "train", config)
         most = max(1, -(-batch_images // share.size))
         self._specs = {
             noise: graph_spec(data, config, batch_images=most, noise=noise)
@@ -176,6 +177,9 @@ class TrainLoader:
 
     def _jobs(self, epoch: int, first_step: int) -> Iterator[Job]:
         order, draws = self.order(epoch), self.draws(epoch)
+        if self._reader.is_remote:  # the next epoch's first shards come while this one ends
+            rest = order[first_step * self._batch_images :]
+            self._reader.expect(rest, self.order(epoch + 1))
         for start in range(first_step * self._batch_images, len(order), self._batch_images):
             rows = min(self._batch_images, len(order) - start)
             low, high = share_of(rows, self._share.rank, self._share.size)
@@ -209,7 +213,7 @@ class EvalLoader:
         """
         self._batch_images = batch_images
         self._spec = eval_spec(data, config, batch_images=batch_images, views=views)
-        self._reader = RecordReader(data, split)
+        self._reader = RecordReader(data, split, sequential(config))
         self._first, self._end = share_of(len(self._reader), share.rank, share.size)
         sink = Sink(config, device, views=views, pixel_sd=0.0)
         self._feeder = Feeder(self._reader, data.encoding, sink)
@@ -236,6 +240,8 @@ class EvalLoader:
         self._feeder.close()
 
     def _jobs(self, record_n: NDArray[np.int64]) -> Iterator[Job]:
+        if self._reader.is_remote:
+            self._reader.expect(record_n)
         low = (self._spec.size_px - self._spec.crop_px) // 2
         for start in range(0, len(record_n), self._batch_images):
             part = record_n[start : start + self._batch_images]

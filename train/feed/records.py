@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.atomic import read_regular
+from imgprep.errors import StoreError
 from imgprep.format import (
     DALI_INDEX_VERSION,
     IMAGE_EXTENSIONS,
@@ -26,12 +25,14 @@ from imgprep.format import (
     LABEL_EXTENSION,
 )
 from imgprep.index import ShardInfo
+from imgprep.storage import Store
+from imgprep.storage.reading import in_order, read_bytes
+from train.config import InputConfig
 from train.dataset import TrainingSet
 from train.errors import DataError
+from train.feed.shard_files import open_shards
 
 SHARD_BYTES_MAX = 2**62
-OPEN_SHARDS = 64
-"""Shards held open at once: more than a window of an epoch, far below the limit of a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +47,32 @@ class Record:
 class RecordReader:
     """The records of one split, numbered through its shards in order. Safe to share by threads."""
 
-    def __init__(self, data: TrainingSet, split: str) -> None:
-        """Read the indexes of all shards of ``split``.
+    def __init__(
+        self,
+        data: TrainingSet,
+        split: str,
+        config: InputConfig = InputConfig(),  # noqa: B008  frozen
+    ) -> None:
+        """Read the indexes of all shards of ``split``; ``config`` names the cache of remote ones.
 
         Raises:
             DataError: the dataset has no such split, or an index or shard does not fit it.
+            ConfigError: the cache is too small.
         """
         if split not in data.index.splits:
             have = ", ".join(data.index.splits)
-            raise DataError(f"{data.folder}: no split {split!r}; it has {have}")
+            raise DataError(f"{data.location}: no split {split!r}; it has {have}")
         self._shards = data.index.splits[split].shards
-        self._folder = data.folder
+        self._store = data.index.store
         self._classes = data.classes
         self.shard_records = tuple(shard.records for shard in self._shards)
         self._starts = [0, *accumulate(self.shard_records)]
         self._encoding = data.encoding
-        spans = (_read_idx(self._folder, shard, data.encoding)[0] for shard in self._shards)
-        self._spans = np.concatenate([np.zeros((0, 4), np.int64), *spans])
-        self._open: OrderedDict[int, int] = OrderedDict()
+        self._files = open_shards(self._store, self._shards, config)
+        idx = in_order(
+            self._store, partial(_read_idx, self._store, encoding=data.encoding), self._shards
+        )
+        self._spans = np.concatenate([np.zeros((0, 4), np.int64), *(spans for spans, _ in idx)])
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -78,9 +87,9 @@ class RecordReader:
         number = self.shard_of(record)
         shard = self._shards[number]
         # A million names would take 70 MB, for a message that may never be needed.
-        _, names = _read_idx(self._folder, shard, self._encoding)
+        _, names = _read_idx(self._store, shard, self._encoding)
         name = names[record - self._starts[number]].decode("ascii", "replace")
-        return f"{self._folder / shard.name}: {name.partition('.')[0]}"
+        return f"{self._store.where(shard.name)}: {name.partition('.')[0]}"
 
     def read(self, record_n: NDArray[np.int64] | Sequence[int]) -> list[Record]:
         """Read records by index, in the order given.
@@ -97,20 +106,38 @@ class RecordReader:
             for record in map(int, record_n):
                 offset, _, label_offset, label_size = self._spans[record].tolist()
                 length = label_offset + label_size - offset
-                os.posix_fadvise(self._file(record), offset, length, os.POSIX_FADV_WILLNEED)
+                self._files.will_need(self.shard_of(record), offset, length)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the shards must be downloaded: then ``expect`` is worth its while."""
+        return self._store.folder is None
+
+    def expect(self, *orders: NDArray[np.int64]) -> None:
+        """The records that will be read from now on, epoch by epoch: shards are got in time."""
+        numbers: list[int] = []
+        for record_n in orders:
+            shard_n = np.searchsorted(np.asarray(self._starts), record_n, side="right") - 1
+            found, first = np.unique(shard_n, return_index=True)
+            numbers += found[np.argsort(first)].tolist()
+        with self._lock:
+            self._files.expect(numbers)
+
+    def watch(self, stopped: Callable[[], bool]) -> None:
+        """What to ask while a shard is waited for: once it is true, reading gives up."""
+        self._files.watch(stopped)
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""
         with self._lock:
-            while self._open:
-                os.close(self._open.popitem()[1])
+            self._files.close()
 
     def _read_one(self, record: int) -> Record:
         offset, size, label_offset, label_size = self._spans[record].tolist()
         length = label_offset + label_size - offset
         try:
             # One read for both: the label follows its image, behind some padding and a header.
-            both = os.pread(self._file(record), length, offset)
+            both = os.pread(self._files.descriptor(self.shard_of(record)), length, offset)
         except OSError as exc:
             raise DataError(f"{self.where(record)}: {exc.strerror or exc}") from exc
         if len(both) != length:
@@ -123,47 +150,22 @@ class RecordReader:
             )
         return Record(both[:size], int(digits))
 
-    def _file(self, record: int) -> int:
-        """Descriptor of the shard of ``record``; the least recently used one makes room."""
-        number = self.shard_of(record)
-        descriptor = self._open.pop(number, None)
-        if descriptor is None:
-            while len(self._open) >= OPEN_SHARDS:
-                os.close(self._open.popitem(last=False)[1])
-            descriptor = self._open_shard(number)
-        self._open[number] = descriptor
-        return descriptor
-
-    def _open_shard(self, number: int) -> int:
-        shard = self._shards[number]
-        path = self._folder / shard.name
-        try:
-            # a pipe in place of the shard would keep us waiting
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as exc:
-            raise DataError(f"{path}: {exc.strerror or exc}") from exc
-        found = os.fstat(descriptor).st_size
-        if found != shard.bytes:
-            os.close(descriptor)
-            raise DataError(
-                f"{path}: {found:,} bytes, but the index says {shard.bytes:,}; run imgprep verify"
-            )
-        return descriptor
-
 
 def _read_idx(
-    folder: Path, shard: ShardInfo, encoding: str
+    store: Store, shard: ShardInfo, encoding: str
 ) -> tuple[NDArray[np.int64], list[bytes]]:
     """Spans (records, 4: image offset, image size, label offset, label size) and image names.
 
     A line is ``ext offset size name`` for the image, then the same for the label.
     """
-    path = folder / shard.idx_name
+    path = store.where(shard.idx_name)
     try:
-        first, _, rest = read_regular(path).partition(b"\n")
+        first, _, rest = read_bytes(store, shard.idx_name).partition(b"\n")
         words = rest.split()
         columns = [list(map(int, words[column::8])) for column in (1, 2, 5, 6)]
         spans = np.array(columns, dtype=np.int64).T
+    except StoreError as exc:
+        raise DataError(str(exc)) from exc
     except OSError as exc:
         raise DataError(f"{path}: {exc.strerror or exc}; build the dataset again") from exc
     except (ValueError, OverflowError) as exc:
