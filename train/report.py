@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,10 @@ def _measure(
         )
         for split in splits
     }
-    try:
+    with ExitStack() as opened:
+        for split in splits:
+            opened.callback(readers[split].close)
+            opened.callback(loaders[split].close)
         photos, asked = (
             choose_records(readers[request.split], count, seed=request.seed, name=f"report-{name}")
             for name, count in (("photos", PHOTOS), ("neighbours", ASKED))
@@ -193,11 +197,6 @@ def _measure(
             for split, records in shown
             for number, crop in _crops(data, readers[split], records, state.config.input.crop_px)
         }
-    finally:
-        for reader in readers.values():
-            reader.close()
-        for loader in loaders.values():
-            loader.close()
     return Measured(
         data=data,
         split=request.split,
