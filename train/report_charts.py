@@ -62,7 +62,8 @@ def confusion_chart(confusion: Confusion, labels: Sequence[int], names: Sequence
         for m, column in enumerate(columns)
     ]
     x = {"field": "taken", "type": "nominal", "sort": columns, "title": "taken for"}
-    y = {"field": "class", "type": "nominal", "sort": columns, "title": "class"}
+    # Without a title: a browser's letters may be wider than measured, and reach into it.
+    y = {"field": "class", "type": "nominal", "sort": columns, "title": None}
     spec = {
         "width": {"step": CELL_PX},
         "height": {"step": CELL_PX},
