@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from imgprep.build import BuildOptions, build
 from imgprep.errors import ImageError, UsageError
 from imgprep.reader import SourceReader
 from imgprep.scan import ScanReport, checksum_archives
 from imgprep.sources import scan_source
+from imgprep.spec import BuildSpec, ImageSpec
 from tests.layouts import WHOLE
 from tests.remote_source import look, put_memory
+from tests.test_store_build import Silent
 from tests.trees import (
     Shape,
     kaggle_solution,
@@ -203,6 +206,22 @@ def test_checksums_by_ranges(tmp_path: Path, memory: str) -> None:
     seen: list[tuple[int, int]] = []
     assert checksum_archives(memory, lambda *at: seen.append(at)) == checksum_archives(tmp_path)
     assert seen[-1][0] == seen[-1][1] > 0
+
+
+def test_a_build_from_memory_has_the_shards_of_one_from_disk(
+    mini: Path, tmp_path: Path, memory: str
+) -> None:
+    spec = BuildSpec(image=ImageSpec(size_px=64), split="val")
+    options = BuildOptions(jobs=1)
+    put_memory(mini, memory)
+    built = [
+        build(source, tmp_path / name, spec, options, Silent())
+        for name, source in (("disk", mini), ("memory", memory))
+    ]
+    assert built[0].index.fingerprint == built[1].index.fingerprint
+    assert [shard.sha256 for shard in built[0].index.splits["val"].shards] == [
+        shard.sha256 for shard in built[1].index.splits["val"].shards
+    ]
 
 
 def test_objects_that_changed_since_the_scan_are_bad_images(tmp_path: Path, memory: str) -> None:

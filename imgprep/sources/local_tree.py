@@ -139,17 +139,17 @@ def _found(entry: os.DirEntry[bytes]) -> Found:
     except OSError as exc:
         if entry.is_symlink():
             cause = f"the link cannot be followed: {exc.strerror or exc}"
-            return Found(name, 0, 0, "broken-link", cause)
-        return Found(name, 0, 0, "unreadable-file", f"{exc.strerror or exc}")
+            return name, 0, 0, "broken-link", cause
+        return name, 0, 0, "unreadable-file", f"{exc.strerror or exc}"
     mode = now.st_mode
     if stat.S_ISDIR(mode):
-        return Found(name, 0, 0, "nested-folder", "a folder inside a class folder is not read")
+        return name, 0, 0, "nested-folder", "a folder inside a class folder is not read"
     if not stat.S_ISREG(mode):
-        return Found(name, 0, 0, "not-a-file", "a pipe, socket or device, not a file")
+        return name, 0, 0, "not-a-file", "a pipe, socket or device, not a file"
     # The system is asked only about files that not everyone may read: a call less for the rest.
     if not mode & stat.S_IROTH and not _may_read(entry.path):
-        return Found(name, 0, 0, "unreadable-file", "no permission to read it")
-    return Found(name, now.st_size, now.st_mtime_ns)
+        return name, 0, 0, "unreadable-file", "no permission to read it"
+    return name, now.st_size, now.st_mtime_ns, "", ""
 
 
 def _may_read(path: bytes) -> bool:

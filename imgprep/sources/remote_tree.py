@@ -197,5 +197,5 @@ def _items(full: str, found: list[dict[str, Any]]) -> Iterator[_Item]:
 def _found(item: _Item) -> Found:
     name = os.fsencode(item.name)
     if item.is_folder:
-        return Found(name, 0, 0, "nested-folder", "a folder inside a class folder is not read")
-    return Found(name, item.size_bytes, item.mtime_ns)
+        return name, 0, 0, "nested-folder", "a folder inside a class folder is not read"
+    return name, item.size_bytes, item.mtime_ns, "", ""

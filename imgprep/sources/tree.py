@@ -27,15 +27,12 @@ class Named(NamedTuple):
     kind: Kind
 
 
-class Found(NamedTuple):
-    """One entry of a folder of images: a regular file if ``problem`` is empty."""
+Found = tuple[bytes, int, int, str, str]
+"""One entry of a folder of images: name, size in bytes, time of change in ns, problem, cause.
 
-    name: bytes
-    size_bytes: int
-    mtime_ns: int
-    problem: str = ""
-    """A short slug: broken-link, unreadable-file, nested-folder, not-a-file."""
-    cause: str = ""
+It is a regular file if the problem is empty; else that is a short slug (broken-link,
+unreadable-file, nested-folder, not-a-file). A plain tuple: a scan makes one for each image.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
