@@ -285,7 +285,11 @@ def _trainer_view(dest: str, seed: int) -> tuple[_TrainerView | None, str | None
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env={
+                "IMGPREP_CACHE": folder,  # of shards at a URL; one that the user named goes first
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            },
         )
         if ran.returncode != 0:
             said = ran.stderr.strip().splitlines() or ["it said nothing"]
