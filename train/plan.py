@@ -11,14 +11,14 @@ from train.config import RunConfig
 from train.dataset import TrainingSet
 from train.feed.remote_shards import check_cache
 from train.launch import Placement
-from train.net import Net, net_plan
+from train.net import net_plan
 from train.net.alexnet import GroupedNet
 from train.net.base import DROPPED
-from train.net.columns import ColumnNet
+from train.net.plan import FLOAT_BYTES
+from train.net.plan import Plan as NetPlan
 from train.world import World
 
 MIB = 2**20
-FLOAT_BYTES = 4
 COPIES_OF_WEIGHTS = 3
 """Weights, gradients, velocities."""
 
@@ -103,46 +103,47 @@ def make_plan(config: RunConfig, data: TrainingSet, placement: Placement, world:
     """
     processes = world.size if world.launched else placement.processes
     classes = config.net.classes or data.classes
-    probe = _empty_net(config, classes, columns=placement.parallel == "columns")
+    plan = net_plan(config.net, classes=classes, image_px=config.input.crop_px)
     steps_per_epoch = -(-data.records("train") // config.optim.batch_images)
     rows = -(-config.optim.batch_images // processes // config.optim.accumulate)
-    parameters = sum(parameter.numel() for parameter in probe.parameters())
     return Plan(
         preset=config.preset,
         placement=placement,
         processes=processes,
         classes=classes,
-        parameters=parameters,
+        parameters=plan.parameters,
         train_images=data.records("train"),
         val_images=data.records("val") if "val" in data.index.splits else 0,
         batch_images=config.optim.batch_images,
         epochs=config.optim.epochs,
         steps_per_epoch=steps_per_epoch,
         steps=min(config.steps or 2**63, config.optim.epochs * steps_per_epoch),
-        link_bytes_per_step=_link_bytes(config, probe, placement, processes, parameters),
+        link_bytes_per_step=_link_bytes(config, plan, placement, processes),
         memory_bytes_per_device=(
-            COPIES_OF_WEIGHTS * FLOAT_BYTES * parameters + rows * _saved_bytes(config, classes)
+            COPIES_OF_WEIGHTS * FLOAT_BYTES * plan.parameters + rows * _saved_bytes(config, plan)
         )
         // placement.devices_per_process,
         cache=check_cache(data, config.input),
     )
 
 
-def _link_bytes(
-    config: RunConfig, net: Net, placement: Placement, processes: int, parameters: int
-) -> int:
+def _link_bytes(config: RunConfig, plan: NetPlan, placement: Placement, processes: int) -> int:
     total = 0
     if placement.parallel == "columns":
         rows = -(-config.optim.batch_images // processes)
-        total += 2 * rows * sum(net.link_bytes_per_image().values())  # and back
+        total += 2 * rows * sum(plan.link_bytes_per_image().values())  # and back
     if processes > 1:
-        total += 2 * FLOAT_BYTES * parameters * (processes - 1) // processes
+        total += 2 * FLOAT_BYTES * plan.parameters * (processes - 1) // processes
     return total
 
 
-def _saved_bytes(config: RunConfig, classes: int) -> int:
-    """Bytes of activations that the forward pass keeps for the backward pass, an image."""
-    net = _empty_net(config, classes, columns=False)
+def _saved_bytes(config: RunConfig, plan: NetPlan) -> int:
+    """Bytes of activations that the forward pass keeps for the backward pass, an image.
+
+    One image goes through a network of weights that were never written, so they take no memory;
+    on torch's device "meta" it would take two seconds, to import what it traces with.
+    """
+    net = GroupedNet(plan, config.net, torch.device("cpu"))
     weights = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
     seen: dict[int, torch.UntypedStorage] = {}  # held, so that no two have one address
 
@@ -152,17 +153,8 @@ def _saved_bytes(config: RunConfig, classes: int) -> int:
             seen[storage._cdata] = storage
         return tensor
 
-    image = torch.empty((1, 3, config.input.crop_px, config.input.crop_px), device="meta")
-    mask = torch.empty((1, net.plan.hidden_units), dtype=torch.bool, device="meta")
+    image = torch.zeros((1, 3, config.input.crop_px, config.input.crop_px))
+    mask = torch.zeros((1, plan.hidden_units), dtype=torch.bool)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         net(image, dict.fromkeys(DROPPED, (mask,)))
     return sum(storage.nbytes() for storage in seen.values())
-
-
-def _empty_net(config: RunConfig, classes: int, *, columns: bool) -> Net:
-    """The network without data, so that it takes no time and no memory."""
-    plan = net_plan(config.net, classes=classes, image_px=config.input.crop_px)
-    meta = torch.device("meta")
-    if columns:
-        return ColumnNet(plan, config.net, (meta, meta))
-    return GroupedNet(plan, config.net, meta)

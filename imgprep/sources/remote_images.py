@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from concurrent.futures import Future
 
 from imgprep.errors import ImageError
@@ -28,7 +28,7 @@ class RemoteImages:
         self._manifest = manifest
         self._paths = [under(root, path) for path in manifest.container_paths]
         self._checked: set[int] = set()
-        self._pending: OrderedDict[int, Future[bytes]] = OrderedDict()
+        self._pending: OrderedDict[int, Future[bytes | None]] = OrderedDict()
         self._pending_bytes = 0
 
     def read(self, i: int) -> bytes:
@@ -80,7 +80,7 @@ class RemoteImages:
             start, end = (
                 (0, size_bytes + 1) if offset == LOOSE_FILE else (offset, offset + size_bytes)
             )
-            coming = self._fs._cat_file(path, start=start, end=end)
+            coming = _whatever_comes(self._fs._cat_file(path, start=start, end=end))
             self._pending[i] = asyncio.run_coroutine_threadsafe(coming, self._fs.loop)
             self._pending_bytes += size_bytes
 
@@ -106,12 +106,12 @@ class RemoteImages:
         if coming is None:
             return None
         try:
-            return bytes(coming.result(ARRIVAL_SECONDS))
-        except Exception:
+            return coming.result(ARRIVAL_SECONDS)
+        except TimeoutError:
             coming.cancel()
             return None  # asked for again, and then the fault is told
 
-    def _forget(self, i: int, *, cancel: bool = True) -> Future[bytes] | None:
+    def _forget(self, i: int, *, cancel: bool = True) -> Future[bytes | None] | None:
         coming = self._pending.pop(i, None)
         if coming is not None:
             self._pending_bytes -= int(self._manifest.rows["size_bytes"][i])
@@ -129,3 +129,11 @@ class RemoteImages:
         if now.mtime_ns != then_ns:
             raise ImageError("the archive was written anew since the scan")
         self._checked.add(container)
+
+
+async def _whatever_comes(answer: Awaitable[bytes]) -> bytes | None:
+    """An answer, or None: a failure that nobody waits for any more would be printed at the end."""
+    try:
+        return bytes(await answer)
+    except Exception:
+        return None

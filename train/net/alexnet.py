@@ -17,7 +17,7 @@ class GroupedNet(Net):
 
     def __init__(self, plan: Plan, config: NetConfig, device: torch.device) -> None:
         tower = Tower(plan.layers, plan, config, groups=plan.columns)
-        super().__init__(plan, config, [device], [tower.to_empty(device=device)])
+        super().__init__(plan, config, [device], [tower.placed(device)])
         self.tower = [tower]  # in a list, so that it is no second submodule
 
     def forward_features(self, images: Tensor, masks: Masks | None = None) -> Tensor:

@@ -26,7 +26,6 @@ Masks = dict[str, tuple[Tensor, ...]]
 """For fc6 and fc7: what dropout leaves on, bool (rows, units), one tensor for each device."""
 
 DROPPED = ("fc6", "fc7")
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from train.config import NetConfig
 from train.errors import ConfigError
-from train.net.base import DROPPED, FLOAT_BYTES, Masks, Net
+from train.net.base import DROPPED, Masks, Net
 from train.net.link import Link
 from train.net.plan import Plan
 from train.net.tower import Tower
@@ -34,8 +34,8 @@ class ColumnNet(Net):
         halves = {name: layer.half() for name, layer in plan.layers.items()}
         second = {name: layer for name, layer in halves.items() if layer.split}
         columns = (
-            Tower(halves, plan, config, groups=1).to_empty(device=devices[0]),
-            Tower(second, plan, config, groups=1).to_empty(device=devices[1]),
+            Tower(halves, plan, config, groups=1).placed(devices[0]),
+            Tower(second, plan, config, groups=1).placed(devices[1]),
         )
         super().__init__(plan, config, devices, list(columns))
         self.columns = columns  # a tuple, so that they are no second submodules
@@ -72,7 +72,4 @@ class ColumnNet(Net):
         }
 
     def link_bytes_per_image(self) -> dict[str, int]:
-        return {
-            joint: values * FLOAT_BYTES * (1 if joint == "fc8" else 2)
-            for joint, values in self.plan.joints().items()
-        }
+        return self.plan.link_bytes_per_image()

@@ -17,6 +17,7 @@ POOL_STRIDE = 2
 CONV1_KERNEL = 11
 CONV1_STRIDE = 4
 HIDDEN_UNITS = 4096
+FLOAT_BYTES = 4
 
 _WIDTHS: Mapping[Architecture, tuple[int, ...]] = {
     "two-column": (96, 256, 384, 384, 256),
@@ -99,6 +100,16 @@ class Plan:
         else:
             values["fc6"] = half["conv5"] * pool5**2
         return {**values, "fc7": half["fc6"], "fc8": half["fc7"]}
+
+    def link_bytes_per_image(self) -> dict[str, int]:
+        """Float32 bytes that one image sends forward at each joint; as many come back in training.
+
+        Counts both directions; empty for a net of one column.
+        """
+        return {
+            joint: values * FLOAT_BYTES * (1 if joint == "fc8" else 2)
+            for joint, values in self.joints().items()
+        }
 
 
 def pooled(side: int) -> int:

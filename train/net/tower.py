@@ -67,6 +67,16 @@ class Tower(nn.Module):
         self.lrn = ChannelNorm(constants, size=size, groups=groups) if config.lrn else None
         self.spatial: nn.Module = SpatialNorm() if config.spatial_norm else nn.Identity()
 
+    def placed(self, device: torch.device) -> Tower:
+        """The same with weights on ``device``, empty.
+
+        Not by ``to_empty``: it takes 0.6 s to import what torch traces with.
+        """
+        for module in self.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device=device)))
+        return self
+
     def run(self, name: str, x: Tensor) -> Tensor:
         """The convolution or matrix product of that name."""
         result = self.get_submodule(name)(x)
