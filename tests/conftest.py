@@ -29,6 +29,10 @@ _BUCKETS = itertools.count(1)
 # that: the tests that interrupt them need it heard, wherever the suite itself runs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Hundreds of commands are started: where Python is told to keep no compiled modules, each would
+# compile all of ours again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 settings.register_profile(
     "imgprep", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )

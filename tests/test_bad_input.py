@@ -63,7 +63,7 @@ def folders(tmp_path: Path) -> Path:
 
 
 def build(source: Path, dest: Path, *arguments: object) -> Ran:
-    return imgprep("build-shards", source, dest, "--shard-images", 4, "--jobs", 2, *arguments)
+    return imgprep("build-shards", source, dest, "--shard-images", 4, "--jobs", 1, *arguments)
 
 
 @pytest.mark.parametrize("name", SPOILED)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tests.conftest import REPOSITORY, Ran
+from tests.forked import run_module
 
 SMALL = ("--device", "cpu", "--config", REPOSITORY / "tools" / "small.toml", "--log-every", 1)
 """Batches of 16: the mini set's 96 training records are 6 updates an epoch."""
@@ -24,17 +22,9 @@ def train_command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "train", *map(str, arguments)]
 
 
-def train(*arguments: object, **options: Any) -> Ran:
-    """Run ``train`` as a user would, in a process of its own."""
-    result = subprocess.run(
-        train_command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, **options.pop("env", {})},
-        **options,
-    )
+def train(*arguments: object) -> Ran:
+    """Run ``train`` in a process of its own."""
+    result = run_module("train", [str(argument) for argument in arguments])
     return Ran(result.returncode, result.stdout, result.stderr)
 
 

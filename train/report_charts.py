@@ -95,13 +95,17 @@ def confusion_chart(confusion: Confusion, labels: Sequence[int], names: Sequence
             },
         ],
     }
-    said = "; ".join(
-        f"{names[p.true]} for {names[p.taken_for]}: {p.images} of {p.of}"
-        for p in confusion.pairs(3)
-    )
     return charts.svg(
         spec,
         name="confusion",
         label="What photographs of these classes were taken for",
-        description=f"The most frequent mistakes: {said or 'none'}. The table below lists more.",
+        description=_mistakes(confusion, names),
     )
+
+
+def _mistakes(confusion: Confusion, names: Sequence[str]) -> str:
+    said = "; ".join(
+        f"{names[p.true]} for {names[p.taken_for]}: {p.images} of {p.of}"
+        for p in confusion.pairs(3)
+    )
+    return f"The most frequent mistakes: {said or 'none'}. The table below lists more."
