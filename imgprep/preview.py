@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 
 from imgprep import sheet
 from imgprep.atomic import open_regular
+from imgprep.dali_index import read_dali_index
 from imgprep.errors import FormatError
-from imgprep.format import IMAGE_EXTENSIONS, LABEL_DIGITS_MAX, sources_name
+from imgprep.format import LABEL_DIGITS_MAX, sources_name
 from imgprep.index import DatasetIndex, ShardInfo, load_index, load_labels
 from imgprep.labels import LabelMap
 from imgprep.order import shuffled
 from imgprep.recordfile import record_pixels
 from imgprep.sheet import Drawn, Picture, Row, Sheet, Tile
-from imgprep.storage import Location, Store, absolute, open_store
-from imgprep.storage.reading import on_disk, read_bytes
+from imgprep.storage import Location, absolute, open_store
+from imgprep.storage.reading import on_disk
 from imgprep.verify import read_source_labels
 
 TILE_PX = 128
@@ -182,8 +183,13 @@ def _of_shard(
     store = index.store
     wanted = {label: options.records - len(row) for label, row in rows.items()}
     spans = []
-    for key, offset, size in _spans(store, shard, IMAGE_EXTENSIONS[index.encoding]):
-        row = int(key.rpartition("-")[2])
+    found = read_dali_index(store, shard, index.encoding)
+    for name, (offset, size) in zip(found.names, found.spans[:, :2].tolist(), strict=True):
+        key = name.decode("ascii", "replace").partition(".")[0]
+        try:
+            row = _row_of(key)
+        except ValueError as exc:
+            raise FormatError(f"{store.where(shard.idx_name)}: {exc}; run imgprep verify") from exc
         label = int(label_of_row[row]) if row < len(label_of_row) else -1
         if wanted.get(label, 0) > 0:
             wanted[label] -= 1
@@ -206,21 +212,12 @@ def _of_shard(
             yield Shown(key, label, pixels)
 
 
-def _spans(store: Store, shard: ShardInfo, extension: str) -> Iterator[tuple[str, int, int]]:
-    """Key, offset and size of each image of a shard, by its DALI index."""
-    lines = read_bytes(store, shard.idx_name).decode("ascii", "replace").splitlines()[1:]
-    for line in lines:
-        words = line.split()
-        key, _, found = (words[3] if len(words) == 8 else "").partition(".")
-        digits = key.rpartition("-")[2]
-        numbers = (*words[1:3], digits)
-        if found != extension or not all(
-            word.isdigit() and len(word) <= LABEL_DIGITS_MAX for word in numbers
-        ):
-            raise FormatError(
-                f"{store.where(shard.idx_name)}: not a DALI index; run imgprep verify"
-            )
-        yield key, int(words[1]), int(words[2])
+def _row_of(key: str) -> int:
+    """The row of the manifest in ``train-00000042``. ValueError for what is no such key."""
+    digits = key.rpartition("-")[2]
+    if not digits.isdigit() or len(digits) > LABEL_DIGITS_MAX:
+        raise ValueError(f"{key:.80} is no key of a record")
+    return int(digits)
 
 
 def _sheet(

@@ -7,8 +7,11 @@ import os
 
 def printable(text: str) -> str:
     """``text`` with undecodable bytes and control characters escaped, safe for a terminal."""
-    decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(map(_seen, decoded))
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:  # halves of characters, which no name of a file has
+        raw = text.encode("utf-8", "backslashreplace")
+    return "".join(map(_seen, raw.decode("utf-8", "backslashreplace")))
 
 
 def plain(text: str) -> str:

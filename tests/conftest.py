@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.forked import ForkServer
 from tests.objectstore import ObjectStore, Proxy, environment_of, proxy_before, s3_server
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parent.parent
 _BUCKETS = itertools.count(1)
+_sklearn_is_there = ForkServer(
+    *("numpy", "sklearn.decomposition", "s3fs"),
+    *("imgprep.cli", "imgprep.build", "imgprep.publish"),
+    OPENBLAS_NUM_THREADS="1",
+)
 
 # A shell starts background jobs with Ctrl-C ignored, and the commands that we start would inherit
 # that: the tests that interrupt them need it heard, wherever the suite itself runs.
@@ -58,8 +64,11 @@ def command(*arguments: object) -> list[str]:
 
 
 def imgprep(*arguments: object, **options: Any) -> Ran:
-    """Run ``imgprep`` as a user would, in a process of its own."""
+    """Run ``imgprep`` in a process of its own; with options, or ``afresh=True``, a new Python."""
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    if not options.pop("afresh", bool(options)):
+        forked = _sklearn_is_there.run("imgprep", [str(each) for each in arguments], environment)
+        return Ran(forked.returncode, forked.stdout, forked.stderr)
     result = subprocess.run(
         command(*arguments),
         capture_output=True,

@@ -27,9 +27,9 @@ TRAINING_ONLY = {"torch", "torchvision", "nvidia", "train"}
 READS = {  # what the training may use of imgprep: nothing that builds a dataset
     f"imgprep.{name}"
     for name in (
-        *("atomic", "console", "errors", "format", "index", "labels", "moments", "order", "pca"),
-        *("jpegfile", "npyfile", "pages", "progress", "published", "recordfile", "shard_walk"),
-        *("sheet", "stats", "storage", "verify", "wording", "__version__"),
+        *("atomic", "console", "dali_index", "errors", "format", "index", "jpegfile", "labels"),
+        *("moments", "npyfile", "order", "pages", "pca", "progress", "published", "recordfile"),
+        *("shard_walk", "sheet", "stats", "storage", "verify", "wording", "__version__"),
     )
 }
 

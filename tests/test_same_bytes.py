@@ -14,7 +14,9 @@ from tests.conftest import files_of, imgprep
 def test_number_of_workers_does_not_matter(
     mini: Path, built: Path, tmp_path: Path, jobs: int
 ) -> None:
-    ran = imgprep("build-shards", mini, tmp_path / "out", "--jobs", jobs, "--shard-images", 20)
+    ran = imgprep(
+        "build-shards", mini, tmp_path / "out", "--jobs", jobs, "--shard-images", 20, afresh=True
+    )
     assert ran.code == 0, ran.err
     assert files_of(tmp_path / "out") == files_of(built)
 
@@ -50,7 +52,7 @@ def test_seed_changes_the_order_and_not_the_statistics(
     mini: Path, built: Path, tmp_path: Path
 ) -> None:
     arguments = ("--shard-images", 20, "--seed", 7)
-    ran = imgprep("build-shards", mini, tmp_path / "out", *arguments)
+    ran = imgprep("build-shards", mini, tmp_path / "out", *arguments, afresh=True)
     assert ran.code == 0, ran.err
     ours, theirs = files_of(tmp_path / "out"), files_of(built)
     assert ours["train-000000.tar"] != theirs["train-000000.tar"]

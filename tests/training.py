@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from tests.conftest import REPOSITORY, Ran
-from tests.forked import run_module
+from tests.forked import ForkServer
 
 SMALL = ("--device", "cpu", "--config", REPOSITORY / "tools" / "small.toml", "--log-every", 1)
 """Batches of 16: the mini set's 96 training records are 6 updates an epoch."""
 STEPS_PER_EPOCH = 6
+_torch_is_there = ForkServer("torch", "train.cli", "train.fit", "train.measure", "train.report")
 
 
 def train_command(*arguments: object) -> list[str]:
@@ -24,7 +26,7 @@ def train_command(*arguments: object) -> list[str]:
 
 def train(*arguments: object) -> Ran:
     """Run ``train`` in a process of its own."""
-    result = run_module("train", [str(argument) for argument in arguments])
+    result = _torch_is_there.run("train", [str(each) for each in arguments], dict(os.environ))
     return Ran(result.returncode, result.stdout, result.stderr)
 
 

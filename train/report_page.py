@@ -87,8 +87,8 @@ def class_names(labels: LabelMap) -> list[str]:
 
 
 def _safe(text: str) -> str:
-    """One line without control characters or halves of a character."""
-    return printable(text.strip().encode("utf-8", "backslashreplace").decode()) or "(no name)"
+    """One line without control characters, never empty."""
+    return printable(text.strip()) or "(no name)"
 
 
 def _lead(report: RunReport) -> str:

@@ -17,22 +17,15 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.errors import StoreError
-from imgprep.format import (
-    DALI_INDEX_VERSION,
-    IMAGE_EXTENSIONS,
-    LABEL_DIGITS_MAX,
-    LABEL_EXTENSION,
-)
+from imgprep.dali_index import ShardSpans, read_dali_index
+from imgprep.errors import FormatError, StoreError
 from imgprep.index import ShardInfo
 from imgprep.storage import Store
-from imgprep.storage.reading import in_order, read_bytes
+from imgprep.storage.reading import in_order
 from train.config import InputConfig
 from train.dataset import TrainingSet
 from train.errors import DataError
 from train.feed.shard_files import open_shards
-
-SHARD_BYTES_MAX = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +63,9 @@ class RecordReader:
         self._encoding = data.encoding
         self._files = open_shards(self._store, self._shards, config)
         idx = in_order(
-            self._store, partial(_read_idx, self._store, encoding=data.encoding), self._shards
+            self._store, partial(_spans_of, self._store, encoding=data.encoding), self._shards
         )
-        self._spans = np.concatenate([np.zeros((0, 4), np.int64), *(spans for spans, _ in idx)])
+        self._spans = np.concatenate([np.zeros((0, 4), np.int64), *(each.spans for each in idx)])
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -87,7 +80,7 @@ class RecordReader:
         number = self.shard_of(record)
         shard = self._shards[number]
         # A million names would take 70 MB, for a message that may never be needed.
-        _, names = _read_idx(self._store, shard, self._encoding)
+        names = _spans_of(self._store, shard, self._encoding).names
         name = names[record - self._starts[number]].decode("ascii", "replace")
         return f"{self._store.where(shard.name)}: {name.partition('.')[0]}"
 
@@ -151,37 +144,11 @@ class RecordReader:
         return Record(both[:size], int(digits))
 
 
-def _read_idx(
-    store: Store, shard: ShardInfo, encoding: str
-) -> tuple[NDArray[np.int64], list[bytes]]:
-    """Spans (records, 4: image offset, image size, label offset, label size) and image names.
-
-    A line is ``ext offset size name`` for the image, then the same for the label.
-    """
-    path = store.where(shard.idx_name)
+def _spans_of(store: Store, shard: ShardInfo, encoding: str) -> ShardSpans:
     try:
-        first, _, rest = read_bytes(store, shard.idx_name).partition(b"\n")
-        words = rest.split()
-        columns = [list(map(int, words[column::8])) for column in (1, 2, 5, 6)]
-        spans = np.array(columns, dtype=np.int64).T
-    except StoreError as exc:
+        return read_dali_index(store, shard, encoding)
+    except (FormatError, StoreError) as exc:
         raise DataError(str(exc)) from exc
     except OSError as exc:
-        raise DataError(f"{path}: {exc.strerror or exc}; build the dataset again") from exc
-    except (ValueError, OverflowError) as exc:
-        raise DataError(f"{path}: not a DALI index; run imgprep verify") from exc
-    ends = spans[:, 2] + spans[:, 3]
-    fits = (
-        first.decode("ascii", "replace") == f"{DALI_INDEX_VERSION} {shard.records}"
-        and len(words) == 8 * shard.records
-        and set(words[0::8]) <= {IMAGE_EXTENSIONS[encoding].encode()}
-        and set(words[4::8]) <= {LABEL_EXTENSION.encode()}
-        # first each by itself, so that no sum can have overflowed
-        and bool((spans >= 0).all() and (spans <= min(shard.bytes, SHARD_BYTES_MAX)).all())
-        and bool((spans[:, 0] + spans[:, 1] <= spans[:, 2]).all())
-        and bool((spans[:, 3] <= LABEL_DIGITS_MAX).all())
-        and bool((ends[:-1] <= spans[1:, 0]).all() and (ends <= shard.bytes).all())
-    )
-    if not fits:
-        raise DataError(f"{path}: does not describe {shard.name}; run imgprep verify")
-    return spans, words[3::8]
+        where = store.where(shard.idx_name)
+        raise DataError(f"{where}: {exc.strerror or exc}; build the dataset again") from exc
