@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +38,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Hundreds of commands are started: where Python is told to keep no compiled modules, each would
 # compile all of ours again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Several tests run at once: threads of torch that wait must not take the processor from others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 settings.register_profile(
     "imgprep", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("imgprep")
+
+
+def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of the environment, what imports go by: a fork would not see it changed."""
+    ours = ("IMGPREP_KERNEL", "IMGPREP_JPEG")
+    return {k: v for k, v in environment.items() if k.startswith("PYTHON") or k in ours}
+
+
+_READ_AT_IMPORT = _read_at_import(os.environ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,8 @@ def command(*arguments: object) -> list[str]:
 def imgprep(*arguments: object, **options: Any) -> Ran:
     """Run ``imgprep`` in a process of its own; with options, or ``afresh=True``, a new Python."""
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
-    if not options.pop("afresh", bool(options)):
+    afresh = bool(options) or _read_at_import(os.environ) != _READ_AT_IMPORT
+    if not options.pop("afresh", afresh):
         forked = _sklearn_is_there.run("imgprep", [str(each) for each in arguments], environment)
         return Ran(forked.returncode, forked.stdout, forked.stderr)
     result = subprocess.run(

@@ -25,6 +25,8 @@ from tests.objectstore import ObjectStore, Proxy, environment_of
 from tests.raycluster import RayCluster, writers_in
 
 SHARDED = ("--shard-images", 60)
+RAYS_OWN = re.compile(r"^(?:\x1b\[\d+m)?\(raylet\).*\n(?:\t.*\n)*", re.MULTILINE)
+"""Late news of a node that an earlier test killed."""
 TIMES = 4
 """How often each photo stands in the source, so that a shard takes a while."""
 
@@ -81,7 +83,7 @@ def start(cluster: RayCluster, *arguments: object, **variables: str) -> subproce
 def build(cluster: RayCluster, *arguments: object, **variables: str) -> Ran:
     process = start(cluster, *arguments, **variables)
     out, err = process.communicate(timeout=120)
-    return Ran(process.returncode, out, err)
+    return Ran(process.returncode, out, RAYS_OWN.sub("", err))
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -6,11 +6,12 @@ import importlib.util
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -63,14 +64,16 @@ def joined(name: str) -> Iterator[Any]:
         BuildError: the cluster cannot be joined.
     """
     ray = _import_ray()
-    with _signals_kept(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own, about itself
-        _join(ray, name)
-    try:
-        yield ray
-    finally:
-        with suppress(Exception):  # a cluster that is gone need not be left
-            ray.shutdown()
+    # What Ray has to say of nodes it prints, and stdout is for results.
+    with redirect_stdout(sys.stderr):
+        with _signals_kept(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own, about itself
+            _join(ray, name)
+        try:
+            yield ray
+        finally:
+            with suppress(Exception):  # a cluster that is gone need not be left
+                ray.shutdown()
 
 
 def _import_ray() -> Any:
