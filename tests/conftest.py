@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 _BUCKETS = itertools.count(1)
 _sklearn_is_there = ForkServer(
-    *("numpy", "sklearn.decomposition", "s3fs"),
+    *("numpy", "sklearn.decomposition"),
     *("imgprep.cli", "imgprep.build", "imgprep.publish"),
     OPENBLAS_NUM_THREADS="1",
 )
