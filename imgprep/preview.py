@@ -48,6 +48,8 @@ class PreviewOptions:
     classes: int = 8
     records: int = 8
     """Of each class, at most."""
+    shards_max: int | None = None
+    """Shards that may be read for them; None: as many as it takes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +164,8 @@ def choose_records(
     rows: dict[int, list[Shown]] = {int(label): [] for label in np.sort(have[some])}
     shards = index.splits[split].shards
     try:
-        for number in shuffled(len(shards), seed=options.seed, name="preview-shards").tolist():
+        order = shuffled(len(shards), seed=options.seed, name="preview-shards")
+        for number in order[: options.shards_max].tolist():
             if all(len(row) >= options.records for row in rows.values()):
                 break
             for shown in _of_shard(index, shards[number], label_of_row, rows, options):

@@ -13,22 +13,24 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
+from imgprep.format import sources_name
 from imgprep.index import load_index
 from imgprep.labels import LabelMap
 from imgprep.pages.page import Grid, render, write_page
 from imgprep.pages.stats_charts import classes_chart
 from imgprep.pages.stats_data import (
     NOISE_SD,
-    SHARDS_READ,
+    SAMPLE,
     STEPS,
     StatsData,
-    few_shards,
     gather,
     most_colourful,
     shift_levels,
     under_noise,
 )
 from imgprep.pages.stats_page import stats_page
+from imgprep.preview import choose_records
+from imgprep.verify import read_source_labels
 from tests.browser import check_sound, open_page
 from tests.conftest import imgprep
 
@@ -190,10 +192,12 @@ def test_classes_whose_names_begin_alike_have_bars_of_their_own(data: StatsData)
 
 def test_few_shards_are_read_however_many_there_are(built: Path) -> None:
     index = load_index(built)
-    assert len(index.splits["train"].shards) > SHARDS_READ
-    few = few_shards(index)
-    assert len(few.splits["train"].shards) == SHARDS_READ
-    assert set(few.splits["train"].shards) < set(index.splits["train"].shards)
+    labels = read_source_labels(index.store, sources_name("train"))
+    records = choose_records(index, "train", labels, replace(SAMPLE, records=1000))
+    shown = sum(map(len, records.values()))
+    largest = sorted(shard.records for shard in index.splits["train"].shards)[-2:]
+    assert SAMPLE.shards_max == len(largest)
+    assert 0 < shown <= sum(largest) < index.splits["train"].records
 
 
 def test_noise_too_small_for_a_picture_is_said_to_be(data: StatsData) -> None:

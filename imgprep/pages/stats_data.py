@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from imgprep.errors import FormatError
 from imgprep.format import REPORT, sources_name
 from imgprep.index import DatasetIndex, load_index, load_labels
 from imgprep.labels import LabelMap
-from imgprep.order import shuffled, stream_key
+from imgprep.order import stream_key
 from imgprep.pca import LEVELS, Reading, RgbPca, Solver
 from imgprep.preview import PreviewOptions, Shown, choose_records
 from imgprep.stats import StatsReport, load_moments, stats_report
@@ -28,11 +28,9 @@ NOISE_SD = 0.1
 STEPS = (-3, -2, -1, 0, 1, 2, 3)
 """Multiples of the noise's standard deviation that are shown."""
 CLOUD_PIXELS = 1500
-SAMPLE = PreviewOptions(seed=0, classes=32, records=4)
-"""Records that the cloud and the photo are taken from."""
-SHARDS_READ = 2
-"""Shards that they are taken from: a shard of an object store is downloaded whole. The records of
-a shard are a random sample already."""
+SAMPLE = PreviewOptions(seed=0, classes=32, records=4, shards_max=2)
+"""Records that the cloud and the photo are taken from. Of few shards: one of an object store is
+downloaded whole, and its records are a random sample already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,7 +67,7 @@ def gather(location: Location, solver: Solver) -> StatsData:
         name: read_source_labels(store, sources_name(name), classes=len(labels))
         for name in index.splits
     }
-    records = choose_records(few_shards(index), "train", label_of_row["train"], SAMPLE)
+    records = choose_records(index, "train", label_of_row["train"], SAMPLE)
     photos = [shown for row in records.values() for shown in row]
     if not photos:
         raise FormatError(f"{location}: no record of the training split could be found")
@@ -108,14 +106,6 @@ def _build_report(store: Store) -> Mapping[str, Any]:
     if not sound:
         raise FormatError(f"{store.where(REPORT)}: malformed build report; build the dataset again")
     return value
-
-
-def few_shards(index: DatasetIndex) -> DatasetIndex:
-    """The same dataset with few of its training shards, by seed."""
-    train = index.splits["train"]
-    order = shuffled(len(train.shards), seed=SAMPLE.seed, name="stats-page-shards").tolist()
-    few = replace(train, shards=tuple(train.shards[n] for n in sorted(order[:SHARDS_READ])))
-    return replace(index, splits={**index.splits, "train": few})
 
 
 def cloud(pictures: Sequence[NDArray[np.uint8]], pixels: int) -> NDArray[np.uint8]:
