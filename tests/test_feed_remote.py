@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,19 @@ def config_for(data: TrainingSet, folder: Path, *, room: int, window: int) -> In
 
 
 def bytes_in(folder: Path) -> int:
-    total = 0
-    for path in folder.iterdir() if folder.exists() else ():
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
-    return total
+    """At one moment: no room is made while the lock is held, and a file renamed counts once."""
+    try:
+        lock = (folder / "lock").open("r+b")
+    except FileNotFoundError:
+        return 0
+    sizes: dict[int, int] = {}
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):
+                state = path.stat()
+                sizes[state.st_ino] = state.st_size
+    return sum(sizes.values())
 
 
 @contextmanager

@@ -115,7 +115,9 @@ class ShardCache:
                     download(store, shard, descriptor, stopped)
                     self._verified.add((shard.sha256, os.fstat(descriptor).st_ino))
                     os.fsync(descriptor)
-                    self._partial(shard).rename(self._path(shard))
+                    # Whoever counts the folder meanwhile could miss a file between two names.
+                    with self._locked():
+                        self._partial(shard).rename(self._path(shard))
                 except OSError as exc:
                     raise self._unusable(exc) from exc
 
