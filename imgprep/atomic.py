@@ -162,17 +162,22 @@ def json_object(data: bytes, where: str, what: str) -> dict[str, Any]:
         value = json.loads(data)
         if not isinstance(value, dict):
             raise FormatError(f"{where}: {what} must be a JSON object")
-        layer: list[Any] = [value]
-        for _ in range(JSON_DEPTH_MAX):
-            inner = (each.values() if isinstance(each, dict) else each for each in layer)
-            layer = [item for items in inner for item in items if isinstance(item, dict | list)]
-        if layer:
+        if is_deeper(value, JSON_DEPTH_MAX):
             raise RecursionError
     except RecursionError as exc:
         raise FormatError(f"{where}: {what} is not valid JSON: it is nested too deep") from exc
     except ValueError as exc:
         raise FormatError(f"{where}: {what} is not valid JSON: {exc}") from exc
     return value
+
+
+def is_deeper(value: dict[str, Any], levels: int) -> bool:
+    """Whether objects and lists (or tables and arrays) are nested in more than ``levels``."""
+    layer: list[Any] = [value]
+    for _ in range(levels):
+        inner = (each.values() if isinstance(each, dict) else each for each in layer)
+        layer = [item for items in inner for item in items if isinstance(item, dict | list)]
+    return bool(layer)
 
 
 def read_regular(path: Path) -> bytes:

@@ -147,8 +147,16 @@ def load_labels(index: DatasetIndex) -> LabelMap:
         FormatError: they are missing, malformed, or not those of the index.
         StoreError: an object store does not answer, or refuses.
     """
+    return labels_of(index, load_json(index.store, LABELS, "labels"))
+
+
+def labels_of(index: DatasetIndex, value: dict[str, Any]) -> LabelMap:
+    """The classes in the content of ``labels.json``.
+
+    Raises:
+        FormatError: they are malformed, or not those of the index.
+    """
     where = index.store.where(LABELS)
-    value = load_json(index.store, LABELS, "labels")
     try:
         labels = LabelMap.from_json(value)
     except FormatError as exc:

@@ -33,7 +33,7 @@ from imgprep.moments import Moments
 from imgprep.npyfile import read_npy
 from imgprep.pool import Progress
 from imgprep.stats import load_moments
-from imgprep.storage import Location, Store, absolute, open_store
+from imgprep.storage import Location, Store, open_store
 from imgprep.storage.reading import exists, load_json, names_in, read_bytes
 from imgprep.verify_shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
 
@@ -104,14 +104,7 @@ def verify(
             raise DamageError(str(exc)) from exc
         raise
     report = VerifyReport(str(store), decoded=decode)
-    setup = VerifySetup(
-        location=absolute(store),
-        size_px=index.size_px,
-        encoding=index.encoding,
-        classes=index.classes,
-        label_digits=index.label_digits,
-        decode=decode,
-    )
+    setup = VerifySetup.of(index, decode=decode)
     tasks = [VerifyTask(name, shard) for name, s in index.splits.items() for shard in s.shards]
     checks: dict[str, ShardCheck] = {}
     totals: list[Moments] = []

@@ -10,13 +10,13 @@ from functools import partial
 
 from imgprep.errors import FormatError
 from imgprep.format import DALI_INDEX_VERSION, IMAGE_EXTENSIONS, LABEL_DIGITS_MAX
-from imgprep.index import ShardInfo
+from imgprep.index import DatasetIndex, ShardInfo
 from imgprep.markers import read_marker
 from imgprep.moments import Moments, MomentsAccumulator
 from imgprep.pool import Tick
 from imgprep.recordfile import record_view
 from imgprep.shard_walk import BadTarError, Member, index_line, records
-from imgprep.storage import Store, open_store
+from imgprep.storage import Store, absolute, open_store
 from imgprep.storage.reading import on_disk, read_bytes
 
 HASH_BYTES = 1 << 20
@@ -35,6 +35,18 @@ class VerifySetup:
     classes: int
     label_digits: int
     decode: bool
+
+    @classmethod
+    def of(cls, index: DatasetIndex, *, decode: bool) -> VerifySetup:
+        """That of a dataset."""
+        return cls(
+            location=absolute(index.store),
+            size_px=index.size_px,
+            encoding=index.encoding,
+            classes=index.classes,
+            label_digits=index.label_digits,
+            decode=decode,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,13 @@ def make_mini(out: Path, layout: str) -> Path:
     return out
 
 
+def make_dataset(source: Path, dest: Path, *, shard_images: int) -> Path:
+    """Build with two workers and default options but for the size of the shards."""
+    ran = imgprep("build-shards", source, dest, "--jobs", 2, "--shard-images", shard_images)
+    assert ran.code == 0, ran.err
+    return dest
+
+
 def files_of(dest: Path) -> dict[str, bytes]:
     """Every file of a dataset that must not depend on how it was built: all but the report."""
     return {
@@ -126,10 +133,7 @@ def mini_archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def built(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished dataset, by default options with four shards or more a split; read only."""
-    dest = tmp_path_factory.mktemp("built") / "dataset"
-    ran = imgprep("build-shards", mini, dest, "--jobs", 2, "--shard-images", 20)
-    assert ran.code == 0, ran.err
-    return dest
+    return make_dataset(mini, tmp_path_factory.mktemp("built") / "dataset", shard_images=20)
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ from imgprep.decode import decode_image
 from imgprep.errors import ImageError
 from imgprep.geometry import Crop, Part, Window
 from imgprep.jpegfile import read_header
-from imgprep.prepare import prepare
 from imgprep.resize import needed_window
 from imgprep.spec import ExifPolicy, ImageSpec
+from tests.decoding import check_outcome
 from tests.fuzzing import cause, target
 from tests.imagefiles import ARITHMETIC, ODD_SAMPLING, chunk, picture, png16, saved, with_exif
 from tests.mutations import repaired_png
@@ -62,13 +62,7 @@ def jpeg(data: bytes) -> None:
         window = Window(height // 3, -(-height // 2), width // 4, -(-width // 2))
         for each in (window, Window(0, height, 0, width)):
             _check_window(data, each)
-    spec = ImageSpec(size_px=8, max_megapixels=1)
-    fast = _outcome(data, spec)
-    enabled, jpegwindow.ENABLED = jpegwindow.ENABLED, False
-    try:
-        assert _outcome(data, spec) == fast
-    finally:
-        jpegwindow.ENABLED = enabled
+    check_outcome(data, ImageSpec(size_px=8, max_megapixels=1))
 
 
 def _check_window(data: bytes, window: Window) -> None:
@@ -82,14 +76,6 @@ def _check_window(data: bytes, window: Window) -> None:
     left, right = window.left - part.left, window.right - part.left
     expected = whole[window.top : window.bottom, window.left : window.right]
     assert (pixels[:, left:right] == expected).all()
-
-
-def _outcome(data: bytes, spec: ImageSpec) -> object:
-    try:
-        prepared = prepare(data, spec)
-    except ImageError as exc:
-        return cause(exc)
-    return prepared.image_hwc.tobytes(), prepared.notes, prepared.enlarged
 
 
 def _images() -> list[bytes]:

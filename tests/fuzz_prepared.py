@@ -43,14 +43,7 @@ def index(data: bytes) -> None:
 def _verify(folder: Path) -> None:
     """What ``imgprep verify --decode`` does for each shard and for the files beside them."""
     found = load_index(folder)
-    setup = VerifySetup(
-        location=str(folder),
-        size_px=found.size_px,
-        encoding=found.encoding,
-        classes=found.classes,
-        label_digits=found.label_digits,
-        decode=True,
-    )
+    setup = VerifySetup.of(found, decode=True)
     for name, split in found.splits.items():
         for shard in split.shards:
             _check(verify_shard(VerifyTask(name, shard), setup, lambda wrong: None)())

@@ -22,6 +22,7 @@ from tests.imagefiles import (
     saved,
     with_exif,
 )
+from tests.mutations import repaired_png
 
 # ---- harmless and harmful faults of a JPEG -------------------------------------------------
 
@@ -174,19 +175,6 @@ VICTIMS = [
     saved(SMALL, "TIFF"),
     saved(SMALL, "PPM"),
 ]
-
-
-def repaired_png(data: bytes) -> bytes:
-    """The chunk checksums made right again, so that damage gets past them."""
-    position, out = 8, bytearray(data)
-    while position + 12 <= len(out):
-        (length,) = struct.unpack_from(">I", out, position)
-        end = position + 8 + length
-        if end + 4 > len(out):
-            break
-        struct.pack_into(">I", out, end, zlib.crc32(out[position + 4 : end]))
-        position = end + 4
-    return bytes(out)
 
 
 @settings(deadline=None, max_examples=600)

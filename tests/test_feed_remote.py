@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from imgprep.index import ShardInfo
-from tests.conftest import imgprep
+from tests.conftest import make_dataset
 from tests.feeding import CPU, SMALL, joined, loading
 from tests.objectstore import ObjectStore, wait_until
 from train.config import InputConfig
@@ -37,10 +37,7 @@ GIB = 1 << 30
 @pytest.fixture(scope="module")
 def dataset(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve training shards of eight records, three of validation."""
-    dest = tmp_path_factory.mktemp("many") / "dataset"
-    ran = imgprep("build-shards", mini, dest, "--jobs", 2, "--shard-images", 8)
-    assert ran.code == 0, ran.err
-    return dest
+    return make_dataset(mini, tmp_path_factory.mktemp("many") / "dataset", shard_images=8)
 
 
 @pytest.fixture

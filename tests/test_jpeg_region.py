@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -22,8 +21,8 @@ from imgprep import jpegwindow
 from imgprep.errors import ImageError, UsageError
 from imgprep.geometry import Part, Window
 from imgprep.jpegfile import JpegHeader, read_header
-from imgprep.prepare import prepare
 from imgprep.spec import ImageSpec
+from tests.decoding import check_outcome
 from tests.imagefiles import ARITHMETIC, ODD_SAMPLING, jpeg, picture, saved, with_exif
 
 pytestmark = pytest.mark.skipif(not jpegwindow.ENABLED, reason="the C extension is not in use")
@@ -141,30 +140,6 @@ def test_extreme_coefficients(quality: int) -> None:
 
 
 # ---- the same outcome ----------------------------------------------------------------------
-
-
-@contextmanager
-def full_path() -> Iterator[None]:
-    """As with ``IMGPREP_JPEG=full``."""
-    jpegwindow.ENABLED = False
-    try:
-        yield
-    finally:
-        jpegwindow.ENABLED = True
-
-
-def outcome(data: bytes, spec: ImageSpec) -> object:
-    try:
-        prepared = prepare(data, spec)
-    except ImageError as exc:
-        return str(exc)
-    return prepared.image_hwc.tobytes(), prepared.notes, prepared.enlarged
-
-
-def check_outcome(data: bytes, spec: ImageSpec) -> None:
-    fast = outcome(data, spec)
-    with full_path():
-        assert outcome(data, spec) == fast
 
 
 @given(

@@ -18,6 +18,8 @@ DropoutKind = Literal["vanilla", "inverted"]
 ScheduleKind = Literal["plateau", "steps", "dexp", "constant"]
 Parallel = Literal["auto", "none", "data", "columns"]
 Device = Literal["auto", "cpu", "cuda"]
+CACHE_GIB = 100.0
+"""Default size of the cache of shards, at most."""
 
 
 def _require(ok: bool, message: str) -> None:
@@ -67,7 +69,7 @@ class InputConfig:
     cache_folder: str | None = None
     """Where shards of a dataset at a URL are kept; None: ``$IMGPREP_CACHE``, or ``imgprep`` in the
     user's folder of caches."""
-    cache_gib: float = 100.0
+    cache_gib: float = CACHE_GIB
     """Size of that folder, at most; never more than the disk has."""
 
     def __post_init__(self) -> None:
@@ -90,7 +92,7 @@ class InputConfig:
 
     def with_cache(self, folder: str | None, gib: float | None) -> InputConfig:
         """The same with another cache, or the default: a run's own may be of another machine."""
-        return replace(self, cache_folder=folder, cache_gib=100.0 if gib is None else gib)
+        return replace(self, cache_folder=folder, cache_gib=CACHE_GIB if gib is None else gib)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imgprep.atomic import json_object
 from imgprep.errors import FormatError, StoreError
 from imgprep.format import LABELS, MEAN_IMAGE_NPY, RGB_PCA, SPLITS
-from imgprep.index import DatasetIndex, load_index
+from imgprep.index import DatasetIndex, labels_of, load_index
 from imgprep.labels import LabelMap
 from imgprep.npyfile import read_npy
 from imgprep.pca import RgbPca
@@ -88,15 +88,11 @@ def open_dataset(location: Location) -> TrainingSet:
                 f"{index.store}: no training images, so no mean image and no PCA; build the "
                 f"dataset with both splits ({', '.join(SPLITS)})"
             )
-        labels = _labels(index)
+        labels = labels_of(index, _checked_json(index, LABELS))
         mean_image_hwc = _mean_image(index)
         pca = _pca(index)
     except (FormatError, StoreError) as exc:
         raise DataError(str(exc)) from exc
-    if (labels.order_sha256, len(labels)) != (index.label_order_sha256, index.classes):
-        raise DataError(
-            f"{index.store}: {LABELS} lists other classes than the index: was it edited?"
-        )
     return TrainingSet(index, labels, mean_image_hwc, pca)
 
 
@@ -130,13 +126,6 @@ def _mean_image(index: DatasetIndex) -> NDArray[np.float32]:
             f"({index.size_px}, {index.size_px}, 3)"
         )
     return mean_hwc
-
-
-def _labels(index: DatasetIndex) -> LabelMap:
-    try:
-        return LabelMap.from_json(_checked_json(index, LABELS))
-    except FormatError as exc:
-        raise DataError(f"{index.store.where(LABELS)}: {exc}") from exc
 
 
 def _pca(index: DatasetIndex) -> RgbPca:

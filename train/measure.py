@@ -49,12 +49,8 @@ def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -
         ConfigError: the checkpoints see their input in different ways.
         DataError, FormatError: the dataset cannot be read.
     """
-    hardware = find_hardware()
     world = world_from(os.environ)
-    device = device_for(options.device, hardware.gpus, world.local_rank)
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, hardware.cores // world.local_size))
-        keep_pages()
+    device = ready_device(options.device, local_rank=world.local_rank, local_size=world.local_size)
     saved = [checkpoints.load(path) for path in paths]
     configs = [from_json(each.config) for each in saved]
     if any(_sight(config) != _sight(configs[0]) for config in configs):
@@ -107,8 +103,19 @@ def _sight(config: RunConfig) -> tuple[object, ...]:
     return (config.input.crop_px, config.input.mean)
 
 
-def device_for(asked: str, gpus: int, local_rank: int = 0) -> torch.device:
-    """The device to measure on; ConfigError if it is not here."""
-    if asked == "cuda" and not gpus:
+def ready_device(asked: str, *, local_rank: int = 0, local_size: int = 1) -> torch.device:
+    """The device to measure on, with torch set up for it.
+
+    ``local_size`` processes of this machine share its processors; this one is ``local_rank``.
+
+    Raises:
+        ConfigError: the device is not here.
+    """
+    hardware = find_hardware()
+    if asked == "cuda" and not hardware.gpus:
         raise ConfigError("--device cuda: no GPU is visible here; see nvidia-smi, or use cpu")
-    return torch.device("cpu" if asked == "cpu" or not gpus else f"cuda:{local_rank}")
+    if asked != "cpu" and hardware.gpus:
+        return torch.device(f"cuda:{local_rank}")
+    torch.set_num_threads(max(1, hardware.cores // local_size))
+    keep_pages()
+    return torch.device("cpu")

@@ -23,10 +23,8 @@ from train.feed.loader import EvalLoader, Share
 from train.feed.records import RecordReader
 from train.feed.remote_shards import sequential
 from train.guesses import Guesses, GuessKeeper
-from train.launch import find_hardware
-from train.measure import device_for, saved_net
+from train.measure import ready_device, saved_net
 from train.neighbours import Neighbourhood, features_of, nearest
-from train.net.memory import keep_pages
 from train.run_state import RunState, dataset_of, read_run
 from train.stored import stored_pixels
 
@@ -155,7 +153,7 @@ def _measure(
     state: RunState, data: TrainingSet, request: ReportRequest, line: Callable[[str], None]
 ) -> Measured:
     assert state.saved is not None
-    device = _ready(request.device)
+    device = ready_device(request.device)
     net = saved_net(state.saved, state.config, data, device)
     config = state.config.input.with_cache(request.cache_folder, request.cache_gib)
     splits = {request.split, "train"}
@@ -210,16 +208,6 @@ def _measure(
         units=wanted.vectors_nd.shape[1],
         pictures=pictures,
     )
-
-
-def _ready(device: str) -> torch.device:
-    """The device asked for, with torch set up for it."""
-    hardware = find_hardware()
-    found = device_for(device, hardware.gpus)
-    if found.type == "cpu":
-        torch.set_num_threads(hardware.cores)
-        keep_pages()
-    return found
 
 
 def _crops(

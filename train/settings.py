@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from imgprep.atomic import is_deeper
 from train.config import RunConfig
 from train.errors import ConfigError
 from train.presets import preset
@@ -73,11 +74,7 @@ def _toml(text: str) -> dict[str, Any]:
         settings = tomllib.loads(text)
     except RecursionError as exc:
         raise ValueError("nested too deep") from exc
-    layer: list[Any] = [settings]
-    for _ in range(DEPTH_MAX):
-        inner = (each.values() if isinstance(each, dict) else each for each in layer)
-        layer = [item for items in inner for item in items if isinstance(item, dict | list)]
-    if layer:
+    if is_deeper(settings, DEPTH_MAX):
         raise ValueError("nested too deep")
     return settings
 
