@@ -18,9 +18,9 @@ from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
 from imgprep.wording import plain
 
 if TYPE_CHECKING:
-    from imgprep.manifest import SourceScan
-    from imgprep.markers import Skip
-    from imgprep.pca import Solver
+    from imgprep.colour.pca import Solver
+    from imgprep.dataset.markers import Skip
+    from imgprep.sources.manifest import SourceScan
 
 LAYOUTS = ("archives", "class-folders", "kaggle")
 EPILOG = "Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + "."
@@ -69,8 +69,8 @@ def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: 
       imgprep scan /data/ilsvrc2012
       imgprep scan s3://bucket/ilsvrc2012 --checksum
     """
-    from imgprep.scan import ScanReport, checksum_archives
     from imgprep.sources import scan_source
+    from imgprep.sources.scan import ScanReport, checksum_archives
 
     say = _Say(quiet)
     found = scan_source(source, layout, progress=say.scanning)
@@ -116,7 +116,7 @@ _SPEC_OPTIONS = options(
 
 
 def _engine_name(_: click.Context, param: click.Parameter, value: str) -> str:
-    from imgprep.engines import check_engine
+    from imgprep.runners import check_engine
 
     try:
         return check_engine(value)
@@ -160,7 +160,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
       imgprep build-shards photos out --encoding png --on-error skip
       imgprep build-shards s3://bucket/ilsvrc2012 /data/imagenet-256
     """
-    from imgprep.build import BuildOptions, build, dry_run
+    from imgprep.build.job import BuildOptions, build, dry_run
     from imgprep.spec import BuildSpec, ImageSpec
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does
@@ -192,7 +192,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
 
 def _warn_of_pillow() -> None:
     """One line if PIL is not the one that imgprep asks for, whole."""
-    from imgprep.pillowcheck import find_pillow
+    from imgprep.image.pillowcheck import find_pillow
 
     installed = find_pillow()
     if installed.problem:
@@ -215,7 +215,7 @@ def stats(dest: str, solver: Solver, html: Path | None, as_json: bool) -> None:
         report, page_bytes = write_stats_page(dest, html, solver)
         click.echo(f"wrote {html}: {page_bytes / 2**10:,.0f} KiB", err=True)
     else:
-        from imgprep.stats import load_moments, stats_report
+        from imgprep.colour.stats import load_moments, stats_report
 
         report = stats_report(load_moments(dest), solver)
     print_json(report.to_json()) if as_json else click.echo(report.render())
@@ -229,9 +229,9 @@ def stats(dest: str, solver: Solver, html: Path | None, as_json: bool) -> None:
 @quiet_option
 def verify(dest: str, decode: bool, jobs: int | None, as_json: bool, quiet: bool) -> None:
     """Check DEST: hashes, counts, index against tar, labels, statistics; with --decode, pixels."""
-    from imgprep.index import load_index
+    from imgprep.dataset.index import load_index
     from imgprep.progress import Meter
-    from imgprep.verify import verify as verify_dataset
+    from imgprep.verify.dataset import verify as verify_dataset
 
     try:
         total = sum(split.records for split in load_index(dest).splits.values())
@@ -260,7 +260,7 @@ def preview(dest: str, out: Path, as_json: bool, **given: int) -> None:
 
     The second half needs the training half (imgprep[train]); without it only records are drawn.
     """
-    from imgprep.preview import PreviewOptions, write_preview
+    from imgprep.pages.preview import PreviewOptions, write_preview
 
     drawn = write_preview(dest, out, PreviewOptions(**given))
     if drawn.trainer_missing is not None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from train.config import InputConfig
-from train.dataset import TrainingSet
-from train.feed.draws import EpochDraws
+from train.feed.augment import EpochDraws
+from train.feed.dataset import TrainingSet
 
 Float = NDArray[np.float64]
 

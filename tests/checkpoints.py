@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from train.checkpoint import Checkpoint, Position, Shape
 from train.config import OptimConfig, RunConfig
 from train.optim import schedule
+from train.saved.checkpoint import Checkpoint, Position, Shape
 
 
 def make_checkpoint(config: RunConfig | None = None, **changes: Any) -> Checkpoint:

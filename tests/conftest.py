@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parent.parent
 _BUCKETS = itertools.count(1)
 _sklearn_is_there = ForkServer(
     *("numpy", "sklearn.decomposition"),
-    *("imgprep.cli", "imgprep.build", "imgprep.publish"),
+    *("imgprep.cli", "imgprep.build.job", "imgprep.build.publish"),
     OPENBLAS_NUM_THREADS="1",
 )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from imgprep import jpegwindow
 from imgprep.errors import ImageError
-from imgprep.prepare import prepare
+from imgprep.image import jpegwindow
+from imgprep.image.prepare import prepare
 from imgprep.spec import ImageSpec
 from tests.fuzzing import cause
 

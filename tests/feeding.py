@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from train.config import InputConfig
-from train.dataset import TrainingSet, open_dataset
+from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.loader import Batch, Share, TrainLoader
 from train.feed.records import RecordReader
 

@@ -9,12 +9,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from imgprep import jpegwindow, kernel
-from imgprep.decode import decode_image
 from imgprep.errors import ImageError
-from imgprep.geometry import Crop, Part, Window
-from imgprep.jpegfile import read_header
-from imgprep.resize import needed_window
+from imgprep.image import jpegwindow, kernel
+from imgprep.image.decode import decode_image
+from imgprep.image.geometry import Crop, Part, Window
+from imgprep.image.jpegfile import read_header
+from imgprep.image.resize import needed_window
 from imgprep.spec import ExifPolicy, ImageSpec
 from tests.decoding import check_outcome
 from tests.fuzzing import cause, target
@@ -47,7 +47,7 @@ def _jpegs() -> list[bytes]:
     ]
 
 
-@target("jpeg", _jpegs, tokens=JPEG_TOKENS, needs=("imgprep._jpeg",))
+@target("jpeg", _jpegs, tokens=JPEG_TOKENS, needs=("imgprep.image._jpeg",))
 def jpeg(data: bytes) -> None:
     """The window decoder gives the pixels of a whole decode, or declines; so does the program."""
     data = b"\xff\xd8" + data[2:]
@@ -131,7 +131,7 @@ def _kernel_seeds() -> list[bytes]:
     return [struct.pack("<11h", *job) + picture(9, 9).tobytes() for job in jobs]
 
 
-@target("kernel", _kernel_seeds, needs=("imgprep._kernel",))
+@target("kernel", _kernel_seeds, needs=("imgprep.image._kernel",))
 def shrink(data: bytes) -> None:
     """Shrinking and moments with arguments that make no sense: ValueError, or the definition's
     pixels; plain C and AVX2 give the same bytes."""

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from imgprep.atomic import read_json
+from imgprep.build.state import BuildIdentity, StatePaths, begin, load_pixel_sum
+from imgprep.colour.stats import load_moments, stats_report
+from imgprep.dataset.encodings import record_pixels
+from imgprep.dataset.index import ShardInfo, load_index
+from imgprep.dataset.labels import LabelMap
+from imgprep.dataset.markers import done_markers, read_marker
 from imgprep.errors import ImageError
-from imgprep.index import ShardInfo, load_index
-from imgprep.labels import LabelMap
-from imgprep.manifest import SplitManifest
-from imgprep.markers import done_markers, read_marker
-from imgprep.reader import SourceReader
-from imgprep.recordfile import record_pixels
-from imgprep.state import BuildIdentity, StatePaths, begin, load_pixel_sum
-from imgprep.stats import load_moments, stats_report
+from imgprep.sources.manifest import SplitManifest
+from imgprep.sources.reader import SourceReader
 from imgprep.storage import open_store
+from imgprep.storage.atomic import read_json
 from imgprep.storage.lease import Lease
-from imgprep.verify import read_source_labels
-from imgprep.verify_shard import ShardCheck, VerifySetup, VerifyTask, verify_shard
+from imgprep.verify.dataset import read_source_labels
+from imgprep.verify.shard import ShardCheck, VerifySetup, VerifyTask, verify_shard
 from tests.fuzzing import CAUSE_MAX, cause, changed_dataset, original, ours, put, target, workspace
 from tests.mutations import mutate_json, repaired_tar
 from tests.trees import tiny_jpeg

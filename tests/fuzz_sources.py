@@ -7,12 +7,12 @@ import os
 import tarfile
 from pathlib import Path
 
-from imgprep.reader import SourceReader
 from imgprep.sources import scan_source
 from imgprep.sources.lanes import walk_in_lanes
 from imgprep.sources.local_tree import ranges_of
+from imgprep.sources.open_tree import open_tree
+from imgprep.sources.reader import SourceReader
 from imgprep.sources.tarwalk import walk
-from imgprep.sources.tree import open_tree
 from imgprep.sources.truth import read_truth
 from imgprep.sources.truth_files import (
     parse_devkit_meta,

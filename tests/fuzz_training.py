@@ -14,18 +14,18 @@ import torch
 from tests.checkpoints import make_checkpoint
 from tests.fuzzing import changed_dataset, original, ours, put, target, workspace
 from tests.mutations import mutate_json, mutate_zip
-from train import checkpoint as checkpoints
-from train.compatible import Expected, changed_settings, check_resume
 from train.config import RunConfig
-from train.dataset import open_dataset
+from train.feed.dataset import open_dataset
 from train.feed.records import RecordReader
-from train.figures import thinned
-from train.logs import EPOCH_FIELDS, STEP_FIELDS, read_rows
 from train.net import native, net_plan
 from train.optim.schedule import ScheduleState
-from train.run_folder import Origin
-from train.run_state import read_run
+from train.run.logs import EPOCH_FIELDS, STEP_FIELDS, read_rows
+from train.saved import checkpoint as checkpoints
+from train.saved.compatible import Expected, changed_settings, check_resume
+from train.saved.run_folder import Origin
 from train.settings import from_json, read_toml, resolve, to_toml
+from train.show.figures import thinned
+from train.show.run_state import read_run
 
 
 @target("idx", lambda: [original("train-000000.idx")], tokens=(b"jpg ", b"cls ", b"v1.2 ", b"\n"))
@@ -128,7 +128,7 @@ def _values() -> list[bytes]:
 @target("checkpoint-values", _values, mutate=mutate_json)
 def checkpoint_values(data: bytes) -> None:
     """A sound file with hostile values in it."""
-    from train.checkpoint_file import write_values
+    from train.saved.checkpoint_file import write_values
 
     try:
         values = json.loads(data)

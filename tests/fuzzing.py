@@ -213,7 +213,7 @@ def forge(folder: Path) -> None:
     import hashlib
     import json
 
-    from imgprep.index import fingerprint_of
+    from imgprep.dataset.index import fingerprint_of
 
     path = folder / "dataset_info.json"
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgprep.decode import Decoded, decode_image
+from imgprep.image.decode import Decoded, decode_image
 from imgprep.spec import ExifPolicy
 
 # 32x24, libjpeg-turbo's jpegtran -arithmetic.

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from train.net.columns import ColumnNet
-from train.randomness import MaskKey
+from train.net.randomness import MaskKey
 
 
 class MixedDevicesError(AssertionError):

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 from imgprep.errors import ImgprepError
-from imgprep.reader import SourceReader
 from imgprep.sources import scan_source
+from imgprep.sources.reader import SourceReader
 from tests.conftest import REPOSITORY
 from tests.objectstore import ObjectStore
 

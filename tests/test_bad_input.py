@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgprep.index import load_index
+from imgprep.dataset.index import load_index
 from tests.conftest import Ran, imgprep, make_mini
 from tests.reading import labels_of_shards, source_of
 from tests.trees import Shape, make_archives, make_class_folders, tar_bytes, tiny_jpeg

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imgprep.index import load_index
+from imgprep.dataset.index import load_index
 from tests.conftest import files_of, imgprep
 
 

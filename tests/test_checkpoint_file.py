@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from imgprep.errors import DestinationError
 from tests.checkpoints import make_checkpoint
-from train import checkpoint as ck
-from train.checkpoint import Checkpoint, Position
-from train.checkpoint_file import read_values, write_values
 from train.errors import CheckpointError
+from train.saved import checkpoint as ck
+from train.saved.checkpoint import Checkpoint, Position
+from train.saved.checkpoint_file import read_values, write_values
 
 
 def same(one: Any, other: Any) -> bool:
@@ -288,7 +288,7 @@ SAVE_UNTIL_FULL = """
 import resource, signal, sys
 from pathlib import Path
 from tests.checkpoints import make_checkpoint
-from train import checkpoint
+from train.saved import checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 for allowed in (0, 4096, 100_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, -1))

@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import make_checkpoint
-from train.checkpoint import Checkpoint, Position, Shape
-from train.compatible import AT_START_ONLY, Expected, changed_settings, check_labels, check_resume
 from train.config import InputConfig, NetConfig, OptimConfig, RunConfig
 from train.errors import CheckpointError
+from train.saved.checkpoint import Checkpoint, Position, Shape
+from train.saved.compatible import (
+    AT_START_ONLY,
+    Expected,
+    changed_settings,
+    check_labels,
+    check_resume,
+)
 
 
 def saved(config: RunConfig | None = None, **changes: Any) -> Checkpoint:

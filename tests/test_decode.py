@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from imgprep.decoded import turn_upright
 from imgprep.errors import ImageError
-from imgprep.jpegfile import exif_orientation
+from imgprep.image.decoded import turn_upright
+from imgprep.image.jpegfile import exif_orientation
 from tests.imagefiles import (
     ARITHMETIC,
     ODD_SAMPLING,

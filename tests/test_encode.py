@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imgprep.errors import ImageError
-from imgprep.prepare import encode, engine, prepare
-from imgprep.resize import resize_crop
+from imgprep.image.prepare import encode, engine, prepare
+from imgprep.image.resize import resize_crop
 from imgprep.spec import FILTERS, SUBSAMPLINGS, ImageSpec, Subsampling
 
 

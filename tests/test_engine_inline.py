@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from imgprep.engines import INLINE, LOCAL, RAY, Run, check_engine, engine_for, open_engine
 from imgprep.errors import DestinationError, UsageError
-from imgprep.pool import Progress, StoppedError, Tick
+from imgprep.runners import INLINE, LOCAL, RAY, Run, check_engine, engine_for, open_engine
+from imgprep.runners.pool import Progress, StoppedError, Tick
 
 stopped = threading.Event()
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from imgprep.build.node import NodeNeeds, check_node
 from imgprep.errors import BuildError
-from imgprep.node import NodeNeeds, check_node
-from imgprep.prepare import engine
+from imgprep.image.prepare import engine
 from tests.conftest import Ran, command, files_of, imgprep
 from tests.objectstore import ObjectStore, Proxy, environment_of
 from tests.raycluster import RayCluster, writers_in

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from imgprep.build.estimate import check_space, record_bytes_guess
 from imgprep.errors import DestinationError
-from imgprep.estimate import check_space, record_bytes_guess
 from imgprep.spec import ImageSpec
 from imgprep.storage.local import LocalStore
 from tests.conftest import imgprep

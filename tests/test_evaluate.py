@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from tests.processes import in_processes
 from train.config import NetConfig
 from train.errors import DataError
-from train.evaluate import Evaluation, evaluate
-from train.metrics import TopKCounter
 from train.net import build_net
+from train.run.evaluate import Evaluation, evaluate
+from train.run.metrics import TopKCounter
 
 RECORDS, CLASSES, SIDE, VIEWS = 23, 7, 6, 3
 

@@ -13,11 +13,11 @@ import torch
 
 from imgprep.errors import DestinationError
 from tests.checkpoints import make_checkpoint
-from train import checkpoint
 from train.config import InputConfig, NetConfig, RunConfig
 from train.errors import CheckpointError, ConfigError
-from train.export import export_checkpoint
 from train.net import Net, build_net
+from train.saved import checkpoint
+from train.show.export import export_checkpoint
 
 CROP_PX = 96
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from imgprep.format import DATASET_INFO, LABELS, MEAN_IMAGE_NPY, RGB_PCA
+from imgprep.dataset.format import DATASET_INFO, LABELS, MEAN_IMAGE_NPY, RGB_PCA
 from tests.conftest import REPOSITORY
 from tests.feeding import SMALL, copy_of, loading, overwrite
-from train.dataset import open_dataset
 from train.errors import DataError
+from train.feed.dataset import open_dataset
 from train.feed.graph import QUEUED_RUNS
 from train.feed.records import RecordReader
 
@@ -147,7 +147,7 @@ def test_a_process_that_forgets_to_close_ends(built: Path) -> None:
     """In the middle of an epoch, with the feeding thread at work."""
     program = (
         "import sys, torch; from pathlib import Path\n"
-        "from train.dataset import open_dataset\n"
+        "from train.feed.dataset import open_dataset\n"
         "from train.config import InputConfig\n"
         "from train.feed.loader import Share, TrainLoader\n"
         "loader = TrainLoader(open_dataset(Path(sys.argv[1])), InputConfig(), Share(0, 1),\n"

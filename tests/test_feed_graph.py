@@ -14,9 +14,9 @@ from tests.augment_reference import augmented, colour_noise, pixels_of
 from tests.conftest import imgprep
 from tests.feeding import CPU, loading
 from train.config import InputConfig, MeanKind
-from train.dataset import TrainingSet, open_dataset
 from train.errors import ConfigError
-from train.feed.draws import EpochDraws, epoch_draws, lighting_on
+from train.feed.augment import EpochDraws, epoch_draws, lighting_on
+from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.graph import Graph, build_pipeline
 from train.feed.inputs import FeedBatch, eval_spec, graph_spec
 from train.feed.loader import EvalLoader, Share

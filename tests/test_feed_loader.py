@@ -13,8 +13,8 @@ import torch
 
 from tests.feeding import CPU, SMALL, joined, loading
 from train.config import FloatType, Layout
-from train.dataset import TrainingSet, open_dataset
 from train.errors import ConfigError, DataError
+from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.loader import Batch, EvalLoader, Share
 
 

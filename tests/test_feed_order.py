@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.feeding import SMALL, loading
 from train.config import InputConfig
-from train.dataset import TrainingSet, open_dataset
-from train.feed.draws import epoch_draws, lighting_on
+from train.feed.augment import epoch_draws, lighting_on
+from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.order import epoch_order, listed_order, share_of
 from train.feed.records import RecordReader
 

@@ -14,7 +14,7 @@ PROGRAM = """
 import json, sys, torch, torch.distributed as dist
 from pathlib import Path
 from train.config import InputConfig
-from train.dataset import open_dataset
+from train.feed.dataset import open_dataset
 from train.feed.loader import EvalLoader, Share, TrainLoader
 
 dist.init_process_group("gloo")

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imgprep.index import ShardInfo
+from imgprep.dataset.index import ShardInfo
 from tests.conftest import make_dataset
 from tests.feeding import CPU, SMALL, joined, loading
 from tests.objectstore import ObjectStore, wait_until
 from train.config import InputConfig
-from train.dataset import TrainingSet, open_dataset
 from train.errors import ConfigError, DataError
+from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.loader import EvalLoader, Share
 from train.feed.records import RecordReader
-from train.feed.remote_shards import RemoteShards, check_cache
-from train.feed.shard_cache import ShardCache, default_folder
+from train.feed.remote.cache import ShardCache, default_folder
+from train.feed.remote.shards import RemoteShards, check_cache
 from train.presets import paper
-from train.preview import PreviewOptions, make_preview
+from train.show.preview import PreviewOptions, make_preview
 
 SHARDS = 12
 GIB = 1 << 30
@@ -203,7 +203,7 @@ EPOCH = """
 import sys
 from dataclasses import replace
 from tests.feeding import SMALL, joined, loading
-from train.dataset import open_dataset
+from train.feed.dataset import open_dataset
 config = replace(SMALL, cache_folder=sys.argv[2], cache_gib=float(sys.argv[3]), window_shards=2)
 with loading(open_dataset(sys.argv[1]), config) as loader:
     images, record_n = joined([batch for epoch in range(2) for batch in loader.epoch(epoch)])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from train.config import NetConfig, RunConfig
 from train.errors import ConfigError
-from train.launch import Hardware, place
+from train.run.launch import Hardware, place
 from train.world import World, first_host, world_from
 
 ALONE = World()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgprep.geometry import Crop, centre_crop, scaled_size, source_box
+from imgprep.image.geometry import Crop, centre_crop, scaled_size, source_box
 
 sides = st.integers(1, 70_000)
 targets = st.integers(1, 4096)

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from imgprep.dataset.shards import ShardWriter
 from imgprep.errors import SourceError
-from imgprep.shards import ShardWriter
 from imgprep.sources.local_tree import ranges_of
+from imgprep.sources.open_tree import open_tree
 from imgprep.sources.tarwalk import Entry, walk
-from imgprep.sources.tree import open_tree
 from imgprep.sources.truth import DEVKIT_ARCHIVES, read_truth
 from tests.fuzzing import changed_dataset, dataset, original, put
 from tests.imagefiles import saved
@@ -32,13 +32,13 @@ import resource, sys
 from pathlib import Path
 import numpy, simplejpeg, PIL.Image
 from imgprep.errors import ImgprepError
-from imgprep.index import load_index
-from imgprep.sources.tree import open_tree
+from imgprep.dataset.index import load_index
+from imgprep.sources.open_tree import open_tree
 from imgprep.sources.truth import read_truth
-from imgprep.stats import load_moments
-from imgprep.verify import read_source_labels
+from imgprep.colour.stats import load_moments
+from imgprep.verify.dataset import read_source_labels
 from imgprep.storage import open_store
-from imgprep.verify_shard import VerifySetup, VerifyTask, verify_shard
+from imgprep.verify.shard import VerifySetup, VerifyTask, verify_shard
 
 def source_labels(path):
     read_source_labels(open_store(path.parent), path.name)
@@ -173,9 +173,9 @@ READ_ALL = """
 import os, sys
 from pathlib import Path
 from imgprep.errors import ImgprepError
-from imgprep.stats import load_moments
-from imgprep.verify import verify
-from train.dataset import open_dataset
+from imgprep.colour.stats import load_moments
+from imgprep.verify.dataset import verify
+from train.feed.dataset import open_dataset
 from train.feed.records import RecordReader
 
 folder = Path(sys.argv[1])

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from imgprep.dataset.index import load_index, load_labels
 from imgprep.errors import FormatError
-from imgprep.index import load_index, load_labels
+from imgprep.pages.preview import PreviewOptions, choose_records
 from imgprep.pages.stats_data import gather
-from imgprep.preview import PreviewOptions, choose_records
 from imgprep.storage import open_store
-from imgprep.verify import read_source_labels
+from imgprep.verify.dataset import read_source_labels
 from tests.fuzzing import changed_dataset, dataset, original
-from train.run_folder import RunFolder
-from train.run_state import read_run
+from train.saved.run_folder import RunFolder
+from train.show.run_state import read_run
 
 IDX, SOURCES, REPORT = "train-000000.idx", "train-sources.tsv.gz", "report.json"
 

@@ -13,34 +13,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgprep.atomic import read_json
+from imgprep.dataset.index import load_index
+from imgprep.dataset.labels import LabelMap
+from imgprep.dataset.markers import read_marker
+from imgprep.dataset.npyfile import map_npy, read_npy
 from imgprep.errors import DestinationError, FormatError, ImageError
-from imgprep.index import load_index
-from imgprep.labels import LabelMap
-from imgprep.manifest import ROW_DTYPE
-from imgprep.markers import read_marker
-from imgprep.npyfile import map_npy, read_npy
-from imgprep.reader import SourceReader
 from imgprep.sources import scan_source
+from imgprep.sources.manifest import ROW_DTYPE
+from imgprep.sources.reader import SourceReader
 from imgprep.storage import open_store
+from imgprep.storage.atomic import read_json
 from imgprep.wording import plain
 from tests.checkpoints import make_checkpoint
 from tests.conftest import imgprep
 from tests.fuzzing import changed_dataset, dataset, original
 from tests.imagefiles import after_start, picture, saved
 from tests.trees import make_class_folders
-from train import checkpoint as checkpoints
-from train.checkpoint_file import read_values, write_values
 from train.config import InputConfig, RunConfig
-from train.dataset import open_dataset
 from train.errors import CheckpointError, ConfigError, DataError
-from train.export import export_checkpoint
+from train.feed.dataset import open_dataset
 from train.feed.declared import Declared
 from train.feed.records import RecordReader
-from train.logs import STEP_FIELDS, read_rows
-from train.measure import MeasureOptions, measure
 from train.net import native
+from train.run.logs import STEP_FIELDS, read_rows
+from train.saved import checkpoint as checkpoints
+from train.saved.checkpoint_file import read_values, write_values
 from train.settings import read_toml, resolve
+from train.show.export import export_checkpoint
+from train.show.measure import MeasureOptions, measure
 
 
 def forged_index(**changes: Any) -> bytes:

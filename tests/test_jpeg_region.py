@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from imgprep import jpegwindow
 from imgprep.errors import ImageError, UsageError
-from imgprep.geometry import Part, Window
-from imgprep.jpegfile import JpegHeader, read_header
+from imgprep.image import jpegwindow
+from imgprep.image.geometry import Part, Window
+from imgprep.image.jpegfile import JpegHeader, read_header
 from imgprep.spec import ImageSpec
 from tests.decoding import check_outcome
 from tests.imagefiles import ARITHMETIC, ODD_SAMPLING, jpeg, picture, saved, with_exif
@@ -312,7 +312,7 @@ def test_the_switch_knows_two_words() -> None:
 @pytest.mark.parametrize(("value", "used"), [("auto", "True"), ("full", "False")])
 def test_the_environment_is_read(value: str, used: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", "from imgprep.jpegwindow import ENABLED; print(ENABLED)"],
+        [sys.executable, "-c", "from imgprep.image.jpegwindow import ENABLED; print(ENABLED)"],
         env={**os.environ, "IMGPREP_JPEG": value},
         capture_output=True,
         text=True,

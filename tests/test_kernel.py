@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imgprep.errors import UsageError
-from imgprep.geometry import Crop, Part, centre_crop, covered, scaled_size
-from imgprep.kernel import add_moments, area_shrink, available_backends, choose_backend
+from imgprep.image.geometry import Crop, Part, centre_crop, covered, scaled_size
+from imgprep.image.kernel import add_moments, area_shrink, available_backends, choose_backend
 
 BACKENDS = available_backends()
 COMPILED = tuple(name for name in BACKENDS if name != "numpy")
@@ -264,7 +264,7 @@ def test_the_backend_is_chosen_by_name() -> None:
 
 @each_backend
 def test_the_environment_forces_a_backend(backend: str) -> None:
-    code = "from imgprep.kernel import BACKEND; print(BACKEND)"
+    code = "from imgprep.image.kernel import BACKEND; print(BACKEND)"
     result = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "IMGPREP_KERNEL": backend},

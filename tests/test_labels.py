@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgprep.dataset.labels import LabelMap, order_digest
 from imgprep.errors import FormatError, SourceError
-from imgprep.labels import LabelMap, order_digest
 from imgprep.sources import scan_source
 from imgprep.sources.truth_files import (
     parse_devkit_meta,

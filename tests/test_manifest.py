@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgprep.errors import FormatError
-from imgprep.manifest import LOOSE_FILE, ROW_DTYPE, SplitManifest
 from imgprep.sources import scan_source
 from imgprep.sources.collect import BlockBuilder, assemble, is_clutter
+from imgprep.sources.manifest import LOOSE_FILE, ROW_DTYPE, SplitManifest
 from tests.trees import Shape, make_archives
 
 NAMES = st.binary(min_size=1, max_size=30).filter(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgprep.index import load_index
+from imgprep.dataset.index import load_index
 from tests.conftest import REPOSITORY
 
 

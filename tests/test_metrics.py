@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.processes import in_processes
-from train.metrics import TopK, TopKCounter, credit_unit, topk_credit
+from train.run.metrics import TopK, TopKCounter, credit_unit, topk_credit
 
 Batch = tuple[list[list[float]], list[int]]
 

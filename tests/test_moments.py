@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from imgprep.colour.moments import FOLD_IMAGES, Moments, MomentsAccumulator, RgbMoments, merge
 from imgprep.errors import FormatError
-from imgprep.moments import FOLD_IMAGES, Moments, MomentsAccumulator, RgbMoments, merge
 
 SIZE_PX = 4
 Images = NDArray[np.uint8]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.nets import CPU, SMALL, batch, make_net
 from train.net import MaskKey
-from train.randomness import keep_mask, torch_generator
+from train.net.randomness import keep_mask, torch_generator
 
 SEED = 11
 

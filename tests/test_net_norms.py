@@ -16,9 +16,7 @@ from torch.nn import functional
 
 from train.errors import ConfigError
 from train.net import native
-from train.net.lrn import ChannelNorm
-from train.net.norms import SpatialNorm
-from train.net.response import Response
+from train.net.norms import ChannelNorm, Response, SpatialNorm
 
 PAPER = Response(k=2.0, alpha=1e-4, beta=0.75)
 STRONG = Response(k=1.5, alpha=0.3, beta=0.75)

@@ -14,7 +14,7 @@ from train.config import NetConfig
 from train.errors import ConfigError
 from train.net import MaskKey, build_net, net_plan
 from train.net.init import initial_state
-from train.net.plan import pooled
+from train.net.layout import pooled
 
 PARAMETERS = {
     "conv1": 34_944,

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tests.checkpoints import make_checkpoint
-from train import checkpoint
 from train.config import NetConfig, OptimConfig
 from train.net import MaskKey, Net, build_net
 from train.optim.schedule import Rates
 from train.optim.sgd import Sgd
+from train.saved import checkpoint
 
 CPU = torch.device("cpu")
 PX, ROWS = 64, 2

@@ -118,7 +118,7 @@ def test_setup_names_every_extension_that_did_not_build(tmp_path: Path) -> None:
     """Its functions run on a tree in which the one extension is absent and the other no library."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     declared = [each["name"] for each in config["tool"]["setuptools"]["ext-modules"]]
-    assert declared == ["imgprep._kernel", "imgprep._jpeg", "train.net._cpu"]
+    assert declared == ["imgprep.image._kernel", "imgprep.image._jpeg", "train.net._cpu"]
     for folder in ("tools", "imgprep", "train/net", ".venv/bin"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
@@ -134,5 +134,5 @@ def test_setup_names_every_extension_that_did_not_build(tmp_path: Path) -> None:
     )
     assert ran.stdout.split() == declared
     log = (tmp_path / ".venv" / "setup.log").read_text()
-    assert "No module named 'imgprep._kernel'" in log
+    assert "No module named 'imgprep.image._kernel'" in log
     assert "file too short" in log or "invalid ELF header" in log

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from imgprep.colour.moments import Moments, RgbMoments
+from imgprep.colour.pca import SOLVERS, RgbPca, Solver, angle_degrees, fit_pca, orient, sigma_points
 from imgprep.errors import FormatError, UsageError
-from imgprep.moments import Moments, RgbMoments
-from imgprep.pca import SOLVERS, RgbPca, Solver, angle_degrees, fit_pca, orient, sigma_points
 
 Pixels = NDArray[np.uint8]
 SIZE_PX = 16
@@ -239,8 +239,8 @@ import json, sys
 import numpy as np
 for name in ("eig", "eigh", "eigvals", "eigvalsh", "svd", "cholesky", "qr", "solve", "inv"):
     delattr(np.linalg, name)
-from imgprep.moments import RgbMoments
-from imgprep.pca import fit_pca
+from imgprep.colour.moments import RgbMoments
+from imgprep.colour.pca import fit_pca
 pca = fit_pca(RgbMoments(1, 2, (30, 20, 10), (300, 200, 90, 160, 80, 60)), "gradient-ascent")
 print(json.dumps([pca.eigenvalues.tolist(), "sklearn" in sys.modules]))
 """

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgprep.build.split_plan import plan_split, shard_images_auto
 from imgprep.order import shuffled
-from imgprep.plan import plan_split, shard_images_auto
 from imgprep.spec import BuildSpec
 
 images = st.integers(1, 5000)

@@ -16,23 +16,23 @@ import pytest
 import torch
 from PIL import Image
 
-from imgprep import preview as records_preview
+from imgprep.dataset.encodings import record_pixels
 from imgprep.errors import DestinationError, UsageError
-from imgprep.recordfile import record_pixels
-from imgprep.sheet import Row, Sheet, Tile, check_target, draw
+from imgprep.pages import preview as records_preview
+from imgprep.pages.sheet import Row, Sheet, Tile, check_target, draw
 from tests.conftest import REPOSITORY, files_of, imgprep
 from tests.feeding import CPU, loading
 from tests.reading import labels_of_shards
 from tests.training import train
-from train.choose import choose_records
 from train.config import InputConfig, RunConfig
-from train.dataset import TrainingSet, open_dataset
-from train.feed.draws import epoch_draws, lighting_alphas
+from train.feed.augment import epoch_draws, lighting_alphas
+from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.mean import mean_under
 from train.feed.records import RecordReader
 from train.presets import preset as settings_of
-from train.preview import PreviewOptions, make_preview, write_preview
 from train.settings import to_toml
+from train.show.choose import choose_records
+from train.show.preview import PreviewOptions, make_preview, write_preview
 
 CROP = 64
 SETTINGS = ("--set", f"input.crop_px={CROP}")
@@ -255,7 +255,7 @@ def test_without_the_training_half_the_records_are_drawn(
 
 def test_drawing_records_imports_neither_torch_nor_dali() -> None:
     code = (
-        "import sys, imgprep.preview as p; assert p.training_missing() is None;"
+        "import sys, imgprep.pages.preview as p; assert p.training_missing() is None;"
         "assert not {'torch', 'nvidia.dali', 'train'} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.test_readme import marked
-from train.figures import draw_comparison
-from train.logs import EPOCH_FIELDS, EPOCHS_CSV, read_rows
+from train.run.logs import EPOCH_FIELDS, EPOCHS_CSV, read_rows
+from train.show.figures import draw_comparison
 
 EVIDENCE = REPOSITORY / "tools" / "evidence"
 

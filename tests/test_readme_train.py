@@ -10,7 +10,7 @@ import pytest
 
 from tests.test_readme import TEXT, marked
 from train.config import NetConfig
-from train.net.plan import net_plan
+from train.net.layout import net_plan
 from train.presets import PRESETS, preset
 from train.settings import to_toml
 

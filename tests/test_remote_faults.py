@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from imgprep.format import DATASET_INFO
+from imgprep.dataset.format import DATASET_INFO
 from tests.conftest import Ran, imgprep
 from tests.objectstore import Fault, ObjectStore, Request, environment_of
 from tests.remote_source import look, look_apart, put_tree

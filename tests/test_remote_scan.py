@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from imgprep.build import BuildOptions, build
+from imgprep.build.job import BuildOptions, build
 from imgprep.errors import ImageError, UsageError
-from imgprep.reader import SourceReader
-from imgprep.scan import ScanReport, checksum_archives
 from imgprep.sources import scan_source
+from imgprep.sources.reader import SourceReader
+from imgprep.sources.scan import ScanReport, checksum_archives
 from imgprep.spec import BuildSpec, ImageSpec
 from tests.layouts import WHOLE
 from tests.remote_source import look, put_memory

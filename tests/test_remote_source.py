@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgprep.format import DATASET_INFO
+from imgprep.dataset.format import DATASET_INFO
 from tests.conftest import files_of, imgprep
 from tests.layouts import kaggle_above
 from tests.objectstore import ObjectStore

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.nets import CLASSES, SOURCE, batch, make_net
-from train.confusion import Confusion, ConfusionCounter
-from train.guesses import GuessKeeper
-from train.neighbours import Features, features_of, nearest
+from train.show.confusion import Confusion, ConfusionCounter
+from train.show.guesses import GuessKeeper
+from train.show.neighbours import Features, features_of, nearest
 
 
 def scores(rows: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:

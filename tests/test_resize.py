@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgprep.geometry import Crop, Part, Window, centre_crop, scaled_size
-from imgprep.kernel import area_shrink
-from imgprep.resize import needed_window, resize_crop
+from imgprep.image.geometry import Crop, Part, Window, centre_crop, scaled_size
+from imgprep.image.kernel import area_shrink
+from imgprep.image.resize import needed_window, resize_crop
 from imgprep.spec import FILTERS
 
 
@@ -163,7 +163,7 @@ def test_a_very_long_image_does_not_need_its_scaled_size_in_memory() -> None:
     code = (
         "import numpy as np\n"
         "from pathlib import Path\n"
-        "from imgprep.resize import resize_crop\n"
+        "from imgprep.image.resize import resize_crop\n"
         "from imgprep.spec import FILTERS\n"
         "for shape in ((10000, 1, 3), (1, 10000, 3)):\n"
         "    for name in FILTERS:\n"

@@ -15,10 +15,11 @@ from PIL import Image
 from imgprep.errors import DestinationError
 from tests.checkpoints import make_checkpoint
 from tests.test_run_logs import write
-from train import checkpoint, figures
-from train.checkpoint import Position
 from train.errors import CheckpointError, ConfigError
-from train.logs import STEP_FIELDS, STEPS_CSV, RunLogs, read_rows
+from train.run.logs import STEP_FIELDS, STEPS_CSV, RunLogs, read_rows
+from train.saved import checkpoint
+from train.saved.checkpoint import Position
+from train.show import figures
 
 TILE = 11 * figures.ZOOM
 STRIDE = TILE + figures.GAP_PX

@@ -15,8 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgprep.errors import DestinationError
-from train.checkpoint import Position
-from train.logs import EPOCH_FIELDS, EPOCHS_CSV, STEP_FIELDS, STEPS_CSV, Length, RunLogs, read_rows
+from train.run.logs import (
+    EPOCH_FIELDS,
+    EPOCHS_CSV,
+    STEP_FIELDS,
+    STEPS_CSV,
+    Length,
+    RunLogs,
+    read_rows,
+)
+from train.saved.checkpoint import Position
 
 STEPS_PER_EPOCH = 4
 TIMINGS = ("images_per_s", "wait_ms", "step_ms")
@@ -203,7 +211,7 @@ def test_what_is_not_a_number_is_no_event(
 
 def test_reading_lines_and_rows_needs_neither_torch_nor_tensorboard() -> None:
     code = (
-        "import sys, train.logs; "
+        "import sys, train.run.logs; "
         "sys.exit(str([n for n in ('torch', 'tensorboardX', 'numpy') if n in sys.modules] or ''))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
+from imgprep.dataset.labels import LabelMap
 from imgprep.errors import FormatError
-from imgprep.labels import LabelMap
 from imgprep.pages.page import render, write_page
 from tests.browser import check_sound, open_page
 from tests.conftest import Ran
 from tests.training import fit, train
 from train.errors import CheckpointError, ConfigError, DataError
-from train.measure import MeasureOptions, measure
-from train.report import ASKED, PHOTOS, ReportRequest, RunReport, make_report
-from train.report_page import class_names, report_page
-from train.run_folder import RunFolder
-from train.run_state import read_run
+from train.saved.run_folder import RunFolder
+from train.show.measure import MeasureOptions, measure
+from train.show.report import ASKED, PHOTOS, ReportRequest, RunReport, make_report
+from train.show.report_page import class_names, report_page
+from train.show.run_state import read_run
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}\u202e\x07"
 EPOCHS = 3
@@ -219,7 +219,7 @@ def test_the_dataset_is_that_of_the_run(run: Path, built: Path, tmp_path: Path) 
     (last,) = info["splits"]["val"]["shards"][-1:]
     info["splits"]["val"]["shards"] = info["splits"]["val"]["shards"][:-1]
     info["splits"]["val"]["records"] -= last["records"]
-    from imgprep.index import fingerprint_of
+    from imgprep.dataset.index import fingerprint_of
 
     info["fingerprint"] = fingerprint_of(info)
     (moved / "dataset_info.json").write_text(json.dumps(info))

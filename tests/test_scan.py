@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from imgprep.scan import MD5_BY_ARCHIVE, ScanReport, checksum_archives, judge
 from imgprep.sources import scan_source
+from imgprep.sources.scan import MD5_BY_ARCHIVE, ScanReport, checksum_archives, judge
 from tests.trees import Shape, make_archives, make_class_folders, tar_bytes, tiny_jpeg, write_files
 
 NOBODY = 65534

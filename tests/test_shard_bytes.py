@@ -12,9 +12,9 @@ import wds2idx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgprep.format import label_bytes, label_digits, record_key
-from imgprep.shard_walk import BadTarError, index_line, members, records
-from imgprep.shards import RECORD_BYTES, ShardFacts, ShardWriter, ustar_header
+from imgprep.dataset.format import label_bytes, label_digits, record_key
+from imgprep.dataset.shard_walk import BadTarError, index_line, members, records
+from imgprep.dataset.shards import RECORD_BYTES, ShardFacts, ShardWriter, ustar_header
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-._", min_size=1, max_size=100)
 payloads = st.lists(st.binary(max_size=3000), min_size=1, max_size=12)

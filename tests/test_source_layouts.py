@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from imgprep.errors import SourceError, UsageError
-from imgprep.manifest import SourceScan
-from imgprep.reader import SourceReader
 from imgprep.sources import scan_source
+from imgprep.sources.manifest import SourceScan
+from imgprep.sources.reader import SourceReader
 from tests.layouts import SHAPE, WHOLE, archives, archives_unpacked_once, folders, kaggle_above
 from tests.trees import (
     make_archives,

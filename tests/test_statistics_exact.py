@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from imgprep.prepare import prepare
+from imgprep.colour.stats import load_moments
+from imgprep.image.prepare import prepare
 from imgprep.spec import ImageSpec
-from imgprep.stats import load_moments
 from tests.reading import source_of
 
 

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgprep.errors import FormatError
-from imgprep.moments import Moments, MomentsAccumulator, RgbMoments
-from imgprep.pca import SIGN_CONVENTION, fit_pca
-from imgprep.published import AUTHOR_2014, LIGHTING, PUBLISHED_PCAS, PublishedPca
-from imgprep.stats import (
+from imgprep.colour.moments import Moments, MomentsAccumulator, RgbMoments
+from imgprep.colour.pca import SIGN_CONVENTION, fit_pca
+from imgprep.colour.published import AUTHOR_2014, LIGHTING, PUBLISHED_PCAS, PublishedPca
+from imgprep.colour.stats import (
     load_moments,
     moments_from_json,
     rgb_moments_from_json,
     rgb_pca_json,
     stats_report,
 )
+from imgprep.errors import FormatError
 
 SIZE_PX = 16
 

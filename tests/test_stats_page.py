@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
-from imgprep.format import sources_name
-from imgprep.index import load_index
-from imgprep.labels import LabelMap
+from imgprep.dataset.format import sources_name
+from imgprep.dataset.index import load_index
+from imgprep.dataset.labels import LabelMap
 from imgprep.pages.page import Grid, render, write_page
+from imgprep.pages.preview import choose_records
 from imgprep.pages.stats_charts import classes_chart
 from imgprep.pages.stats_data import (
     NOISE_SD,
@@ -29,8 +30,7 @@ from imgprep.pages.stats_data import (
     under_noise,
 )
 from imgprep.pages.stats_page import stats_page
-from imgprep.preview import choose_records
-from imgprep.verify import read_source_labels
+from imgprep.verify.dataset import read_source_labels
 from tests.browser import check_sound, open_page
 from tests.conftest import imgprep
 

@@ -16,12 +16,12 @@ import webdataset
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgprep.atomic import read_json
-from imgprep.format import NPY_HEADER_BYTES
-from imgprep.index import load_index
-from imgprep.labels import LabelMap
-from imgprep.prepare import prepare
+from imgprep.dataset.format import NPY_HEADER_BYTES
+from imgprep.dataset.index import load_index
+from imgprep.dataset.labels import LabelMap
+from imgprep.image.prepare import prepare
 from imgprep.spec import ImageSpec
+from imgprep.storage.atomic import read_json
 from tests.conftest import imgprep
 from tests.reading import Record, source_of
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from imgprep.build import BuildOptions, build
+from imgprep.build.job import BuildOptions, build
+from imgprep.colour.stats import load_moments
+from imgprep.dataset.index import load_index
+from imgprep.dataset.markers import Skip
 from imgprep.errors import DamageError, DestinationError, UsageError
-from imgprep.index import load_index
-from imgprep.manifest import SourceScan
-from imgprep.markers import Skip
+from imgprep.sources.manifest import SourceScan
 from imgprep.spec import BuildSpec, ImageSpec
-from imgprep.stats import load_moments
 from imgprep.storage import open_store
-from imgprep.verify import verify
+from imgprep.verify.dataset import verify
 from tests.conftest import files_of, imgprep
 from tests.objectstore import ObjectStore
-from train.dataset import open_dataset
+from train.feed.dataset import open_dataset
 
 _NUMBERS = itertools.count()
 
@@ -160,7 +160,7 @@ def test_memory_that_is_full_of_other_things_is_refused(mini: Path) -> None:
 
 
 def test_a_place_in_the_source_is_refused(mini: Path) -> None:
-    from imgprep.state import check_places
+    from imgprep.build.state import check_places
 
     for source, dest in (
         ("s3://bucket/a", "s3://bucket/a"),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgprep.index import load_index
+from imgprep.dataset.index import load_index
 from tests.conftest import imgprep
 
 Spoil = Callable[[Path], None]

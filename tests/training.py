@@ -16,7 +16,9 @@ from tests.forked import ForkServer
 SMALL = ("--device", "cpu", "--config", REPOSITORY / "tools" / "small.toml", "--log-every", 1)
 """Batches of 16: the mini set's 96 training records are 6 updates an epoch."""
 STEPS_PER_EPOCH = 6
-_torch_is_there = ForkServer("torch", "train.cli", "train.fit", "train.measure", "train.report")
+_torch_is_there = ForkServer(
+    "torch", "train.cli", "train.run.fit", "train.show.measure", "train.show.report"
+)
 
 
 def train_command(*arguments: object) -> list[str]:

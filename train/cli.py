@@ -136,7 +136,7 @@ def fit(dataset: str, **given: Any) -> None:
       tools/train fit s3://bucket/imagenet-256 --out runs/first --cache /scratch/shards
       torchrun --nproc-per-node 4 -m train fit DATASET --out RUN --parallel data
     """
-    from train.fit import Request, prepare, run
+    from train.run.fit import Request, prepare, run
 
     request = Request(
         dataset=dataset,
@@ -153,7 +153,7 @@ def fit(dataset: str, **given: Any) -> None:
     if given["verify"] and job.world.is_main:
         _verify(dataset)
     if not job.world.launched and job.placement.processes > 1:
-        from train.launch import start_processes
+        from train.run.launch import start_processes
 
         start_processes(_without_verify(sys.argv[1:]), job.placement.processes)
     say = Say(quiet=given["quiet"] or not job.world.is_main)
@@ -182,7 +182,7 @@ def evaluate(checkpoints: tuple[Path, ...], dataset: str, **given: Any) -> None:
     Errors are fractions. The centre crop and the ten views are those of the paper; class
     probabilities are averaged over views and networks.
     """
-    from train.measure import MeasureOptions, measure
+    from train.show.measure import MeasureOptions, measure
 
     evaluation = measure(
         checkpoints,
@@ -207,7 +207,7 @@ def evaluate(checkpoints: tuple[Path, ...], dataset: str, **given: Any) -> None:
 @click.option("--out", type=FILE, required=True, help="File to write: .pt or .onnx.")
 def export(checkpoint: Path, out: Path) -> None:
     """Write the network of CHECKPOINT alone: a plain state dict (.pt) or ONNX (.onnx)."""
-    from train.export import export_checkpoint
+    from train.show.export import export_checkpoint
 
     click.echo(export_checkpoint(checkpoint, out))
 
@@ -221,7 +221,7 @@ def figures(runs: tuple[Path, ...], out: Path | None) -> None:
 
     Several runs are also drawn into one chart, named by their folders.
     """
-    from train.figures import draw_comparison, draw_run
+    from train.show.figures import draw_comparison, draw_run
 
     drawn = [path for run in runs for path in draw_run(run)]
     if len(runs) > 1:
@@ -254,8 +254,8 @@ def preview(dataset: str, **given: Any) -> None:
     A row is a record: first as stored, then as each epoch of a run with these settings and this
     seed feeds it to the network.
     """
-    from train.preview import PreviewOptions, write_preview
     from train.settings import read_toml, resolve
+    from train.show.preview import PreviewOptions, write_preview
 
     flags = _settings_of(given)
     file = read_toml(given["config_file"]) if given["config_file"] else {}
@@ -286,8 +286,8 @@ def report(run: Path, html: Path, **given: Any) -> None:
     """Write a page on RUN: curves, filters, confusion, photographs with their best labels and
     nearest neighbours. One file that needs no network; RUN may still be going on.
     """
-    from train.report import ReportRequest, make_report
-    from train.report_page import write_report_page
+    from train.show.report import ReportRequest, make_report
+    from train.show.report_page import write_report_page
 
     names = ("dataset", "split", "seed", "sample", "cache_gib")
     request = ReportRequest(
@@ -338,7 +338,7 @@ def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
 
 def _verify(dataset: str) -> None:
     from imgprep.errors import DamageError
-    from imgprep.verify import verify
+    from imgprep.verify.dataset import verify
 
     report = verify(dataset, decode=True, jobs=os.cpu_count() or 1, advanced=lambda done: None)
     click.echo(report.render(), err=True)

@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from imgprep.atomic import is_deeper
+from imgprep.storage.atomic import is_deeper
 from train.config import RunConfig
 from train.errors import ConfigError
 from train.presets import preset

@@ -42,7 +42,7 @@ def simplejpeg() -> dict[str, Any]:
 
 def kernel() -> dict[str, Any]:
     """Which pixel code is in use."""
-    from imgprep.kernel import BACKEND, available_backends
+    from imgprep.image.kernel import BACKEND, available_backends
 
     return {"backend": BACKEND, "available": list(available_backends())}
 
@@ -52,11 +52,13 @@ def jpeg_window() -> dict[str, Any]:
     import importlib
     import importlib.util
 
-    from imgprep.jpegwindow import ENABLED
+    from imgprep.image.jpegwindow import ENABLED
 
-    built = importlib.util.find_spec("imgprep._jpeg") is not None
+    built = importlib.util.find_spec("imgprep.image._jpeg") is not None
     if built:
-        importlib.import_module("imgprep._jpeg")  # its error, if it does not load, is the answer
+        importlib.import_module(
+            "imgprep.image._jpeg"
+        )  # its error, if it does not load, is the answer
     library = _mapped("libjpeg")
     return {
         "enabled": ENABLED,

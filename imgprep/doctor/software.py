@@ -14,7 +14,7 @@ from imgprep import __version__
 from imgprep.doctor.avx2 import compiled_with_avx2
 from imgprep.doctor.child import NoAnswerError
 from imgprep.doctor.finding import Finding, Level
-from imgprep.pillowcheck import (
+from imgprep.image.pillowcheck import (
     PillowInstall,
     find_pillow,
     has_avx2,

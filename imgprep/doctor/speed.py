@@ -82,8 +82,8 @@ def photos() -> list[bytes]:
 
 def serve() -> None:
     """The child: for each line on stdin that holds seconds, work so long and answer how much."""
-    from imgprep.moments import MomentsAccumulator
-    from imgprep.prepare import encode, prepare
+    from imgprep.colour.moments import MomentsAccumulator
+    from imgprep.image.prepare import encode, prepare
     from imgprep.spec import ImageSpec
 
     spec, cuts = ImageSpec(), photos()

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from imgprep.atomic import write_bytes
 from imgprep.errors import DestinationError, UsageError
 from imgprep.pages.images import Picture
+from imgprep.storage.atomic import write_bytes
 
 # Names come from elsewhere: control characters, halves of characters, marks that turn the line.
 _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

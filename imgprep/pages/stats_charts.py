@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgprep.colour.pca import RgbPca
+from imgprep.colour.published import PUBLISHED_PCAS
 from imgprep.pages.charts import colours, svg
 from imgprep.pages.stats_data import StatsData
-from imgprep.pca import RgbPca
-from imgprep.published import PUBLISHED_PCAS
 from imgprep.wording import printable
 
 COMPONENTS = ("PC1", "PC2", "PC3")

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgprep.colour.pca import LEVELS, Reading, RgbPca, Solver
+from imgprep.colour.stats import StatsReport, load_moments, stats_report
+from imgprep.dataset.format import REPORT, sources_name
+from imgprep.dataset.index import DatasetIndex, load_index, load_labels
+from imgprep.dataset.labels import LabelMap
 from imgprep.errors import FormatError
-from imgprep.format import REPORT, sources_name
-from imgprep.index import DatasetIndex, load_index, load_labels
-from imgprep.labels import LabelMap
 from imgprep.order import stream_key
-from imgprep.pca import LEVELS, Reading, RgbPca, Solver
-from imgprep.preview import PreviewOptions, Shown, choose_records
-from imgprep.stats import StatsReport, load_moments, stats_report
+from imgprep.pages.preview import PreviewOptions, Shown, choose_records
 from imgprep.storage import Location, Store
 from imgprep.storage.reading import load_json
-from imgprep.verify import read_source_labels
+from imgprep.verify.dataset import read_source_labels
 
 READINGS: tuple[Reading, ...] = ("source", "paper")
 NOISE_SD = 0.1

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep import __version__
+from imgprep.colour.pca import LEVELS, Reading, RgbPca, Solver, angle_degrees
+from imgprep.colour.published import PUBLISHED_MEANS, PUBLISHED_PCAS
+from imgprep.colour.stats import StatsReport
 from imgprep.pages.images import jpeg, png
 from imgprep.pages.page import Chart, Charts, Grid, Page, Part, Pictures, Section, Table, write_page
 from imgprep.pages.stats_charts import COMPONENTS, classes_chart, cloud_charts, components_chart
@@ -22,9 +25,6 @@ from imgprep.pages.stats_data import (
     shift_levels,
     under_noise,
 )
-from imgprep.pca import LEVELS, Reading, RgbPca, Solver, angle_degrees
-from imgprep.published import PUBLISHED_MEANS, PUBLISHED_PCAS
-from imgprep.stats import StatsReport
 from imgprep.storage import Location
 from imgprep.wording import printable
 

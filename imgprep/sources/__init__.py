@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from imgprep.dataset.labels import LabelMap
 from imgprep.errors import SourceError
-from imgprep.labels import LabelMap
-from imgprep.manifest import SourceScan, SplitManifest
 from imgprep.sources import archives, folders
 from imgprep.sources.collect import Block, Findings, Pace, Progress, assemble
 from imgprep.sources.detect import DETECTORS, Candidate, choose
+from imgprep.sources.manifest import SourceScan, SplitManifest
+from imgprep.sources.open_tree import open_tree
 from imgprep.sources.spread import scan_spread
-from imgprep.sources.tree import Tree, open_tree
+from imgprep.sources.tree import Tree
 from imgprep.sources.truth import Truth, label_flat_val, read_truth, why_not_val
 
 __all__ = ["LAYOUTS", "scan_source"]

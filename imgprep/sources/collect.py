@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.manifest import ROW_DTYPE, Problem, Rows, SplitManifest
+from imgprep.sources.manifest import ROW_DTYPE, Problem, Rows, SplitManifest
 
 PROBLEMS_KEPT = 1000
 SUFFIXES_KEPT = 40

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 from imgprep.errors import SourceError
-from imgprep.manifest import LOOSE_FILE
 from imgprep.sources.collect import (
     Accepts,
     Block,
@@ -17,6 +16,7 @@ from imgprep.sources.collect import (
     scan_each,
 )
 from imgprep.sources.detect import IMAGE_SUFFIXES
+from imgprep.sources.manifest import LOOSE_FILE
 from imgprep.sources.tree import Tree, under
 from imgprep.sources.truth import DEVKIT_NAME
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Iterable
 from concurrent.futures import Future
 
 from imgprep.errors import ImageError
-from imgprep.manifest import LOOSE_FILE, SplitManifest
+from imgprep.sources.manifest import LOOSE_FILE, SplitManifest
 from imgprep.sources.remote_file import ResizedError, reach, read_range, remote_file
 from imgprep.sources.tree import under
 from imgprep.storage.urls import file_system
@@ -20,7 +20,7 @@ ARRIVAL_SECONDS = 30.0
 
 
 class RemoteImages:
-    """Images of one split under a URL; see ``imgprep.reader.SourceReader``."""
+    """Images of one split under a URL; see ``imgprep.sources.reader.SourceReader``."""
 
     def __init__(self, url: str, manifest: SplitManifest) -> None:
         self._url = url.rstrip("/")

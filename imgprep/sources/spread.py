@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from imgprep.pool import Pool, Tick
+from imgprep.runners.pool import Pool, Tick
 from imgprep.sources.archives import TarPart, scan_class_tars
 from imgprep.sources.collect import Block, Pace
-from imgprep.sources.tree import Tree, open_tree
+from imgprep.sources.open_tree import open_tree
+from imgprep.sources.tree import Tree
 
 TARS_AT_ONCE = 16
 """Class tars that a process scans at a time, in as many threads."""

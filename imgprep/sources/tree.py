@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from imgprep.storage.urls import path_of
-
-__all__ = ["Found", "Named", "Ranges", "Tree", "open_tree", "under"]
+__all__ = ["Found", "Named", "Ranges", "Tree", "under"]
 
 Kind = Literal["folder", "file", "broken-link", "other"]
 
@@ -104,22 +101,6 @@ class Tree(Protocol):
 
     def stop(self) -> None:
         """Reads under way in other threads fail soon; nothing more is read."""
-
-
-def open_tree(location: str | Path) -> Tree:
-    """The tree at a path or URL; nothing is looked at yet.
-
-    Raises:
-        UsageError: no such kind of URL, or what it needs is not installed.
-    """
-    path = path_of(location)
-    if path is None:
-        from imgprep.sources.remote_tree import RemoteTree
-
-        return RemoteTree(str(location))
-    from imgprep.sources.local_tree import LocalTree
-
-    return LocalTree(path)
 
 
 def under(path: str, name: str) -> str:

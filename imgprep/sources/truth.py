@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from imgprep.dataset.labels import LabelMap
 from imgprep.errors import SourceError
-from imgprep.labels import LabelMap
 from imgprep.sources.collect import Block
 from imgprep.sources.tarwalk import walk
 from imgprep.sources.tree import Ranges, Tree, under

@@ -22,8 +22,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
-from imgprep.atomic import json_object
 from imgprep.errors import BusyError, FormatError
+from imgprep.storage.atomic import json_object
 
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 90.0

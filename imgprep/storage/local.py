@@ -10,8 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imgprep.atomic import PartialFile, is_partial, read_regular, remove_partials, write_bytes
 from imgprep.errors import BusyError
+from imgprep.storage.atomic import (
+    PartialFile,
+    is_partial,
+    read_regular,
+    remove_partials,
+    write_bytes,
+)
 
 LOCK_SECONDS = 3.0
 """How long to wait for a lock: the workers of a killed build hold it for a moment."""

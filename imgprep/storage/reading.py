@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from imgprep.atomic import json_object
 from imgprep.errors import FormatError, StoreError
 from imgprep.storage import Store
+from imgprep.storage.atomic import json_object
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from train.config import InputConfig
-from train.dataset import TrainingSet, open_dataset
-from train.feed.draws import EpochDraws, epoch_draws
+from train.feed.augment import EpochDraws, epoch_draws
+from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.graph import QUEUED_RUNS, Graph
 from train.feed.inputs import FeedBatch, graph_spec
 from train.feed.loader import Share, TrainLoader

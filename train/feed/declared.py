@@ -10,7 +10,7 @@ import struct
 from functools import cache
 
 from imgprep.errors import ImageError
-from imgprep.jpegfile import read_header
+from imgprep.image.jpegfile import read_header
 
 KNOWN_MAX = 16
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from train.errors import DataError
-from train.feed.draws import EpochDraws
+from train.feed.augment import EpochDraws
 from train.feed.graph import QUEUED_RUNS, Graph, decode_error
 from train.feed.inputs import FeedBatch, GraphSpec
 from train.feed.records import Record, RecordReader

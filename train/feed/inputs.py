@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.format import NPY_HEADER_BYTES
+from imgprep.dataset.format import NPY_HEADER_BYTES
 from train.config import InputConfig, MeanKind
-from train.dataset import TrainingSet
 from train.errors import ConfigError, DataError
+from train.feed.augment import EpochDraws
+from train.feed.dataset import TrainingSet
 from train.feed.declared import declared
-from train.feed.draws import EpochDraws
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 
 from train.config import InputConfig
-from train.dataset import TrainingSet
 from train.errors import ConfigError
-from train.feed.draws import EpochDraws, epoch_draws, lighting_on
+from train.feed.augment import EpochDraws, epoch_draws, lighting_on
+from train.feed.dataset import TrainingSet
 from train.feed.feeder import Feeder, Job
 from train.feed.inputs import eval_spec, graph_spec
 from train.feed.order import epoch_order, listed_order, share_of
 from train.feed.records import RecordReader
-from train.feed.remote_shards import sequential
+from train.feed.remote.shards import sequential
 from train.feed.sink import Sink, record_stream
 
 

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from train.config import InputConfig
-from train.dataset import TrainingSet
-from train.feed.draws import EpochDraws
+from train.feed.augment import EpochDraws
+from train.feed.dataset import TrainingSet
 from train.feed.inputs import warp_matrices
 
 

@@ -17,15 +17,16 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.dali_index import ShardSpans, read_dali_index
+from imgprep.dataset.dali_index import ShardSpans, read_dali_index
+from imgprep.dataset.index import ShardInfo
 from imgprep.errors import FormatError, StoreError
-from imgprep.index import ShardInfo
 from imgprep.storage import Store
 from imgprep.storage.reading import in_order
 from train.config import InputConfig
-from train.dataset import TrainingSet
 from train.errors import DataError
-from train.feed.shard_files import open_shards
+from train.feed.dataset import TrainingSet
+from train.feed.remote.shards import RemoteShards
+from train.feed.shard_files import LocalShards, ShardFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class RecordReader:
         self.shard_records = tuple(shard.records for shard in self._shards)
         self._starts = [0, *accumulate(self.shard_records)]
         self._encoding = data.encoding
-        self._files = open_shards(self._store, self._shards, config)
+        self._files = _open_shards(self._store, self._shards, config)
         idx = in_order(
             self._store, partial(_spans_of, self._store, encoding=data.encoding), self._shards
         )
@@ -152,3 +153,10 @@ def _spans_of(store: Store, shard: ShardInfo, encoding: str) -> ShardSpans:
     except OSError as exc:
         where = store.where(shard.idx_name)
         raise DataError(f"{where}: {exc.strerror or exc}; build the dataset again") from exc
+
+
+def _open_shards(store: Store, shards: Sequence[ShardInfo], config: InputConfig) -> ShardFiles:
+    """The shards of a split: read from their folder, or through the cache of remote shards."""
+    if store.folder is not None:
+        return LocalShards(store.folder, shards)
+    return RemoteShards(store, shards, config)

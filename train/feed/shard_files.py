@@ -8,9 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from imgprep.index import ShardInfo
-from imgprep.storage import Store
-from train.config import InputConfig
+from imgprep.dataset.index import ShardInfo
 from train.errors import DataError
 
 OPEN_SHARDS = 64
@@ -38,20 +36,6 @@ class ShardFiles(Protocol):
 
     def close(self) -> None:
         """Close everything; asking for a descriptor opens again."""
-
-
-def open_shards(store: Store, shards: Sequence[ShardInfo], config: InputConfig) -> ShardFiles:
-    """The shards of a split: where they lie, or through the cache of ``train.feed.shard_cache``.
-
-    Raises:
-        ConfigError: the cache is too small for a window of the epoch.
-        DataError: the cache folder cannot be used.
-    """
-    if store.folder is not None:
-        return LocalShards(store.folder, shards)
-    from train.feed.remote_shards import RemoteShards
-
-    return RemoteShards(store, shards, config)
 
 
 def checked_descriptor(path: Path, shard: ShardInfo) -> int:

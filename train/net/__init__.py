@@ -15,8 +15,8 @@ from train.net.alexnet import GroupedNet
 from train.net.base import Masks, Net, Role, check_state
 from train.net.columns import ColumnNet
 from train.net.init import initial_state
-from train.net.plan import Plan, net_plan
-from train.randomness import MaskKey
+from train.net.layout import Plan, net_plan
+from train.net.randomness import MaskKey
 
 __all__ = ["MaskKey", "Masks", "Net", "Plan", "Role", "build_net", "check_state", "net_plan"]
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from train.config import NetConfig
 from train.net.base import DROPPED, Masks, Net
-from train.net.plan import Plan
+from train.net.layout import Plan
+from train.net.randomness import MaskKey
 from train.net.tower import Tower
-from train.randomness import MaskKey
 
 
 class GroupedNet(Net):

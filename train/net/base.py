@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from train.config import NetConfig
 from train.errors import CheckpointError
-from train.net.plan import Plan
+from train.net.layout import Plan
+from train.net.randomness import MaskKey, keep_mask
 from train.net.tower import Tower
-from train.randomness import MaskKey, keep_mask
 
 Masks = dict[str, tuple[Tensor, ...]]
 """For fc6 and fc7: what dropout leaves on, bool (rows, units), one tensor for each device."""

@@ -15,10 +15,10 @@ from torch import Tensor
 from train.config import NetConfig
 from train.errors import ConfigError
 from train.net.base import DROPPED, Masks, Net
+from train.net.layout import Plan
 from train.net.link import Link
-from train.net.plan import Plan
+from train.net.randomness import MaskKey
 from train.net.tower import Tower
-from train.randomness import MaskKey
 
 Pair = tuple[Tensor, Tensor]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from train.config import NetConfig
-from train.net.plan import Layer, Plan
-from train.randomness import torch_generator
+from train.net.layout import Layer, Plan
+from train.net.randomness import torch_generator
 
 WIDE_SD = ("conv3", "conv4", "conv5", "conv6")
 """Layers with ``init_sd_conv345``. Of conv6 the source's value is not known to us; as its

@@ -1,15 +1,144 @@
-"""Response normalisation inside each feature map: in the 2012 source, not in the paper.
+"""Response normalisation: ``y = x / s**beta`` with ``s = k + alpha * W(x**2)``, W a window's sum.
 
-Layer ``cnorm2`` of layers-145.cfg (107-117): 5x5 neighbours of the same map, scale 1e-3 divided by
-25, power 0.75, and 1 as the additive constant. The sum is clipped to the map.
+Two windows are in use. ``ChannelNorm`` is the LRN of the paper (3.3), across neighbouring channels:
+from ``i - size // 2`` to ``i + size // 2``, clipped to the column. The 2012 release (layers-145.cfg
+35-45 and 95-105) divides alpha by ``size``, as torch and Caffe do; the paper's formula does not.
+``SpatialNorm`` is in the source only (layer ``cnorm2``, layers-145.cfg 107-117): 5x5 neighbours of
+the same map, scale 1e-3 divided by 25, power 0.75, additive constant 1, clipped to the map.
+
+Both windows are symmetric, so the gradient in closed form needs the same W:
+``dx = g / s**beta - 2 alpha beta x W(g x / s**(beta + 1))``.
+The backward pass keeps only x and computes s again: less memory, and no slower.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from train.net.response import Response, response_norm
+from train.net.native import lrn_backward, lrn_forward, takes
+
+Window = Callable[[Tensor], Tensor]
+"""Sums over the window around each value: a new tensor of the same shape and layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The constants of ``s = k + alpha * sum`` and of ``x / s**beta``."""
+
+    k: float
+    alpha: float
+    beta: float
+
+
+def inverse_power(s: Tensor, beta: float) -> Tensor:
+    """``s**-beta``, by square roots for the published beta of 0.75."""
+    if beta == 0.75:
+        root = s.rsqrt()
+        return root.sqrt().mul_(root)
+    return s.pow(-beta)
+
+
+def response_norm(x: Tensor, window: Window, constants: Response) -> Tensor:
+    """``x / (k + alpha * window(x**2))**beta``, differentiable once in x.
+
+    Any device and type; half-precision values are squared and summed as float32, because the
+    square of 256 is no float16.
+    """
+    result = _ResponseNorm.apply(x, window, constants)  # type: ignore[no-untyped-call]
+    assert isinstance(result, Tensor)
+    return result
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class _ResponseNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: Window, constants: Response) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.window, ctx.constants = window, constants
+        wide = _wide(x)
+        s = window(wide * wide).mul_(constants.alpha).add_(constants.k)
+        return inverse_power(s, constants.beta).mul_(wide).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        constants: Response = ctx.constants
+        wide, upstream = _wide(x), _wide(gradient)
+        s = ctx.window(wide * wide).mul_(constants.alpha).add_(constants.k)
+        power = inverse_power(s, constants.beta)
+        result = upstream * power
+        inner = ctx.window((result * wide).div_(s))
+        factor = -2 * constants.alpha * constants.beta
+        result.addcmul_(inner, wide, value=factor)
+        return result.to(x.dtype), None, None
+
+
+def channel_sums(values: Tensor, size: int, groups: int) -> Tensor:
+    """Sums over ``size`` neighbouring channels (dim 1), clipped to each group: a new tensor."""
+    grouped = values.view(len(values), groups, values.shape[1] // groups, *values.shape[2:])
+    sums = grouped.clone()
+    for shift in range(1, min(size // 2, grouped.shape[2] - 1) + 1):
+        sums[:, :, shift:] += grouped[:, :, :-shift]
+        sums[:, :, :-shift] += grouped[:, :, shift:]
+    return sums.flatten(1, 2)
+
+
+class ChannelNorm(nn.Module):
+    """LRN of (n, channels, height, width) over ``size`` channels in each of ``groups`` groups.
+
+    ``constants.alpha`` is what multiplies the sum of squares: for ``F.local_response_norm`` it
+    would be ``alpha / size``. With ``rectify`` it normalises ``max(x, 0)``, in the same pass.
+    """
+
+    def __init__(self, constants: Response, *, size: int, groups: int) -> None:
+        super().__init__()
+        self.constants = constants
+        self.size = size
+        self.groups = groups
+
+    def forward(self, x: Tensor, *, rectify: bool = False) -> Tensor:
+        if self.constants.beta == 0.75 and takes(x):
+            result = _Native.apply(x, self, rectify)  # type: ignore[no-untyped-call]
+            assert isinstance(result, Tensor)
+            return result
+        window = partial(channel_sums, size=self.size, groups=self.groups)
+        return response_norm(torch.relu(x) if rectify else x, window, self.constants)
+
+    def extra_repr(self) -> str:
+        return f"{self.constants}, size={self.size}, groups={self.groups}"
+
+
+class _Native(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: ChannelNorm, rectify: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.settings = {
+            "groups": norm.groups,
+            "size": norm.size,
+            "k": norm.constants.k,
+            "alpha": norm.constants.alpha,
+            "rectify": rectify,
+        }
+        return lrn_forward(x, **ctx.settings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return lrn_backward(x, gradient, **ctx.settings), None, None
+
 
 SIDE = 5
 CONSTANTS = Response(k=1.0, alpha=1e-3 / SIDE**2, beta=0.75)

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.config import Activation, NetConfig
-from train.net.lrn import ChannelNorm
-from train.net.norms import SpatialNorm
-from train.net.plan import POOL_SIZE, POOL_STRIDE, Layer, Plan
-from train.net.response import Response
+from train.net.layout import POOL_SIZE, POOL_STRIDE, Layer, Plan
+from train.net.norms import ChannelNorm, Response, SpatialNorm
 
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: functional.relu(x, inplace=True),

@@ -1,0 +1,140 @@
+"""Before hours of work: how much disk and time a build will take."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from imgprep.errors import DestinationError, ImageError
+from imgprep.sources.manifest import SourceScan
+from imgprep.dataset.markers import Skip
+from imgprep.order import shuffled
+from imgprep.build.split_plan import SplitPlan
+from imgprep.progress import duration
+from imgprep.sources.reader import SourceReader
+from imgprep.sources.detect import readable_bytes
+from imgprep.spec import BuildSpec, ImageSpec
+from imgprep.storage import Location, open_store
+from imgprep.wording import printable
+
+SAMPLE_IMAGES = 300
+READ_AHEAD_IMAGES = 32
+RECORD_OVERHEAD_BYTES = 2200
+"""Two tar headers, padding, label and index line."""
+PIXEL_SUM_BYTES_PER_PX = 12
+_JPEG_BYTES_PER_PX = ((95, 0.54), (90, 0.38), (75, 0.22), (0, 0.15))
+"""Rough upper means of photographs by quality, 4:2:0; 4:4:4 takes a third more."""
+REFUSE_BELOW = 0.8
+"""Free space is refused when it is certainly too small, not when the guess is narrowly missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a seeded sample promises for the whole build."""
+
+    images: int
+    sample_images: int
+    record_bytes_mean: float
+    total_bytes: int
+    total_bytes_error: int
+    """Half-width of the 95 % interval of ``total_bytes``."""
+    seconds: float
+    jobs: int
+    free_bytes: int | None
+    """None where DEST has no such limit."""
+    bad: tuple[Skip, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a flat JSON object."""
+        return asdict(self)
+
+    def _free(self) -> str:
+        return "no limit" if self.free_bytes is None else readable_bytes(self.free_bytes)
+
+    def render(self) -> str:
+        """A few lines for people."""
+        error = readable_bytes(self.total_bytes_error)
+        lines = [
+            f"images    {self.images:,}",
+            f"disk      {readable_bytes(self.total_bytes)} ± {error} "
+            f"({self.record_bytes_mean:,.0f} bytes an image)",
+            f"free      {self._free()}",
+            f"time      about {duration(self.seconds)} with {self.jobs} jobs "
+            "(if the disks keep up)",
+            f"sample    {self.sample_images} images, {len(self.bad)} of them bad",
+        ]
+        lines += [f"  {printable(skip.where)}: {printable(skip.cause)}" for skip in self.bad[:20]]
+        return "\n".join(lines)
+
+
+def record_bytes_guess(spec: ImageSpec) -> float:
+    """Expected bytes of a record, without reading any image."""
+    pixels = spec.size_px**2
+    if spec.encoding == "raw":
+        return 3.0 * pixels + RECORD_OVERHEAD_BYTES
+    if spec.encoding == "png":
+        return 2.0 * pixels + RECORD_OVERHEAD_BYTES
+    per_px = next(rate for quality, rate in _JPEG_BYTES_PER_PX if spec.quality >= quality)
+    return per_px * pixels * (1.0 if spec.subsampling == "420" else 4 / 3) + RECORD_OVERHEAD_BYTES
+
+
+def check_space(dest: Location, spec: ImageSpec, images: int, shards: int) -> None:
+    """Refuse a build that certainly does not fit.
+
+    Raises:
+        DestinationError: free space is far below the guess.
+    """
+    moments = shards * spec.size_px**2 * PIXEL_SUM_BYTES_PER_PX
+    expected = images * record_bytes_guess(spec) + moments
+    free = open_store(dest).free_bytes()
+    if free is not None and free < REFUSE_BELOW * expected:
+        raise DestinationError(
+            f"{dest}: about {readable_bytes(round(expected))} needed for {images:,} images, "
+            f"{readable_bytes(free)} free: free some, or choose another DEST or --encoding"
+        )
+
+
+def estimate_build(
+    scan: SourceScan, plans: list[SplitPlan], spec: BuildSpec, *, dest: Location, jobs: int
+) -> Estimate:
+    """Prepare and encode a seeded sample in this process; nothing is written."""
+    from imgprep.image.prepare import encode, prepare
+
+    images = sum(plan.images for plan in plans)
+    picks = np.sort(shuffled(images, seed=spec.seed, name="estimate")[:SAMPLE_IMAGES])
+    sizes: list[int] = []
+    bad: list[Skip] = []
+    started = time.perf_counter()
+    first = 0
+    for plan in plans:
+        manifest = scan.splits[plan.split]
+        with SourceReader(scan.root, manifest) as reader:
+            here = picks[(picks >= first) & (picks < first + plan.images)]
+            rows = plan.order[here - first].tolist()
+            for number, row in enumerate(rows):
+                if number % READ_AHEAD_IMAGES == 0:
+                    reader.will_need(rows[number : number + READ_AHEAD_IMAGES])
+                try:
+                    prepared = prepare(reader.read(row), spec.image)
+                    sizes.append(len(encode(prepared.image_hwc, spec.image)))
+                except ImageError as exc:
+                    bad.append(Skip(where=manifest.where(row), cause=str(exc)))
+        first += plan.images
+    seconds = time.perf_counter() - started
+    mean = float(np.mean(sizes)) if sizes else 0.0
+    spread = float(np.std(sizes)) / math.sqrt(len(sizes)) if sizes else 0.0
+    return Estimate(
+        images=images,
+        sample_images=len(picks),
+        record_bytes_mean=mean,
+        total_bytes=round(images * (mean + RECORD_OVERHEAD_BYTES)),
+        total_bytes_error=round(1.96 * spread * images),
+        seconds=seconds / max(1, len(picks)) * images / jobs,
+        jobs=jobs,
+        free_bytes=open_store(dest).free_bytes(),
+        bad=tuple(bad),
+    )

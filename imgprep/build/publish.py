@@ -1,0 +1,190 @@
+"""The last stage of a build: merge the moments, write what goes beside the shards, index last."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.storage.atomic import json_bytes
+from imgprep.errors import BuildError
+from imgprep.dataset.format import (
+    DATASET_INFO,
+    FORMAT_NAME,
+    LABELS,
+    MEAN_IMAGE_NPY,
+    MEAN_IMAGE_PNG,
+    PIXEL_SUM,
+    REPORT,
+    RGB_PCA,
+    SCHEMA_VERSION,
+    SPLITS,
+    brace_pattern,
+    label_digits,
+    sources_name,
+)
+from imgprep.dataset.index import fingerprint_of
+from imgprep.sources.manifest import SourceScan, SplitManifest
+from imgprep.dataset.markers import Marker
+from imgprep.colour.moments import Moments
+from imgprep.build.report import BuildReport
+from imgprep.spec import BuildSpec
+from imgprep.build.state import BuildIdentity, StatePaths, load_pixel_sum
+from imgprep.storage import Store
+from imgprep.storage.reading import in_order
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All that the last stage needs from a build whose shards are done."""
+
+    spec: BuildSpec
+    identity: BuildIdentity
+    scan: SourceScan
+    markers: dict[str, Sequence[Marker]]
+
+
+def merge_moments(paths: StatePaths, markers: Sequence[Marker], size_px: int) -> Moments:
+    """Add up the moments of all training shards, exactly.
+
+    Raises:
+        BuildError: the pixel sum of a shard is not there as it was written; its marker is
+            removed, so that the next run makes the shard again.
+    """
+    store = paths.store
+
+    def pixel_sum_of(marker: Marker) -> NDArray[np.int64] | None:
+        name = paths.pixel_sum(marker.split, marker.number)
+        return load_pixel_sum(store, name, marker.pixel_sum_sha256)
+
+    total = Moments.empty(size_px)
+    for marker, pixel_sum in zip(markers, in_order(store, pixel_sum_of, markers), strict=True):
+        if pixel_sum is None or marker.rgb_second is None:
+            store.remove(f"{marker.stem}.json")
+            raise BuildError(
+                f"{marker.stem}: its moments are damaged or missing in "
+                f"{store.where(paths.folder)}: run the same command again to make this shard anew"
+            )
+        rr, gg, bb, rg, rb, gb = marker.rgb_second
+        total = total + Moments(marker.records, pixel_sum, (rr, gg, bb, rg, rb, gb))
+    return total
+
+
+def publish_files(paths: StatePaths, finished: Finished) -> dict[str, str]:
+    """Write statistics, labels and sources; returns SHA-256 by name of those the index names."""
+    files: dict[str, str] = {}
+
+    def keep(name: str, data: bytes) -> None:
+        paths.store.write(name, data)
+        files[name] = hashlib.sha256(data).hexdigest()
+
+    if finished.markers.get("train"):
+        _publish_stats(paths, finished, keep)
+    keep(LABELS, json_bytes(finished.scan.labels.to_json()))
+    for split in finished.markers:
+        name = sources_name(split)
+        files[name] = _write_sources(paths.store, name, finished.scan.splits[split])
+    return files
+
+
+def publish_index(
+    paths: StatePaths, finished: Finished, files: dict[str, str], report: BuildReport
+) -> None:
+    """Write the report, then the index: the dataset is whole."""
+    paths.store.write(REPORT, json_bytes(report.to_json()))
+    paths.store.write(DATASET_INFO, json_bytes(_index(finished, files)))
+
+
+def _publish_stats(
+    paths: StatePaths, finished: Finished, keep: Callable[[str, bytes], None]
+) -> None:
+    from imgprep.colour.pca import fit_pca
+    from imgprep.colour.stats import rgb_pca_json
+
+    moments = merge_moments(paths, finished.markers["train"], finished.spec.image.size_px)
+    mean_image = moments.mean_image_hwc()
+    keep(PIXEL_SUM, _npy(moments.pixel_sum_hwc))
+    keep(MEAN_IMAGE_NPY, _npy(mean_image))
+    paths.store.write(MEAN_IMAGE_PNG, _png(mean_image))
+    keep(RGB_PCA, json_bytes(rgb_pca_json(moments, fit_pca(moments))))
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _png(mean_image: np.ndarray[Any, Any]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.floor(mean_image + 0.5).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write_sources(store: Store, name: str, manifest: SplitManifest) -> str:
+    """One line a manifest row: number in the key, label, source file (tabs escaped).
+
+    Returns the SHA-256 (hex) of the file.
+    """
+    labels = manifest.rows["label"]
+    file = io.BytesIO()  # 20 MB for ImageNet
+    with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+        for start in range(0, len(manifest), 4096):
+            lines = [
+                f"{row}\t{labels[row]}\t{_one_line(manifest.where(row))}\n"
+                for row in range(start, min(start + 4096, len(manifest)))
+            ]
+            packed.write("".join(lines).encode("utf-8", "surrogateescape"))
+    store.write(name, file.getvalue())
+    return hashlib.sha256(file.getbuffer()).hexdigest()
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _index(finished: Finished, files: dict[str, str]) -> dict[str, Any]:
+    labels = finished.scan.labels
+    info: dict[str, Any] = {
+        "format": FORMAT_NAME,
+        "schema_version": SCHEMA_VERSION,
+        "spec": finished.identity.spec,
+        "engine": finished.identity.engine,
+        "source": {
+            name: value
+            for name, value in finished.identity.source.items()
+            if "modified" not in name  # the same images copied elsewhere are the same dataset
+        },
+        "classes": len(labels.classes),
+        "label_digits": label_digits(len(labels.classes)),
+        "label_order_sha256": labels.order_sha256,
+        "splits": {split: _split(split, list(m)) for split, m in finished.markers.items()},
+        "files": dict(sorted(files.items())),
+    }
+    info["fingerprint"] = fingerprint_of(info)
+    return info
+
+
+def _split(split: str, markers: Sequence[Marker]) -> dict[str, Any]:
+    return {
+        "records": sum(marker.records for marker in markers),
+        "skipped": sum(len(marker.skipped) for marker in markers),
+        "pattern": brace_pattern(split, len(markers)),
+        "shards": [
+            {
+                "name": f"{marker.stem}.tar",
+                "records": marker.records,
+                "bytes": marker.bytes,
+                "sha256": marker.sha256,
+            }
+            for marker in markers
+        ],
+    }

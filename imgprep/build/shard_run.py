@@ -1,0 +1,64 @@
+"""Run the shards that are to be built over an engine, and keep account of what it tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+from imgprep.build.options import BuildOptions, Listener, bad_images_message
+from imgprep.runners import Retried, Run, engine_for, open_engine
+from imgprep.errors import BadImagesError
+from imgprep.dataset.markers import Marker, Skip
+from imgprep.build.node import NodeNeeds, check_node
+from imgprep.runners.pool import Progress
+from imgprep.build.worker import ShardResult, ShardTask, WorkerSetup, build_shard
+
+
+@dataclass(slots=True)
+class ShardRun:
+    """Builds shards; ``markers`` gains those that are done, ``bad`` the images that are no good."""
+
+    setup: WorkerSetup
+    needs: NodeNeeds
+    options: BuildOptions
+    listener: Listener
+    markers: dict[tuple[str, int], Marker]
+    bad: list[Skip] = field(default_factory=list)
+    jobs: int = 0
+    """Shards that were built at a time."""
+
+    def build(self, shards: list[tuple[str, int]]) -> None:
+        """Build the shards, named by split and number, in whatever order.
+
+        Raises:
+            BadImagesError: so many images are bad that the build stops.
+            ImgprepError: a task failed, or no more of them can be run.
+        """
+        name = engine_for(self.options.engine, self.setup.source, self.setup.dest)
+        tasks = [ShardTask(split, number) for split, number in shards]
+        run = Run(
+            work=build_shard,
+            setup=self.setup,
+            tasks=len(tasks),
+            jobs=self.options.jobs,
+            check=partial(check_node, self.needs),
+        )
+        with open_engine(name, run) as engine:
+            self.jobs = engine.jobs
+            for event in engine.run(tasks):
+                self._take(event)
+
+    def _take(self, event: Progress | Retried | ShardResult | None) -> None:
+        if event is None:
+            self.listener.advanced(0, ())
+        elif isinstance(event, Progress):
+            self.bad.extend(event.bad)
+            self.listener.advanced(event.done, event.bad)
+            if len(self.bad) >= self.options.bad_images_max:
+                raise BadImagesError(bad_images_message(self.bad, len(self.bad), self.options))
+        elif isinstance(event, Retried):
+            for skip in event.bad:
+                self.bad.remove(skip)
+            self.listener.retried(event.why, event.done, event.bad)
+        elif event.marker is not None:
+            self.markers[event.task.split, event.task.number] = event.marker

@@ -1,0 +1,227 @@
+"""One unit of work: build one shard from the source, alone, from what the state folder says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from functools import partial as partial_call
+
+from imgprep.storage.writing import write_errors
+from imgprep.errors import BuildError, ImageError
+from imgprep.dataset.format import IMAGE_EXTENSIONS, label_bytes, record_key, shard_stem
+from imgprep.sources.manifest import SplitManifest
+from imgprep.dataset.markers import Marker, Skip
+from imgprep.colour.moments import MomentsAccumulator
+from imgprep.dataset.npyfile import map_npy
+from imgprep.build.split_plan import SplitPlan
+from imgprep.runners.pool import Tick
+from imgprep.image.prepare import Prepared, encode, prepare
+from imgprep.sources.reader import SourceReader
+from imgprep.dataset.shards import ShardFacts, ShardWriter
+from imgprep.spec import ImageSpec
+from imgprep.build.state import LOCK, StatePaths, save_pixel_sum, split_files
+from imgprep.storage import Partial, Store, open_store
+from imgprep.wording import printable
+
+READ_AHEAD_IMAGES = 16
+_UPRIGHT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSetup:
+    """What every shard of a build has in common."""
+
+    source: str
+    dest: str
+    """Location of the store, in whatever process."""
+    hold: str
+    """Token of the build's hold on it: a worker whose build lost it sends nothing more."""
+    image: ImageSpec
+    build_sha256: str
+    label_digits: int
+    shards: tuple[tuple[str, int], ...]
+    """Split names with their number of shards."""
+    skip_bad: bool
+
+    def shard_count(self, split: str) -> int:
+        """Shards of a split."""
+        return dict(self.shards)[split]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """Which shard to build."""
+
+    split: str
+    number: int
+
+    def __str__(self) -> str:
+        return shard_stem(self.split, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What became of a task: the marker if the shard is done, None if it has bad images."""
+
+    task: ShardTask
+    marker: Marker | None
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A shard whose bytes are written but not yet flushed and named."""
+
+    task: ShardTask
+    setup: WorkerSetup
+    store: Store
+    partial: Partial
+    writer: ShardWriter
+    accumulator: MomentsAccumulator | None
+    skipped: list[Skip] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[], ShardResult]:
+    """Read, prepare and write one shard under a temporary name.
+
+    Returns the rest of the work: a function that flushes and names the shard, its marker last.
+    That part waits for the disk, so that a worker may run it beside the next shard.
+    In ``fail`` mode a shard with a bad image is not published, but all its images are tried, so
+    that every bad one is named at once.
+
+    Raises:
+        DestinationError: the disk is full or cannot be written.
+        BuildError: no image of the shard can be used.
+        StoppedError: raised by ``tick``; nothing half-written stays.
+    """
+    split = _open_split(setup, task.split)
+    store = _open_dest(setup.dest)
+    name = f"{task}.tar"
+    with write_errors(store, name):
+        partial = store.partial(name)
+        try:
+            draft = _Draft(
+                task,
+                setup,
+                store,
+                partial,
+                ShardWriter(partial.file, IMAGE_EXTENSIONS[setup.image.encoding]),
+                MomentsAccumulator(setup.image.size_px) if task.split == "train" else None,
+            )
+            _fill(draft, split, tick)
+            facts = draft.writer.finish()
+            if draft.skipped and not setup.skip_bad:
+                partial.abandon()
+                return partial_call(ShardResult, task, None)
+            if not facts.records:
+                first = printable(f"{draft.skipped[0].where}: {draft.skipped[0].cause}")
+                raise BuildError(
+                    f"{name}: none of its images can be used; the first is {first}: "
+                    "mend the source or make shards larger with --shard-images"
+                )
+        except BaseException:
+            partial.abandon()
+            raise
+    return partial_call(_publish, draft, facts)
+
+
+@cache
+def _open_dest(location: str) -> Store:
+    return open_store(location)
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    plan: SplitPlan
+    manifest: SplitManifest
+    reader: SourceReader
+
+
+@cache
+def _open_split(setup: WorkerSetup, split: str) -> _Split:
+    store = _open_dest(setup.dest)
+    with (
+        write_errors(store, "what the workers need"),
+        split_files(StatePaths(store), split) as (manifest_folder, order_file),
+    ):  # what is mapped stays, though downloaded files are removed
+        manifest = SplitManifest.load(manifest_folder)
+        order = map_npy(order_file)
+    plan = SplitPlan(split, order, setup.shard_count(split))
+    return _Split(plan, manifest, SourceReader(setup.source, manifest))
+
+
+def _fill(draft: _Draft, split: _Split, tick: Tick) -> None:
+    image_spec, skip_bad = draft.setup.image, draft.setup.skip_bad
+    rows = split.plan.rows(draft.task.number)
+    indices = rows.tolist()
+    labels = split.manifest.rows["label"][rows].tolist()
+    for position, (index, label) in enumerate(zip(indices, labels, strict=True)):
+        if position % READ_AHEAD_IMAGES == 0:
+            first = position + READ_AHEAD_IMAGES if position else 0
+            split.reader.will_need(indices[first : position + 2 * READ_AHEAD_IMAGES])
+        try:
+            prepared = prepare(split.reader.read(index), image_spec)
+        except ImageError as exc:
+            draft.skipped.append(Skip(where=split.manifest.where(index), cause=str(exc)))
+            tick(draft.skipped[-1])
+            continue
+        _count(draft.counts, prepared)
+        if draft.accumulator is not None:
+            draft.accumulator.add(prepared.image_hwc)
+        if skip_bad or not draft.skipped:
+            image = encode(prepared.image_hwc, image_spec)
+            label_ascii = label_bytes(label, draft.setup.label_digits)
+            draft.writer.add(record_key(draft.task.split, index), image, label_ascii)
+        tick(None)
+
+
+def _count(counts: Counter[str], prepared: Prepared) -> None:
+    notes = prepared.notes
+    counts[f"format {notes.format}"] += 1
+    counts[f"mode {notes.mode}"] += 1
+    if notes.exif_orientation != _UPRIGHT:
+        counts["exif rotated"] += 1
+    if prepared.enlarged:
+        counts["enlarged"] += 1
+    if notes.warnings:
+        counts["decoder warnings"] += 1
+
+
+def _publish(draft: _Draft, facts: ShardFacts) -> ShardResult:
+    """Flush and name the tar and what goes beside it, then write the marker."""
+    task, setup, store = draft.task, draft.setup, draft.store
+    with write_errors(store, f"{task}.tar"):
+        try:
+            store.check_hold(LOCK, setup.hold)
+        except BaseException:
+            draft.partial.abandon()
+            raise
+        draft.partial.commit()
+        store.write(f"{task}.idx", facts.idx_bytes)  # flushes the folder entries too
+        second, pixel_sum_sha256 = _publish_moments(draft)
+        marker = Marker(
+            split=task.split,
+            number=task.number,
+            build_sha256=setup.build_sha256,
+            records=facts.records,
+            bytes=facts.tar_bytes,
+            sha256=facts.tar_sha256,
+            idx_sha256=hashlib.sha256(facts.idx_bytes).hexdigest(),
+            counts=dict(sorted(draft.counts.items())),
+            skipped=tuple(draft.skipped),
+            rgb_second=second,
+            pixel_sum_sha256=pixel_sum_sha256,
+        )
+        marker.write(store)
+    return ShardResult(task, marker)
+
+
+def _publish_moments(draft: _Draft) -> tuple[tuple[int, ...] | None, str | None]:
+    if draft.accumulator is None:
+        return None, None
+    moments = draft.accumulator.moments()
+    name = StatePaths(draft.store).pixel_sum(draft.task.split, draft.task.number)
+    return moments.second, save_pixel_sum(draft.store, name, moments.pixel_sum_hwc)

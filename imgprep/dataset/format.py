@@ -1,0 +1,80 @@
+"""The on-disk format, declared once: names, record layout, versions. README documents it.
+
+A dataset folder holds, for each split, ``<split>-<number>.tar`` (USTAR), ``.idx`` (DALI index) and
+``.json`` (done marker), then the labels and statistics, and last ``dataset_info.json``.
+A record is two tar members with one key: ``<key>.<image extension>`` and ``<key>.cls``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SCHEMA_VERSION: Final = 1
+FORMAT_NAME: Final = "imgprep"
+SPLITS: Final = ("train", "val")
+
+DATASET_INFO: Final = "dataset_info.json"
+LABELS: Final = "labels.json"
+MEAN_IMAGE_NPY: Final = "mean_image.npy"
+MEAN_IMAGE_PNG: Final = "mean_image.png"
+PIXEL_SUM: Final = "pixel_sum.npy"
+RGB_PCA: Final = "rgb_pca.json"
+REPORT: Final = "report.json"
+STATE_FOLDER: Final = ".imgprep"
+
+LABEL_EXTENSION: Final = "cls"
+LABEL_DIGITS_MIN: Final = 4
+LABEL_DIGITS_MAX: Final = 18
+"""More digits, in a label or in the number of a key, do not fit 64 bits."""
+DALI_INDEX_VERSION: Final = "v1.2"
+NPY_HEADER_BYTES: Final = 128
+"""Every ``raw`` record starts with a .npy 1.0 header of this length; pixels follow, HWC uint8."""
+
+IMAGE_EXTENSIONS: Final[dict[str, str]] = {"jpeg": "jpg", "png": "png", "raw": "npy"}
+
+
+def shard_stem(split: str, number: int) -> str:
+    """``train-000012``: the name of a shard without its extension."""
+    return f"{split}-{number:06d}"
+
+
+def brace_pattern(split: str, shards: int) -> str:
+    """The shards of a split as WebDataset's brace notation (inclusive)."""
+    if shards == 1:
+        return f"{shard_stem(split, 0)}.tar"
+    return f"{split}-{{{0:06d}..{shards - 1:06d}}}.tar"
+
+
+def record_key(split: str, index: int) -> str:
+    """Key of the record made from row ``index`` of the split's manifest: unique in the dataset."""
+    return f"{split}-{index:08d}"
+
+
+def sources_name(split: str) -> str:
+    """File that maps each key of a split to its label and source file."""
+    return f"{split}-sources.tsv.gz"
+
+
+def label_digits(classes: int) -> int:
+    """Width of the ASCII label: fixed in a dataset, so that DALI need not parse lengths."""
+    return max(LABEL_DIGITS_MIN, len(str(max(classes - 1, 0))))
+
+
+def label_bytes(label: int, digits: int) -> bytes:
+    """Content of the ``.cls`` member: zero-padded ASCII, which ``int()`` reads anywhere."""
+    return b"%0*d" % (digits, label)
+
+
+def published_names() -> tuple[str, ...]:
+    """Files beside the shards; ``dataset_info.json`` is the last to be written."""
+    sources = tuple(sources_name(split) for split in SPLITS)
+    return (
+        MEAN_IMAGE_NPY,
+        MEAN_IMAGE_PNG,
+        PIXEL_SUM,
+        RGB_PCA,
+        LABELS,
+        *sources,
+        REPORT,
+        DATASET_INFO,
+    )

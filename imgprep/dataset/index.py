@@ -1,0 +1,226 @@
+"""Read ``dataset_info.json``: the published entry to a dataset, for trainers and for verify."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgprep.dataset.format import (
+    DATASET_INFO,
+    FORMAT_NAME,
+    LABEL_DIGITS_MAX,
+    LABELS,
+    RGB_PCA,
+    SCHEMA_VERSION,
+    SPLITS,
+    sources_name,
+)
+from imgprep.dataset.labels import LabelMap
+from imgprep.errors import FormatError, UsageError
+from imgprep.spec import ImageSpec, digest_of
+from imgprep.storage import Location, Store, open_store
+from imgprep.storage.reading import exists, load_json
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One shard: its file name, and what must be in it."""
+
+    name: str
+    records: int
+    bytes: int
+    sha256: str
+
+    @property
+    def idx_name(self) -> str:
+        """Name of the DALI index beside the shard."""
+        return self.name.removesuffix(".tar") + ".idx"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInfo:
+    """One split: its shards in order."""
+
+    name: str
+    records: int
+    skipped: int
+    shards: tuple[ShardInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetIndex:
+    """A finished dataset."""
+
+    store: Store
+    size_px: int
+    encoding: str
+    classes: int
+    label_digits: int
+    label_order_sha256: str
+    fingerprint: str
+    """Digest of spec, labels, every shard and the statistics: equal means equal data."""
+    splits: Mapping[str, SplitInfo]
+    files: Mapping[str, str]
+    """SHA-256 of the files beside the shards (labels, statistics)."""
+    spec: Mapping[str, Any]
+
+    @property
+    def location(self) -> str:
+        """Path or URL of the dataset."""
+        return self.store.location
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a dataset on a local disk.
+
+        Raises:
+            FormatError: it lies in an object store.
+        """
+        if self.store.folder is None:
+            raise FormatError(f"{self.location}: its files are needed on a local disk: copy it")
+        return self.store.folder
+
+    def shard_paths(self, split: str) -> list[Path]:
+        """Paths of the shards of a split, in order.
+
+        Raises:
+            FormatError: the dataset has no such split, or is not on a local disk.
+        """
+        if split not in self.splits:
+            raise FormatError(
+                f"{self.location}: no split {split!r}; it has {', '.join(self.splits) or 'none'}"
+            )
+        return [self.folder / shard.name for shard in self.splits[split].shards]
+
+
+def fingerprint_of(info: Mapping[str, Any]) -> str:
+    """Digest of a dataset: spec, labels, shards and statistics, but not the codec versions.
+
+    Two files are left out though their hashes stand in the index: ``rgb_pca.json``, whose floats
+    depend in their last bits on the processor's LAPACK, and the packed lists of sources, whose
+    bytes depend on zlib. What they come from is in already.
+    """
+    parts = ("spec", "classes", "label_digits", "label_order_sha256", "splits")
+    apart = {RGB_PCA, *map(sources_name, SPLITS)}
+    files = {name: digest for name, digest in info["files"].items() if name not in apart}
+    return digest_of({**{name: info[name] for name in parts}, "files": files})
+
+
+def load_index(location: Location) -> DatasetIndex:
+    """Read and check the index of the dataset at a path or URL, or in a store.
+
+    Raises:
+        FormatError: the dataset is unfinished, malformed, tampered with or of another version.
+        StoreError: an object store does not answer, or refuses.
+    """
+    store = open_store(location)
+    path = store.where(DATASET_INFO)
+    is_place = store.folder is None or store.folder.is_dir()
+    if is_place and not exists(store, DATASET_INFO):
+        raise FormatError(
+            f"{store}: no {DATASET_INFO}: not a finished dataset; run imgprep build-shards again"
+        )
+    info = load_json(store, DATASET_INFO, "dataset index")
+    if info.get("format") != FORMAT_NAME or info.get("schema_version") != SCHEMA_VERSION:
+        raise FormatError(
+            f"{path}: format {info.get('format')!r:.80} version "
+            f"{info.get('schema_version')!r:.80}; this imgprep reads {FORMAT_NAME!r} version "
+            f"{SCHEMA_VERSION}"
+        )
+    try:
+        index = _from_json(store, info)
+        stated = fingerprint_of(info)
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as exc:
+        raise FormatError(f"{path}: malformed dataset index: {exc!r:.200}") from exc
+    if stated != index.fingerprint:
+        raise FormatError(f"{path}: its content does not match its fingerprint: it was edited")
+    return index
+
+
+def load_labels(index: DatasetIndex) -> LabelMap:
+    """The classes of a dataset.
+
+    Raises:
+        FormatError: they are missing, malformed, or not those of the index.
+        StoreError: an object store does not answer, or refuses.
+    """
+    return labels_of(index, load_json(index.store, LABELS, "labels"))
+
+
+def labels_of(index: DatasetIndex, value: dict[str, Any]) -> LabelMap:
+    """The classes in the content of ``labels.json``.
+
+    Raises:
+        FormatError: they are malformed, or not those of the index.
+    """
+    where = index.store.where(LABELS)
+    try:
+        labels = LabelMap.from_json(value)
+    except FormatError as exc:
+        raise FormatError(f"{where}: {exc}") from exc
+    if (labels.order_sha256, len(labels)) != (index.label_order_sha256, index.classes):
+        raise FormatError(f"{where}: lists other classes than the index: was it edited?")
+    return labels
+
+
+def _from_json(store: Store, info: dict[str, Any]) -> DatasetIndex:
+    splits = {name: _split(name, value) for name, value in info["splits"].items()}
+    # Its checks: a side of a million pixels would be memory for terabytes.
+    image = ImageSpec(
+        size_px=_natural(info["spec"]["image.size_px"]),
+        encoding=info["spec"]["image.encoding"],
+    )
+    return DatasetIndex(
+        store=store,
+        size_px=image.size_px,
+        encoding=image.encoding,
+        classes=_natural(info["classes"]),
+        label_digits=_label_digits(info["label_digits"]),
+        label_order_sha256=str(info["label_order_sha256"]),
+        fingerprint=str(info["fingerprint"]),
+        splits=splits,
+        files={_plain_name(name): str(digest) for name, digest in info["files"].items()},
+        spec=dict(info["spec"]),
+    )
+
+
+def _split(name: str, value: dict[str, Any]) -> SplitInfo:
+    if name not in SPLITS:
+        raise ValueError(f"split {name!r}")
+    shards = tuple(
+        ShardInfo(
+            _plain_name(shard["name"]),
+            _natural(shard["records"]),
+            _natural(shard["bytes"]),
+            str(shard["sha256"]),
+        )
+        for shard in value["shards"]
+    )
+    records = _natural(value["records"])
+    if records != sum(shard.records for shard in shards):
+        raise ValueError(f"{name}: {records} records, but its shards hold another number")
+    return SplitInfo(name, records, _natural(value["skipped"]), shards)
+
+
+def _natural(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is not a count")
+    return value
+
+
+def _label_digits(value: object) -> int:
+    digits = _natural(value)
+    if digits > LABEL_DIGITS_MAX:
+        raise ValueError(f"labels of {digits} digits")
+    return digits
+
+
+def _plain_name(value: object) -> str:
+    """A file name that stays in the dataset's folder."""
+    if not isinstance(value, str) or not value or value in {".", ".."} or {"/", "\0"} & set(value):
+        raise ValueError(f"{value!r} is not a plain file name")
+    os.fsencode(value)  # ValueError for what no file can be named
+    return value

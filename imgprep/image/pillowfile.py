@@ -1,0 +1,181 @@
+"""Image files by Pillow: formats on a list, told by their first bytes, opened by one plugin each.
+
+Only the plugin that the bytes name is asked, and it is called directly: ``PIL.Image.open`` would
+try others, and its size limit is a global that belongs to the whole process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imgprep.errors import ImageError
+from imgprep.image.decoded import Decoded, Notes, check_megapixels, turn_back, turn_upright
+from imgprep.spec import ExifPolicy
+
+# Rasters with a firm signature, read without other programs. (format, its plugin, signatures)
+_FORMATS: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
+    ("PNG", "PngImagePlugin", (b"\x89PNG\r\n\x1a\n",)),
+    ("GIF", "GifImagePlugin", (b"GIF87a", b"GIF89a")),
+    ("BMP", "BmpImagePlugin", (b"BM",)),
+    ("TIFF", "TiffImagePlugin", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    ("PPM", "PpmImagePlugin", (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")),
+    ("JPEG2000", "Jpeg2KImagePlugin", (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")),
+    ("WEBP", "WebPImagePlugin", ()),
+    ("AVIF", "AvifImagePlugin", ()),
+    ("JPEG", "JpegImagePlugin", (b"\xff\xd8",)),
+)
+_PLUGINS = {name: plugin for name, plugin, _ in _FORMATS}
+_ORIENTATION_TAG = 0x0112
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Pixels as they are stored (not turned), and what Pillow said about the file."""
+
+    image_hwc: NDArray[np.uint8]
+    mode: str
+    exif_orientation: int
+    warnings: tuple[str, ...]
+
+
+def decode_other(data: bytes, *, max_megapixels: int, exif: ExifPolicy) -> Decoded:
+    """``decode_image`` for all that is not JPEG."""
+    format_name = sniff(data)
+    if format_name == "PNG":
+        _check_png(data)
+    opened = open_pixels(data, format_name, max_megapixels=max_megapixels)
+    image_hwc = opened.image_hwc
+    if exif == "apply":
+        image_hwc = turn_upright(image_hwc, opened.exif_orientation)
+    notes = Notes(format_name, opened.mode, opened.exif_orientation, opened.warnings)
+    return Decoded(image_hwc, notes)
+
+
+def sniff(data: bytes) -> str:
+    """The format by the first bytes; ImageError if it is none of the list."""
+    if not data:
+        raise ImageError("empty: 0 bytes")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        return "AVIF"
+    for name, _, signatures in _FORMATS:
+        if data.startswith(signatures):
+            return name
+    start = data[:64]
+    if all(32 <= byte < 127 or byte in b"\t\n\r" for byte in start):
+        raise ImageError("not an image: the bytes are text")
+    raise ImageError(f"not an image of a known format: the bytes begin {start[:8].hex(' ')}")
+
+
+def open_pixels(data: bytes, format_name: str, *, max_megapixels: int | None) -> Opened:
+    """Decode the first frame with the plugin of ``format_name``; ImageError for any failure.
+
+    The size is checked against ``max_megapixels`` before a pixel is decoded (None: the caller
+    did).
+    """
+    heard: list[str] = []
+    with _listen(heard):
+        try:
+            return _open(data, format_name, max_megapixels, heard)
+        except ImageError:
+            raise
+        except Exception as exc:
+            # Pillow's plugins raise whatever their parsing runs into, MemoryError included.
+            raise ImageError(f"damaged {format_name}: {str(exc) or type(exc).__name__}") from exc
+
+
+def _open(data: bytes, format_name: str, max_megapixels: int | None, heard: list[str]) -> Opened:
+    try:
+        importlib.import_module(f"PIL.{_PLUGINS[format_name]}")
+        factory: Any
+        accept: Any
+        factory, accept = Image.OPEN[format_name]
+    except (ImportError, KeyError) as exc:
+        raise ImageError(f"{format_name}: this build of Pillow cannot read it") from exc
+    if accept is not None and isinstance(accept(data[:16]), str):  # a reason, in place of a yes
+        raise ImageError(f"{format_name}: this build of Pillow cannot read it")
+    image = factory(io.BytesIO(data), "")
+    width, height = image.size
+    if max_megapixels is not None:
+        check_megapixels(height, width, max_megapixels)
+    mode = image.mode
+    orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    if orientation not in range(1, 9):
+        orientation = 1
+    image.load()
+    image_hwc = _to_rgb(image)
+    if format_name == "TIFF" and orientation != 1 and _ORIENTATION_TAG not in image.tag_v2:
+        image_hwc = turn_back(image_hwc, orientation)  # this plugin turns by itself
+    return Opened(image_hwc, mode, int(orientation), tuple(dict.fromkeys(heard)))
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise ImageError("floating-point pixels: no defined range")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # convert("RGB") would clip at 255; the high byte is what it keeps of 16-bit colour.
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ImageError("32-bit integer pixels: no defined range")
+        return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(image.convert("RGB"))
+
+
+def _check_png(data: bytes) -> None:
+    """ImageError if a PNG is cut short or a critical chunk damaged, which Pillow may overlook."""
+    position = 8
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        kind = data[position + 4 : position + 8]
+        end = position + 12 + length
+        if end > len(data):
+            break
+        critical = kind[:1].isupper()
+        (stated,) = struct.unpack_from(">I", data, end - 4)
+        if critical and zlib.crc32(memoryview(data)[position + 4 : end - 4]) != stated:
+            raise ImageError(f"damaged PNG: checksum of chunk {kind.decode('latin-1')} is wrong")
+        if kind == b"IEND":
+            return
+        position = end
+    raise ImageError("truncated PNG: it ends before its IEND chunk")
+
+
+class _Ear(logging.Handler):
+    def __init__(self, heard: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage())
+
+
+@contextmanager
+def _listen(heard: list[str]) -> Iterator[None]:
+    """Collect what Pillow warns and logs, which would otherwise be printed."""
+    logger, ear = logging.getLogger("PIL"), _Ear(heard)
+
+    def note(message: Warning | str, *_: object, **__: object) -> None:
+        heard.append(str(message))
+
+    logger.addHandler(ear)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = note
+            yield
+    finally:
+        logger.removeHandler(ear)

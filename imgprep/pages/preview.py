@@ -1,0 +1,309 @@
+"""A contact sheet of a dataset: records by class, and below them what the trainer makes of some.
+
+The trainer's part is drawn by ``python -m train preview``, in a process of its own and only where
+the training half is installed: imgprep imports neither torch nor DALI.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.dataset.dali_index import read_dali_index
+from imgprep.dataset.encodings import record_pixels
+from imgprep.dataset.format import LABEL_DIGITS_MAX, sources_name
+from imgprep.dataset.index import DatasetIndex, ShardInfo, load_index, load_labels
+from imgprep.dataset.labels import LabelMap
+from imgprep.errors import FormatError
+from imgprep.order import shuffled
+from imgprep.pages import sheet
+from imgprep.pages.sheet import Drawn, Picture, Row, Sheet, Tile
+from imgprep.storage import Location, absolute, open_store
+from imgprep.storage.atomic import open_regular
+from imgprep.storage.reading import on_disk
+from imgprep.verify.dataset import read_source_labels
+
+TILE_PX = 128
+TRAINING_PARTS = ("torch", "nvidia.dali", "train")
+ROOT = Path(__file__).resolve().parents[1]
+"""The training half lies beside this package."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreviewOptions:
+    """What to show."""
+
+    seed: int = 0
+    classes: int = 8
+    records: int = 8
+    """Of each class, at most."""
+    shards_max: int | None = None
+    """Shards that may be read for them; None: as many as it takes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """One record of the sheet."""
+
+    key: str
+    label: int
+    pixels_hwc: Picture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Preview:
+    """What a sheet shows."""
+
+    index: DatasetIndex
+    split: str
+    labels: LabelMap
+    rows: Mapping[int, Sequence[Shown]]
+    """By label."""
+    drawn: Drawn
+    trainer: Mapping[str, Any] | None
+    """What ``train preview --json`` printed; its boxes are those in this sheet."""
+    trainer_missing: str | None
+    """Why the trainer's part is not there."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts: what is where in the sheet; a box is left, top, width, height."""
+        height, width = self.drawn.pixels_hwc.shape[:2]
+        return {
+            "dataset": self.index.location,
+            "fingerprint": self.index.fingerprint,
+            "split": self.split,
+            "width_px": width,
+            "height_px": height,
+            "classes": [
+                {
+                    "label": label,
+                    "class": self.labels.classes[label].name,
+                    "words": self.labels.classes[label].words,
+                    "records": [
+                        {"key": each.key, "box": list(box)}
+                        for each, box in zip(shown, boxes, strict=True)
+                    ],
+                }
+                for (label, shown), boxes in zip(self.rows.items(), self.drawn.boxes, strict=False)
+            ],
+            "trainer": self.trainer,
+            "trainer_missing": self.trainer_missing,
+        }
+
+
+def write_preview(dest: Location, out: Path, options: PreviewOptions) -> Preview:
+    """Draw the sheet into ``out``, a PNG.
+
+    Raises:
+        FormatError: there is no finished dataset, or it is damaged.
+        StoreError: an object store does not answer, or refuses.
+        UsageError, DestinationError: ``out`` is no place for a sheet, or cannot be written.
+    """
+    store = open_store(dest)
+    sheet.check_target(out, store.folder)
+    index = load_index(store)
+    if not index.splits:
+        raise FormatError(f"{store}: the dataset has no split")
+    split = "train" if index.splits.get("train") else next(iter(index.splits))
+    labels = load_labels(index)
+    label_of_row = read_source_labels(store, sources_name(split), classes=index.classes)
+    rows = choose_records(index, split, label_of_row, options)
+    drawn = sheet.draw(_sheet(index, split, labels, rows))
+    trainer, missing = None, training_missing()
+    if missing is None:
+        trainer, missing = _trainer_view(absolute(store), options.seed)
+    value = None
+    if trainer is not None:
+        top_px = len(drawn.pixels_hwc)
+        drawn = sheet.stacked([drawn, trainer.drawn])
+        value = _moved(trainer.value, top_px)
+    sheet.write_png(out, drawn.pixels_hwc)
+    return Preview(
+        index=index,
+        split=split,
+        labels=labels,
+        rows=rows,
+        drawn=drawn,
+        trainer=value,
+        trainer_missing=missing,
+    )
+
+
+def choose_records(
+    index: DatasetIndex, split: str, label_of_row: NDArray[np.int64], options: PreviewOptions
+) -> dict[int, list[Shown]]:
+    """A seeded sample: some classes in their order, and for each some records.
+
+    The records of a shard are a random sample already, so shards are opened one by one, in a
+    seeded order, until there is enough: few, even of a large dataset.
+
+    Args:
+        index: the dataset.
+        split: one that it has.
+        label_of_row: label of each source image of the split, by ``read_source_labels``.
+        options: how many, and the seed.
+
+    Raises:
+        FormatError: a shard is damaged or missing.
+        StoreError: an object store does not answer, or refuses.
+    """
+    store = index.store
+    have = np.unique(label_of_row)
+    some = shuffled(len(have), seed=options.seed, name="preview-classes")[: options.classes]
+    rows: dict[int, list[Shown]] = {int(label): [] for label in np.sort(have[some])}
+    shards = index.splits[split].shards
+    try:
+        order = shuffled(len(shards), seed=options.seed, name="preview-shards")
+        for number in order[: options.shards_max].tolist():
+            if all(len(row) >= options.records for row in rows.values()):
+                break
+            for shown in _of_shard(index, shards[number], label_of_row, rows, options):
+                rows[shown.label].append(shown)
+    except OSError as exc:
+        raise FormatError(f"{store}: cannot read the dataset: {exc.strerror or exc}") from exc
+    return rows
+
+
+def _of_shard(
+    index: DatasetIndex,
+    shard: ShardInfo,
+    label_of_row: NDArray[np.int64],
+    rows: Mapping[int, Sequence[Shown]],
+    options: PreviewOptions,
+) -> Iterator[Shown]:
+    """Records of a shard whose classes still want some."""
+    store = index.store
+    wanted = {label: options.records - len(row) for label, row in rows.items()}
+    spans = []
+    found = read_dali_index(store, shard, index.encoding)
+    for name, (offset, size) in zip(found.names, found.spans[:, :2].tolist(), strict=True):
+        key = name.decode("ascii", "replace").partition(".")[0]
+        try:
+            row = _row_of(key)
+        except ValueError as exc:
+            raise FormatError(f"{store.where(shard.idx_name)}: {exc}; run imgprep verify") from exc
+        label = int(label_of_row[row]) if row < len(label_of_row) else -1
+        if wanted.get(label, 0) > 0:
+            wanted[label] -= 1
+            spans.append((key, label, offset, size))
+    if not spans:
+        return
+    with on_disk(store, shard.name) as path, open_regular(path) as tar:
+        tar_bytes = os.fstat(tar.fileno()).st_size
+        for key, label, offset, size in spans:
+            if offset + size > tar_bytes:  # nor is room made for what is not there
+                raise FormatError(
+                    f"{store.where(shard.name)}: ends before {key:.80}; run imgprep verify"
+                )
+            tar.seek(offset)
+            try:
+                pixels = record_pixels(tar.read(size), index.encoding, index.size_px)
+            except FormatError as exc:
+                where = f"{store.where(shard.name)}: {key}"
+                raise FormatError(f"{where}: {exc}; run imgprep verify --decode") from exc
+            yield Shown(key, label, pixels)
+
+
+def _row_of(key: str) -> int:
+    """The row of the manifest in ``train-00000042``. ValueError for what is no such key."""
+    digits = key.rpartition("-")[2]
+    if not digits.isdigit() or len(digits) > LABEL_DIGITS_MAX:
+        raise ValueError(f"{key:.80} is no key of a record")
+    return int(digits)
+
+
+def _sheet(
+    index: DatasetIndex, split: str, labels: LabelMap, rows: Mapping[int, Sequence[Shown]]
+) -> Sheet:
+    drawn = []
+    for label, shown in rows.items():
+        entry = labels.classes[label]
+        words = f": {entry.words}" if entry.words else ""
+        drawn.append(
+            Row(f"{entry.name}{words} (label {label})", [Tile(_small(s.pixels_hwc)) for s in shown])
+        )
+    info = index.splits[split]
+    return Sheet(
+        title="The records",
+        note=(
+            f"{split}: {info.records:,} records of {index.size_px}x{index.size_px} px, "
+            f"{index.encoding}, {index.classes:,} classes, dataset {index.fingerprint[:12]}",
+        ),
+        rows=drawn,
+    )
+
+
+def _small(pixels_hwc: Picture) -> Picture:
+    from PIL import Image
+
+    picture = Image.fromarray(pixels_hwc)
+    if picture.width > TILE_PX:
+        picture = picture.resize((TILE_PX, TILE_PX), Image.Resampling.BOX)
+    return np.asarray(picture)
+
+
+def training_missing() -> str | None:
+    """Why nothing can be drawn of the trainer: what is not installed; None if all is there."""
+    for name in TRAINING_PARTS:
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # of its parent
+            found = None
+        if found is None:
+            return f"{name} is not installed (pip install 'imgprep[train]')"
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _TrainerView:
+    drawn: Drawn
+    value: dict[str, Any]
+
+
+def _trainer_view(dest: str, seed: int) -> tuple[_TrainerView | None, str | None]:
+    """What ``train preview`` draws and says; or None, and why."""
+    from PIL import Image
+
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    with tempfile.TemporaryDirectory(prefix="imgprep-") as folder:
+        picture = Path(folder) / "trainer.png"
+        # -P: a file train.py in the working folder is none of ours
+        command = [sys.executable, "-P", "-m", "train", "preview", dest, "-o", str(picture)]
+        ran = subprocess.run(
+            [*command, "--seed", str(seed), "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={
+                "IMGPREP_CACHE": folder,  # of shards at a URL; one that the user named goes first
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            },
+        )
+        if ran.returncode != 0:
+            said = ran.stderr.strip().splitlines() or ["it said nothing"]
+            return None, f"train preview failed: {said[-1]}"
+        with Image.open(picture, formats=["PNG"]) as image:
+            pixels_hwc = np.asarray(image.convert("RGB"))
+        value = json.loads(ran.stdout)
+    return _TrainerView(Drawn(pixels_hwc, []), value), None
+
+
+def _moved(value: dict[str, Any], down_px: int) -> dict[str, Any]:
+    """What the trainer said, its boxes where they are in the whole sheet."""
+    for record in value["records"]:
+        for each in (record, *record["draws"]):
+            left, top, width, height = each["box"]
+            each["box"] = [left, top + down_px, width, height]
+    return value

@@ -1,0 +1,255 @@
+"""What a scan finds: one compact row for each image, the problems beside them, the identity.
+
+A row is 40 bytes and a name about 18, so the 1.28 million images of ImageNet take 75 MB, on
+disk and memory-mapped alike::
+
+    FOLDER/rows.npy    structured array, ROW_DTYPE, in the order of the manifest
+    FOLDER/names.bin   all names end to end, UTF-8 with surrogateescape
+    FOLDER/meta.json   format version, split, containers
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.dataset.labels import LabelMap
+from imgprep.dataset.npyfile import map_npy
+from imgprep.errors import FormatError
+from imgprep.storage.atomic import json_object, read_regular, save_npy
+from imgprep.storage.urls import is_url
+
+ROW_DTYPE = np.dtype(
+    [
+        ("container", "<i4"),
+        ("label", "<i4"),
+        ("offset", "<i8"),  # absolute, in the outermost archive; LOOSE_FILE for a file of its own
+        ("size_bytes", "<i8"),
+        ("mtime_ns", "<i8"),  # of the file that holds the bytes: the archive or the image
+        ("name_start", "<i8"),
+    ]
+)
+LOOSE_FILE = -1
+MANIFEST_FORMAT = "imgprep-manifest-1"
+Rows = NDArray[np.void]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in the source that cannot be used."""
+
+    kind: str
+    """A short slug, such as ``cut-short``."""
+    where: str
+    """File, or archive, inner archive and member, joined by colons."""
+    cause: str
+    """A sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitManifest:
+    """The usable images of one split, by label and name."""
+
+    split: str
+    """``train`` or ``val``."""
+    containers: tuple[str, ...]
+    """The folders or (inner) tars that hold images, for people: ``a.tar:n01440764.tar``."""
+    container_paths: tuple[str, ...]
+    """For each container the folder or outermost archive to open, relative to the source."""
+    rows: Rows
+    """Structured array of :data:`ROW_DTYPE`; do not write to it."""
+    names: bytes | mmap.mmap
+    """The names of all rows end to end."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name_bytes(self, i: int) -> bytes:
+        """The name of image ``i`` as stored."""
+        starts = self.rows["name_start"]
+        end = int(starts[i + 1]) if i + 1 < len(starts) else len(self.names)
+        return self.names[int(starts[i]) : end]
+
+    def name(self, i: int) -> str:
+        """The name of image ``i`` in its container."""
+        return os.fsdecode(self.name_bytes(i))
+
+    def label(self, i: int) -> int:
+        """The label of image ``i``."""
+        return int(self.rows[i]["label"])
+
+    def where(self, i: int) -> str:
+        """Where image ``i`` lies, for people: container and name."""
+        row = self.rows[i]
+        joint = "/" if row["offset"] == LOOSE_FILE else ":"
+        return f"{self.containers[int(row['container'])]}{joint}{self.name(i)}"
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all images as stored."""
+        return int(self.rows["size_bytes"].sum())
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest into ``folder``, which is made where missing; ``meta.json`` last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "rows.npy").open("wb") as file:
+            save_npy(file, self.rows)
+        (folder / "names.bin").write_bytes(self.names)
+        meta = {
+            "format": MANIFEST_FORMAT,
+            "split": self.split,
+            "images": len(self.rows),
+            "names_bytes": len(self.names),
+            "containers": self.containers,
+            "container_paths": self.container_paths,
+        }
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="ascii")
+
+    @classmethod
+    def load(cls, folder: Path) -> SplitManifest:
+        """Map a saved manifest into memory; processes that load the same one share the pages.
+
+        Raises:
+            FormatError: a file is missing, cut, of another version, or contradicts the others.
+        """
+        meta = _read_meta(folder / "meta.json")
+        try:
+            rows = map_npy(folder / "rows.npy")
+            with (folder / "names.bin").open("rb") as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                # An empty file cannot be mapped.
+                names = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size_bytes else b""
+        except (OSError, ValueError) as exc:
+            raise FormatError(f"the manifest in {folder} cannot be read: {exc}") from exc
+        manifest = cls(
+            split=meta["split"],
+            containers=tuple(meta["containers"]),
+            container_paths=tuple(meta["container_paths"]),
+            rows=rows,
+            names=names,
+        )
+        fault = _fault(manifest, meta)
+        if fault:
+            raise FormatError(f"the manifest in {folder} is damaged: {fault}; scan again")
+        return manifest
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        data = read_regular(path)
+    except OSError as exc:
+        raise FormatError(f"{path} cannot be read: {exc}") from exc
+    meta = json_object(data, str(path), "the manifest")
+    if meta.get("format") != MANIFEST_FORMAT:
+        raise FormatError(f"{path} is not of the format {MANIFEST_FORMAT}; scan again")
+    shown, opened = meta.get("containers"), meta.get("container_paths")
+    if (
+        not _is_texts(shown)
+        or not _is_texts(opened)
+        or len(shown) != len(opened)
+        or not isinstance(meta.get("split"), str)
+    ):
+        raise FormatError(f"{path} is malformed; scan again")
+    return meta
+
+
+def _is_texts(value: object) -> TypeGuard[list[str]]:
+    """Whether it is a list of texts that paths can be made of."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return False
+    try:
+        return not any(b"\0" in os.fsencode(item) for item in value)
+    except UnicodeEncodeError:
+        return False
+
+
+def _fault(manifest: SplitManifest, meta: Mapping[str, Any]) -> str:
+    """What contradicts itself in a loaded manifest, or an empty text."""
+    rows, names = manifest.rows, manifest.names
+    if rows.dtype != ROW_DTYPE or rows.ndim != 1:
+        return f"its rows are of type {rows.dtype}"
+    if len(rows) != meta.get("images") or len(names) != meta.get("names_bytes"):
+        return "the number of its rows or the length of its names differs from its meta.json"
+    if names.find(b"\0") >= 0:
+        return "a name holds a null byte"
+    if len(rows) == 0:
+        return ""
+    starts = rows["name_start"]
+    if starts[0] != 0 or starts[-1] > len(names) or np.any(starts[1:] < starts[:-1]):
+        return "its names overlap or run past the end"
+    inside = (rows["container"] >= 0) & (rows["container"] < len(manifest.containers))
+    if not inside.all():
+        return "an image lies in a container that is not listed"
+    if rows["label"].min() < 0 or rows["size_bytes"].min() < 0:
+        return "a label or a size is negative"
+    if rows["offset"].min() < LOOSE_FILE:
+        return "an offset is negative"
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceScan:
+    """All that is known of a source."""
+
+    layout: str
+    """``archives``, ``class-folders`` or ``kaggle``."""
+    evidence: tuple[str, ...]
+    """What the layout was recognised by, as sentences."""
+    root: str
+    """The folder that was scanned, as a path or URL, as it was given."""
+    labels: LabelMap
+    splits: dict[str, SplitManifest]
+    """By name; a split that the source lacks is absent."""
+    problems: tuple[Problem, ...] = ()
+    """The first thousand; ``problem_counts`` counts all."""
+    problem_counts: dict[str, int] = field(default_factory=dict)
+    """Number of problems of each kind."""
+    oddities: dict[str, int] = field(default_factory=dict)
+    """Harmless things worth a line (hidden files, name endings), counted."""
+
+    @property
+    def absolute_root(self) -> str:
+        """``root`` as it is found from any working directory."""
+        return self.root if is_url(self.root) else os.path.realpath(self.root)
+
+    def identity(self) -> dict[str, int | str]:
+        """Flat values that change when the source changes, to name what changed.
+
+        ``SPLIT.names`` stands for names, order and labels, ``SPLIT.sizes`` for sizes and places,
+        ``SPLIT.modified`` for modification times. The root is left out: a source may move.
+        """
+        found: dict[str, int | str] = {
+            "layout": self.layout,
+            "classes_sha256": self.labels.order_sha256,
+        }
+        for split, manifest in self.splits.items():
+            rows = manifest.rows
+            containers = json.dumps([manifest.containers, manifest.container_paths])
+            found[f"{split}.images"] = len(manifest)
+            found[f"{split}.bytes"] = manifest.total_bytes
+            found[f"{split}.names_sha256"] = _digest(
+                containers.encode("ascii"),
+                rows["container"],
+                rows["label"],
+                rows["name_start"],
+                manifest.names,
+            )
+            found[f"{split}.sizes_sha256"] = _digest(rows["size_bytes"], rows["offset"])
+            found[f"{split}.modified_sha256"] = _digest(rows["mtime_ns"])
+        return found
+
+
+def _digest(*parts: bytes | mmap.mmap | NDArray[Any]) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
+    return total.hexdigest()

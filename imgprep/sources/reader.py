@@ -1,0 +1,163 @@
+"""Read the bytes of one image by its number in a manifest."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from imgprep.errors import ImageError
+from imgprep.sources.manifest import LOOSE_FILE, SplitManifest
+from imgprep.storage.urls import path_of
+
+MAX_OPEN_ARCHIVES = 64
+MAX_IMAGE_BYTES = 1 << 30
+"""A file above this is refused unread: a sparse file may claim any size, and no photo has it."""
+
+
+class _Images(Protocol):
+    def read(self, i: int) -> bytes: ...
+    def will_need(self, indices: Iterable[int]) -> None: ...
+    def close(self) -> None: ...
+
+
+class SourceReader:
+    """Reads images of one split; cheap to make, one for each worker. Not for use in threads."""
+
+    def __init__(self, location: str | Path, manifest: SplitManifest) -> None:
+        """Open nothing yet.
+
+        Args:
+            location: the root of the source, a path or a URL.
+            manifest: what the scan found there.
+        """
+        self._images = _images(location, manifest)
+        self._size_bytes = manifest.rows["size_bytes"]
+
+    def read(self, i: int) -> bytes:
+        """All bytes of image ``i``.
+
+        Raises:
+            ImageError: the file is gone, may not be read, or is not as the scan found it.
+            UnreachableError: the store that holds it refuses, or does not answer.
+        """
+        size_bytes = int(self._size_bytes[i])
+        if size_bytes > MAX_IMAGE_BYTES:
+            raise ImageError(f"{size_bytes:,} bytes: larger than an image file may be (1 GiB)")
+        return self._images.read(i)
+
+    def will_need(self, indices: Iterable[int]) -> None:
+        """Have these images fetched ahead of ``read``; a hint, never fails."""
+        self._images.will_need(indices)
+
+    def close(self) -> None:
+        """Close what is open, drop what is on its way; ``read`` begins again."""
+        self._images.close()
+
+    def __enter__(self) -> SourceReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _images(location: str | Path, manifest: SplitManifest) -> _Images:
+    path = path_of(location)
+    if path is None:
+        from imgprep.sources.remote_images import RemoteImages
+
+        return RemoteImages(str(location), manifest)
+    return _LocalImages(path, manifest)
+
+
+class _LocalImages:
+    """Archives stay open (their files have to stay in place); loose files are opened one by one."""
+
+    def __init__(self, root: Path, manifest: SplitManifest) -> None:
+        self._paths = [
+            os.path.join(os.fsencode(root), os.fsencode(path))  # noqa: PTH118 (bytes)
+            for path in manifest.container_paths
+        ]
+        self._manifest = manifest
+        self._container = manifest.rows["container"]
+        self._offset = manifest.rows["offset"]
+        self._size_bytes = manifest.rows["size_bytes"]
+        self._archives: OrderedDict[bytes, int] = OrderedDict()
+
+    def read(self, i: int) -> bytes:
+        path = self._paths[self._container[i]]
+        offset, size_bytes = int(self._offset[i]), int(self._size_bytes[i])
+        try:
+            if offset == LOOSE_FILE:
+                return _read_file(path + b"/" + self._manifest.name_bytes(i), size_bytes)
+            fd = self._archive(path)
+            data = os.pread(fd, size_bytes, offset)
+            while len(data) < size_bytes:
+                more = os.pread(fd, size_bytes - len(data), offset + len(data))
+                if not more:
+                    raise ImageError(
+                        f"the archive ends {size_bytes - len(data)} bytes before the end of this "
+                        "image: it changed since the scan"
+                    )
+                data += more
+            return data
+        except OSError as exc:
+            raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
+
+    def will_need(self, indices: Iterable[int]) -> None:
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for i in indices:
+            path = self._paths[self._container[i]]
+            offset, size_bytes = int(self._offset[i]), int(self._size_bytes[i])
+            try:
+                if offset != LOOSE_FILE:
+                    fd = self._archive(path)
+                    os.posix_fadvise(fd, offset, size_bytes, os.POSIX_FADV_WILLNEED)
+                    continue
+                fd = os.open(path + b"/" + self._manifest.name_bytes(i), os.O_RDONLY)
+                try:
+                    os.posix_fadvise(fd, 0, size_bytes, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(fd)
+            except OSError:
+                continue  # read() meets the same fault and reports it
+
+    def close(self) -> None:
+        while self._archives:
+            os.close(self._archives.popitem()[1])
+
+    def _archive(self, path: bytes) -> int:
+        fd = self._archives.get(path)
+        if fd is None:
+            # The outer tar unpacked gives a thousand archives: more than a process may open.
+            if len(self._archives) >= MAX_OPEN_ARCHIVES:
+                os.close(self._archives.popitem(last=False)[1])
+            fd = self._archives[path] = os.open(path, os.O_RDONLY)  # Python adds O_CLOEXEC
+        return fd
+
+
+def _read_file(path: bytes, size_bytes: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        # One byte more than expected shows a file that grew, without a stat.
+        data = os.read(fd, size_bytes + 1)
+        while data and len(data) < size_bytes:
+            more = os.read(fd, size_bytes + 1 - len(data))
+            if not more:
+                break
+            data += more
+        if len(data) != size_bytes:
+            now = os.fstat(fd).st_size
+            raise ImageError(f"file changed since the scan: {size_bytes} bytes, now {now}")
+        return data
+    finally:
+        os.close(fd)

@@ -1,0 +1,186 @@
+"""Files that are whole or absent: temporary name, flush to disk, rename."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, TYPE_CHECKING, Any
+
+from imgprep.errors import FormatError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PARTIAL_SUFFIX = ".partial"
+JSON_DEPTH_MAX = 32
+"""Our own files nest five deep."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class PartialFile:
+    """A file being written under a temporary name beside its final one.
+
+    ``commit`` flushes it to disk and renames it; ``abandon`` removes it. The folder entry is
+    flushed by the caller (``sync_folder``), once for several files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{_unique()}{PARTIAL_SUFFIX}")
+        try:
+            self.file: IO[bytes] = self._temporary.open("wb")
+        except BaseException:  # an interrupt may wait for the call to end
+            self._temporary.unlink(missing_ok=True)
+            raise
+
+    def commit(self) -> None:
+        """Flush to disk, then rename."""
+        try:
+            with self.file:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+            self._temporary.replace(self.path)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Remove what was written; the final name stays as it was."""
+        self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # closing flushes, which a full disk refuses
+            self.file.close()
+
+
+def _unique() -> str:
+    """Names this use of a file among all processes of all machines that share the folder."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", os.uname().nodename)[:32]
+    return f"{host}.{os.getpid()}.{secrets.token_hex(4)}"
+
+
+@contextmanager
+def partial_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open ``path`` for writing; it appears, whole and on disk, only if the block succeeds."""
+    partial = PartialFile(path)
+    try:
+        yield partial.file
+    except BaseException:
+        partial.abandon()
+        raise
+    partial.commit()
+    sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file, whole or not at all."""
+    with partial_file(path) as file:
+        file.write(data)
+
+
+def save_npy(file: IO[bytes], array: NDArray[Any]) -> None:
+    """Write the array as ``.npy``, in pieces.
+
+    ``numpy.save`` into a real file does not tell why a write failed; through ``write`` it does.
+    """
+    import numpy as np
+
+    np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
+
+
+def json_bytes(value: object) -> bytes:
+    """JSON as we write it: indented, one final newline, UTF-8; lone surrogates are escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return (json.dumps(value, indent=2, ensure_ascii=True) + "\n").encode("ascii")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object from a local file.
+
+    Raises:
+        FormatError: the file is missing, unreadable, not JSON or not an object.
+    """
+    try:
+        data = read_regular(path)
+    except OSError as exc:
+        raise FormatError(f"{path}: cannot read {what}: {exc.strerror}") from exc
+    return json_object(data, str(path), what)
+
+
+def json_object(data: bytes, where: str, what: str) -> dict[str, Any]:
+    """The JSON object that a file holds, shallow enough to be compared, hashed and printed.
+
+    Raises:
+        FormatError: it is not JSON, not an object, or nested too deep.
+    """
+    try:
+        value = json.loads(data)
+        if not isinstance(value, dict):
+            raise FormatError(f"{where}: {what} must be a JSON object")
+        if is_deeper(value, JSON_DEPTH_MAX):
+            raise RecursionError
+    except RecursionError as exc:
+        raise FormatError(f"{where}: {what} is not valid JSON: it is nested too deep") from exc
+    except ValueError as exc:
+        raise FormatError(f"{where}: {what} is not valid JSON: {exc}") from exc
+    return value
+
+
+def is_deeper(value: dict[str, Any], levels: int) -> bool:
+    """Whether objects and lists (or tables and arrays) are nested in more than ``levels``."""
+    layer: list[Any] = [value]
+    for _ in range(levels):
+        inner = (each.values() if isinstance(each, dict) else each for each in layer)
+        layer = [item for items in inner for item in items if isinstance(item, dict | list)]
+    return bool(layer)
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file: a pipe would keep us waiting, a device has no end.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    with open_regular(path) as file:
+        return file.read()
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """A regular file, to read. Raises as ``read_regular``."""
+    file: IO[bytes] = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def is_partial(name: str) -> bool:
+    """Whether this is the temporary name of a file being written."""
+    return name.startswith(".") and name.endswith(PARTIAL_SUFFIX)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what a killed process left half-written in ``folder``."""
+    for leftover in folder.glob(f".*{PARTIAL_SUFFIX}"):
+        leftover.unlink(missing_ok=True)

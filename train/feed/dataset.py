@@ -1,0 +1,149 @@
+"""Open a dataset of imgprep for training: what it holds, its labels, its mean image and its PCA."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.colour.pca import RgbPca
+from imgprep.colour.stats import rgb_moments_from_json
+from imgprep.dataset.format import LABELS, MEAN_IMAGE_NPY, RGB_PCA, SPLITS
+from imgprep.dataset.index import DatasetIndex, labels_of, load_index
+from imgprep.dataset.labels import LabelMap
+from imgprep.dataset.npyfile import read_npy
+from imgprep.errors import FormatError, StoreError
+from imgprep.storage import Location
+from imgprep.storage.atomic import json_object
+from imgprep.storage.reading import read_bytes
+from train.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingSet:
+    """A finished dataset with the statistics that training needs."""
+
+    index: DatasetIndex
+    labels: LabelMap
+    mean_image_hwc: NDArray[np.float32]
+    """Mean of the training images (size, size, 3), levels 0-255."""
+    pca: RgbPca
+    """Principal components of their RGB values, levels 0-255."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the dataset lies on a local disk. FormatError: it is in an object store."""
+        return self.index.folder
+
+    @property
+    def location(self) -> str:
+        """Where the dataset lies: a path or URL."""
+        return self.index.location
+
+    @property
+    def size_px(self) -> int:
+        """Side of every record."""
+        return self.index.size_px
+
+    @property
+    def encoding(self) -> str:
+        """``jpeg``, ``png`` or ``raw``."""
+        return self.index.encoding
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.index.classes
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints mean equal data."""
+        return self.index.fingerprint
+
+    @property
+    def label_order_sha256(self) -> str:
+        """Identifies the meaning of the labels."""
+        return self.index.label_order_sha256
+
+    def records(self, split: str) -> int:
+        """Number of records of ``split``; 0 if the dataset has no such split."""
+        return self.index.splits[split].records if split in self.index.splits else 0
+
+
+def open_dataset(location: Location) -> TrainingSet:
+    """Read the index of a dataset and the files beside its shards; no shard is opened.
+
+    Raises:
+        DataError: there is no finished dataset, it was edited or damaged, or it has no training
+            split and with it no statistics; or an object store does not answer, or refuses.
+    """
+    try:
+        index = load_index(location)
+        if not index.splits.get("train") or not index.splits["train"].records:
+            raise DataError(
+                f"{index.store}: no training images, so no mean image and no PCA; build the "
+                f"dataset with both splits ({', '.join(SPLITS)})"
+            )
+        labels = labels_of(index, _checked_json(index, LABELS))
+        mean_image_hwc = _mean_image(index)
+        pca = _pca(index)
+    except (FormatError, StoreError) as exc:
+        raise DataError(str(exc)) from exc
+    return TrainingSet(index, labels, mean_image_hwc, pca)
+
+
+def _checked_bytes(index: DatasetIndex, name: str) -> bytes:
+    """A file beside the shards, whose hash the index states."""
+    path = index.store.where(name)
+    if name not in index.files:
+        raise DataError(f"{index.store}: the index lists no {name}; build the dataset again")
+    try:
+        content = read_bytes(index.store, name)
+    except OSError as exc:
+        raise DataError(f"{path}: {exc.strerror or exc}; restore it or build again") from exc
+    if hashlib.sha256(content).hexdigest() != index.files[name]:
+        raise DataError(f"{path}: not the file that the index describes; run imgprep verify")
+    return content
+
+
+def _checked_json(index: DatasetIndex, name: str) -> dict[str, Any]:
+    return json_object(_checked_bytes(index, name), index.store.where(name), name)
+
+
+def _mean_image(index: DatasetIndex) -> NDArray[np.float32]:
+    content, where = _checked_bytes(index, MEAN_IMAGE_NPY), index.store.where(MEAN_IMAGE_NPY)
+    try:
+        mean_hwc = read_npy(content)
+    except ValueError as exc:
+        raise DataError(f"{where}: {exc}") from exc
+    if mean_hwc.dtype != np.float32 or mean_hwc.shape != (index.size_px, index.size_px, 3):
+        raise DataError(
+            f"{where}: {mean_hwc.dtype} {mean_hwc.shape}, expected float32 "
+            f"({index.size_px}, {index.size_px}, 3)"
+        )
+    return mean_hwc
+
+
+def _pca(index: DatasetIndex) -> RgbPca:
+    """The components as stored: they were computed once, so every machine uses the same floats."""
+    value = _checked_json(index, RGB_PCA)
+    rgb_moments_from_json(value)  # its checks
+    try:
+        eigenvalues, eigenvectors, mean_rgb = (
+            np.array(value[name], dtype=np.float64)
+            for name in ("eigenvalues", "eigenvectors", "rgb_mean")
+        )
+        solver = value["solver"]
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
+        raise DataError(
+            f"{index.store.where(RGB_PCA)}: malformed components: {exc!r:.200}"
+        ) from exc
+    shapes = (eigenvalues.shape, eigenvectors.shape, mean_rgb.shape)
+    finite = all(np.isfinite(array).all() for array in (eigenvalues, eigenvectors, mean_rgb))
+    if shapes != ((3,), (3, 3), (3,)) or not finite or (eigenvalues < 0).any():
+        raise DataError(f"{index.store.where(RGB_PCA)}: malformed components")
+    return RgbPca(eigenvalues, eigenvectors, mean_rgb, solver)

@@ -1,0 +1,169 @@
+"""Whether a run may go on from a checkpoint, and what has changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from train.config import RunConfig
+from train.errors import CheckpointError
+from train.saved.checkpoint import Checkpoint
+
+NEW_RUN = "start a new run (another --out)"
+AT_START_ONLY = frozenset({"init", "init_sd", "init_sd_conv345", "init_bias", "classes"})
+"""Settings of the net that matter only before the first update (the classes are checked apart)."""
+ORDER_SETTINGS = ("shuffle", "window_shards")
+"""Settings of the input that move images to other places of an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """What a run is about to be made from."""
+
+    config: RunConfig
+    dataset_fingerprint: str
+    label_order_sha256: str
+    classes: int
+    data_processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A field that differs, both values, and what to do about it."""
+
+    name: str
+    saved: object
+    asked: object
+    advice: str = ""
+
+    def __str__(self) -> str:
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"{self.name}: the checkpoint has {self.saved}, this run {self.asked}{advice}"
+
+
+def check_resume(
+    checkpoint: Checkpoint, expected: Expected, *, allow_reshard: bool = False
+) -> None:
+    """Refuse a checkpoint of another run.
+
+    The number of data processes is a refusal only to catch mistakes. Another number is well
+    defined here, because the order of the images, their crops and noise and the dropout masks
+    are functions of (seed, epoch, step) over the *global* batch, which the processes only divide
+    among themselves: ``allow_reshard`` goes on with the same batches, equal but for the rounding
+    of sums.
+
+    Raises:
+        CheckpointError: names every field that differs, both values, and what to do.
+    """
+    changes = list(_refusals(checkpoint, expected))
+    if not allow_reshard and checkpoint.world.data_processes != expected.data_processes:
+        changes.append(
+            Change(
+                "data processes",
+                checkpoint.world.data_processes,
+                expected.data_processes,
+                "the batches stay the same: allow it with --allow-reshard",
+            )
+        )
+    if changes:
+        lines = "".join(f"\n  {change}" for change in changes)
+        raise CheckpointError(f"the checkpoint belongs to another run:{lines}")
+
+
+def check_labels(checkpoint: Checkpoint, *, label_order_sha256: str, classes: int) -> None:
+    """Refuse to measure a net on a dataset whose classes it does not know.
+
+    Raises:
+        CheckpointError: the order or the number of classes differs.
+    """
+    changes = list(_label_changes(checkpoint, label_order_sha256, classes))
+    if changes:
+        lines = "".join(f"\n  {change}" for change in changes)
+        raise CheckpointError(f"the checkpoint was trained on other classes:{lines}")
+
+
+def check_dataset(checkpoint: Checkpoint, fingerprint: str) -> None:
+    """Refuse to report on a run with another dataset than it trained on.
+
+    Raises:
+        CheckpointError: the fingerprints differ.
+    """
+    if checkpoint.dataset_fingerprint != fingerprint:
+        raise CheckpointError(
+            f"the run trained on another dataset: its fingerprint is "
+            f"{checkpoint.dataset_fingerprint}, this one's {fingerprint}; name the right one with "
+            "--dataset"
+        )
+
+
+def changed_settings(checkpoint: Checkpoint, config: RunConfig) -> list[str]:
+    """One line for each setting that differs and is allowed to, for the log of the run."""
+    saved, asked = checkpoint.config, _plain(asdict(config))
+    return [str(change) for change in _differences(saved, asked)]
+
+
+def _refusals(checkpoint: Checkpoint, expected: Expected) -> Iterator[Change]:
+    saved, asked = checkpoint.config, _plain(asdict(expected.config))
+    if checkpoint.dataset_fingerprint != expected.dataset_fingerprint:
+        yield Change(
+            "dataset fingerprint",
+            checkpoint.dataset_fingerprint,
+            expected.dataset_fingerprint,
+            f"name the dataset that the run began with, or {NEW_RUN}",
+        )
+    yield from _label_changes(checkpoint, expected.label_order_sha256, expected.classes)
+    for change in _differences(saved.get("net"), asked["net"], "net."):
+        if change.name.removeprefix("net.") not in AT_START_ONLY:
+            yield Change(change.name, change.saved, change.asked, f"set it back, or {NEW_RUN}")
+    if checkpoint.world.batch_images != expected.config.optim.batch_images:
+        yield Change(
+            "batch size",
+            checkpoint.world.batch_images,
+            expected.config.optim.batch_images,
+            f"set --batch-size back, or {NEW_RUN}",
+        )
+    if checkpoint.seeds.get("run") != expected.config.seed:
+        yield Change(
+            "seed",
+            checkpoint.seeds.get("run"),
+            expected.config.seed,
+            f"set --seed back, or {NEW_RUN}",
+        )
+    if checkpoint.position.step_in_epoch:
+        for change in _differences(saved.get("input"), asked["input"], "input."):
+            if change.name.removeprefix("input.") in ORDER_SETTINGS:
+                yield Change(
+                    change.name,
+                    change.saved,
+                    change.asked,
+                    "it cannot change within an epoch: set it back until the epoch ends",
+                )
+
+
+def _label_changes(checkpoint: Checkpoint, order: str, classes: int) -> Iterator[Change]:
+    if checkpoint.label_order_sha256 != order:
+        yield Change(
+            "label order",
+            checkpoint.label_order_sha256,
+            order,
+            "the same number means another class: build the dataset with the same labels",
+        )
+    if checkpoint.classes != classes:
+        yield Change("classes", checkpoint.classes, classes, NEW_RUN)
+
+
+def _differences(saved: Any, asked: Any, name: str = "") -> Iterator[Change]:
+    """Leaves of nested settings that differ, by dotted name."""
+    if isinstance(saved, Mapping) and isinstance(asked, Mapping):
+        for key in [*asked, *(key for key in saved if key not in asked)]:
+            inner = f"{name}{key}."
+            yield from _differences(saved.get(key, "nothing"), asked.get(key, "nothing"), inner)
+    elif saved != asked:
+        yield Change(name.removesuffix("."), saved, asked)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,259 @@
+"""Pictures of a run: the filters of the first layer, as in the paper's figure 3, and its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.errors import DestinationError
+from imgprep.storage.atomic import partial_file, write_bytes
+from train.errors import CheckpointError, ConfigError
+from train.run.logs import EPOCH_FIELDS, EPOCHS_CSV, STEP_FIELDS, STEPS_CSV, read_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILTERS_PNG = "filters.png"
+CURVES = "curves"
+COLUMNS_OF_FILTERS = 16
+ZOOM = 4
+GAP_PX = 4
+SEAM_PX = 16
+"""Between the filters of column a and those of column b."""
+MAX_POINTS = 1500
+"""Points of a curve: longer runs are averaged down to it."""
+PANEL_PX = (640, 200)
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+"""Strokes of the curves of a chart, in order."""
+PNG_SCALE = 1.5
+
+Picture = NDArray[np.uint8]
+Points = list[dict[str, Any]]
+
+
+def draw_run(folder: Path) -> list[Path]:
+    """Draw what there is of a run: the filters of ``last.pt``, the curves of its CSV files.
+
+    Raises:
+        ConfigError: the package that draws curves is not installed.
+        CheckpointError, DestinationError: the folder holds no run, or cannot be written.
+    """
+    from train.saved import checkpoint as checkpoints
+
+    last = folder / checkpoints.LAST
+    drawn = []
+    if last.exists():
+        filters_png(checkpoints.load(last).model, folder / FILTERS_PNG)
+        drawn.append(folder / FILTERS_PNG)
+    if (folder / STEPS_CSV).exists():
+        drawn += draw_curves(folder, folder / CURVES)
+    if not drawn:
+        raise CheckpointError(f"{folder}: no run is here: neither {checkpoints.LAST} nor its logs")
+    return drawn
+
+
+def filters_png(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write the filters of the first layer as PNG, as ``filters_picture`` draws them."""
+    from PIL import Image
+
+    try:
+        with partial_file(path) as file:
+            Image.fromarray(filters_picture(state)).save(file, format="PNG", optimize=True)
+    except OSError as exc:
+        raise DestinationError(f"{path}: cannot write the picture: {exc.strerror}") from exc
+
+
+def filters_picture(state: Mapping[str, Tensor]) -> Picture:
+    """The filters of ``conv1.weight`` (filters, 3, side, side), in canonical order, drawn.
+
+    An even number of rows of 16: the upper half are those of column a (the first GPU of 2012),
+    the lower half those of column b, with a seam between. A net of one column has one block.
+    """
+    return _stacked(filter_blocks(state), SEAM_PX)
+
+
+def filter_blocks(state: Mapping[str, Tensor]) -> list[Picture]:
+    """The two halves of ``filters_picture``, or its one block.
+
+    Raises:
+        CheckpointError: the state has no such filters.
+    """
+    if "conv1.weight" not in state or not _are_filters(state["conv1.weight"].shape):
+        raise CheckpointError("the checkpoint has no filters conv1.weight (n, 3, side, side)")
+    weight = np.nan_to_num(state["conv1.weight"].detach().float().cpu().numpy())
+    blocks = np.split(weight, 2) if len(weight) % (2 * COLUMNS_OF_FILTERS) == 0 else [weight]
+    return [filter_block(block) for block in blocks]
+
+
+def _are_filters(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and shape[1] == 3 and min(shape) > 0
+
+
+def filter_block(weight: NDArray[np.float32]) -> Picture:
+    """Filters (n, 3, side, side) in rows of 16, uint8 (height, width, 3).
+
+    Each is scaled by itself: grey is weight 0, and its largest weight is black or white.
+    """
+    rows = []
+    for first in range(0, len(weight), COLUMNS_OF_FILTERS):
+        tiles = [_tile(each) for each in weight[first : first + COLUMNS_OF_FILTERS]]
+        blank = np.full_like(tiles[0], 255)
+        tiles += [blank] * (COLUMNS_OF_FILTERS - len(tiles))
+        rows.append(_stacked([tile.swapaxes(0, 1) for tile in tiles], GAP_PX).swapaxes(0, 1))
+    return _stacked(rows, GAP_PX)
+
+
+def _tile(filter_chw: NDArray[np.float32]) -> Picture:
+    largest = float(np.abs(filter_chw).max()) or 1.0
+    levels: Picture = np.rint(127.5 + 127.5 * filter_chw / largest).astype(np.uint8)
+    return levels.transpose(1, 2, 0).repeat(ZOOM, 0).repeat(ZOOM, 1)
+
+
+def _stacked(pictures: Sequence[Picture], gap_px: int) -> Picture:
+    """One above the other, white between them."""
+    white = np.full((gap_px, *pictures[0].shape[1:]), 255, np.uint8)
+    parts = [part for picture in pictures for part in (picture, white)][:-1]
+    return np.concatenate(parts)
+
+
+def draw_curves(folder: Path, path: Path) -> list[Path]:
+    """Write loss, errors and rate of a run over its updates as ``path`` .png and .svg; nothing
+    where no row has been logged yet.
+
+    Raises:
+        ConfigError: vl-convert-python is not installed.
+        DestinationError: the CSV files are not those of a run, or the folder cannot be written.
+    """
+    converter = _converter()
+    return _draw(converter, curves_chart(folder), path)
+
+
+def draw_comparison(folders: Sequence[Path], path: Path) -> list[Path]:
+    """Write training loss and validation error of several runs, each named by its folder, in one
+    chart, as ``path`` .png and .svg. Raises as ``draw_curves``."""
+    converter = _converter()
+    runs = [(folder.name, _rows_of(folder)) for folder in folders]
+    losses = [p for name, (steps, _) in runs for p in _points(steps, "loss", name)]
+    errors = [p for name, (_, found) in runs for p in _points(found, "top1_error", name)]
+    panels = [_panel("training loss (nats)", losses), _panel("top-1 error, validation", errors)]
+    return _draw(converter, _chart(panels), path)
+
+
+def _converter() -> Any:
+    try:
+        import vl_convert
+    except ImportError as exc:
+        raise ConfigError(
+            "curves need vl-convert-python: run tools/setup, or pip install 'imgprep[figures]'"
+        ) from exc
+    return vl_convert
+
+
+def _draw(converter: Any, chart: dict[str, Any], path: Path) -> list[Path]:
+    if not chart["vconcat"]:
+        return []
+    found = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    png: bytes = converter.vegalite_to_png(chart, scale=PNG_SCALE)
+    svg: str = converter.vegalite_to_svg(chart)
+    try:
+        write_bytes(found[0], png)
+        write_bytes(found[1], svg.encode())
+    except OSError as exc:
+        raise DestinationError(f"{path}: cannot write the curves: {exc.strerror}") from exc
+    return found
+
+
+def curves_chart(folder: Path) -> dict[str, Any]:
+    """The curves in the Vega-Lite language: panels above each other, none without data."""
+    return _chart(curve_panels(folder))
+
+
+def curve_panels(folder: Path) -> list[dict[str, Any]]:
+    """Loss, errors and learning rate of a run, each as a Vega-Lite chart; maybe without data."""
+    steps, validations = _rows_of(folder)
+    return [
+        _panel(
+            "loss (nats)",
+            _points(steps, "loss", "training") + _points(validations, "loss", "validation"),
+        ),
+        _panel(
+            "error",
+            _points(steps, "top1_error", "top-1, training")
+            + _points(steps, "top5_error", "top-5, training")
+            + _points(validations, "top1_error", "top-1, validation")
+            + _points(validations, "top5_error", "top-5, validation"),
+        ),
+        _panel("learning rate", _points(steps, "lr", "weights", above=0.0), scale="log"),
+    ]
+
+
+def _rows_of(folder: Path) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
+    """Updates (thinned) and validations of a run."""
+    epochs = folder / EPOCHS_CSV
+    updates = folder / STEPS_CSV
+    steps = thinned(read_rows(updates, STEP_FIELDS)) if updates.exists() else []
+    return steps, read_rows(epochs, EPOCH_FIELDS) if epochs.exists() else []
+
+
+def _chart(panels: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "background": "white",
+        "vconcat": [panel for panel in panels if panel["data"]["values"]],
+        "resolve": {"scale": {"x": "shared", "color": "independent"}},
+    }
+
+
+def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
+    curve = {
+        "field": "curve",
+        "type": "nominal",
+        "title": None,
+        "sort": None,
+        "legend": {"orient": "top", "symbolType": "stroke", "symbolSize": 400, "columns": 2},
+    }
+    return {
+        "width": PANEL_PX[0],
+        "height": PANEL_PX[1],
+        "data": {"values": points},
+        "mark": {"type": "line", "strokeWidth": 1.2, "point": {"size": 12}},
+        "encoding": {
+            "x": {"field": "step", "type": "quantitative", "title": "updates"},
+            "y": {
+                "field": "value",
+                "type": "quantitative",
+                "title": title,
+                "scale": {"type": scale, "zero": False},
+            },
+            # Both, so that curves are told apart without colours; they share one legend.
+            "color": curve,
+            "strokeDash": {**curve, "scale": {"range": DASHES}},
+        },
+    }
+
+
+def thinned(rows: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
+    """Rows as numbers, averaged in runs of equal length down to ``MAX_POINTS`` at most."""
+    length = max(1, -(-len(rows) // MAX_POINTS))
+    found = []
+    for first in range(0, len(rows), length):
+        part = rows[first : first + length]
+        found.append({key: sum(float(row[key]) for row in part) / len(part) for key in part[0]})
+    return found
+
+
+def _points(
+    rows: Sequence[Mapping[str, Any]], name: str, curve: str, above: float | None = None
+) -> Points:
+    """Points of a curve; values that are no number, or not ``above`` a bound, are left out."""
+    values = [(float(row["global_step"]), float(row[name])) for row in rows]
+    return [
+        {"step": step, "value": value, "curve": curve}
+        for step, value in values
+        if isfinite(value) and (above is None or value > above)
+    ]

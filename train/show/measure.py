@@ -1,0 +1,121 @@
+"""Measure saved networks on a dataset: what ``evaluate`` on the command line does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from imgprep.storage import Location
+from train.config import RunConfig
+from train.errors import ConfigError, DataError
+from train.feed.dataset import TrainingSet, open_dataset
+from train.feed.loader import EvalLoader, Share
+from train.net import Net, build_net, check_state, net_plan
+from train.net.memory import keep_pages
+from train.run.evaluate import Evaluation, evaluate
+from train.run.launch import find_hardware
+from train.saved import checkpoint as checkpoints
+from train.saved.checkpoint import Checkpoint
+from train.saved.compatible import check_labels
+from train.settings import from_json
+from train.world import process_group, world_from
+
+Views = Literal[1, 10]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasureOptions:
+    """How to measure."""
+
+    views: Views = 1
+    split: str = "val"
+    batch_images: int = 64
+    device: str = "auto"
+    cache_folder: str | None = None
+    """For a dataset at a URL: as in ``InputConfig``; None as for the default there."""
+    cache_gib: float | None = None
+
+
+def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -> Evaluation:
+    """Errors of the networks in ``paths``, averaged if several; under torchrun, divided up.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged, or was trained on other classes.
+        ConfigError: the checkpoints see their input in different ways.
+        DataError, FormatError: the dataset cannot be read.
+    """
+    world = world_from(os.environ)
+    device = ready_device(options.device, local_rank=world.local_rank, local_size=world.local_size)
+    saved = [checkpoints.load(path) for path in paths]
+    configs = [from_json(each.config) for each in saved]
+    if any(_sight(config) != _sight(configs[0]) for config in configs):
+        raise ConfigError("these networks were trained on different input; measure them apart")
+    data = open_dataset(dataset)
+    nets = [
+        saved_net(each, config, data, device) for each, config in zip(saved, configs, strict=True)
+    ]
+    if not data.records(options.split):
+        raise DataError(f"{dataset}: no records in split {options.split!r}")
+    with process_group(world, device):
+        loader = EvalLoader(
+            data,
+            configs[0].input.with_cache(options.cache_folder, options.cache_gib),
+            Share(world.rank, world.size),
+            batch_images=options.batch_images,
+            device=device,
+            split=options.split,
+            views=options.views,
+        )
+        try:
+            return evaluate(nets, loader, count=data.records(options.split), processes=world.size)
+        finally:
+            loader.close()
+
+
+def saved_net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: torch.device) -> Net:
+    """The network of a checkpoint, whole, on one device.
+
+    Raises:
+        CheckpointError: it was trained on other classes than those of ``data``.
+    """
+    check_labels(saved, label_order_sha256=data.label_order_sha256, classes=data.classes)
+    plan = net_plan(config.net, classes=saved.classes, image_px=config.input.crop_px)
+    check_state(saved.model, plan)
+    net = build_net(
+        config.net,
+        classes=saved.classes,
+        devices=(device,),
+        columns=False,
+        seed=0,
+        image_px=config.input.crop_px,
+    )
+    net.load_canonical_state(saved.model)
+    return net
+
+
+def _sight(config: RunConfig) -> tuple[object, ...]:
+    """What decides how a network sees an image at test time."""
+    return (config.input.crop_px, config.input.mean)
+
+
+def ready_device(asked: str, *, local_rank: int = 0, local_size: int = 1) -> torch.device:
+    """The device to measure on, with torch set up for it.
+
+    ``local_size`` processes of this machine share its processors; this one is ``local_rank``.
+
+    Raises:
+        ConfigError: the device is not here.
+    """
+    hardware = find_hardware()
+    if asked == "cuda" and not hardware.gpus:
+        raise ConfigError("--device cuda: no GPU is visible here; see nvidia-smi, or use cpu")
+    if asked != "cpu" and hardware.gpus:
+        return torch.device(f"cuda:{local_rank}")
+    torch.set_num_threads(max(1, hardware.cores // local_size))
+    keep_pages()
+    return torch.device("cpu")

@@ -1,0 +1,182 @@
+"""The network as an ONNX graph, written node by node.
+
+Exporters trace torch code, and ours leaves torch for its fast response norm. ONNX has that norm
+as an operator, so the whole net is forty standard nodes, which any runtime reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from train.config import NetConfig
+from train.net.layout import POOL_SIZE, POOL_STRIDE, Plan
+from train.net.norms import CONSTANTS, SIDE
+
+OPSET = 17
+IR_VERSION = 8
+ACTIVATIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "relu": ("Relu", {}),
+    "tanh": ("Tanh", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "leaky-relu": ("LeakyRelu", {"alpha": 0.01}),
+}
+
+
+def onnx_model(
+    plan: Plan, config: NetConfig, state: Mapping[str, Tensor], about: Mapping[str, str]
+) -> bytes:
+    """A serialised model: ``images`` float32 (n, 3, px, px) to ``logits`` (n, classes).
+
+    ``state`` holds weights and biases by canonical name, ``about`` becomes the model's metadata.
+    """
+    graph = _Graph(plan, config, state)
+    graph.build()
+    px, classes = plan.image_px, plan.layers["fc8"].outputs
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "alexnet",
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, px, px])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes])],
+            graph.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="imgprep",
+    )
+    helper.set_model_props(model, dict(about))
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+class _Graph:
+    """Nodes and constants, grown from the input on; ``self._x`` names the newest value."""
+
+    def __init__(self, plan: Plan, config: NetConfig, state: Mapping[str, Tensor]) -> None:
+        self._plan = plan
+        self._config = config
+        self._state = state
+        self._x = "images"
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def build(self) -> None:
+        """All layers, in the order of ``train.net.tower``."""
+        config = self._config
+        self._layer("conv1")
+        if config.first_layer == "conv-lrn-pool-relu":
+            self._channel_norm()
+            self._pool()
+            self._activate()
+        else:
+            self._activate()
+            self._channel_norm()
+            self._pool()
+        self._layer("conv2")
+        self._activate()
+        self._channel_norm()
+        if config.spatial_norm:
+            self._spatial_norm()
+        self._pool()
+        for name in ("conv3", "conv4", "conv5"):
+            self._layer(name)
+            self._activate()
+        self._pool()
+        if "conv6" in self._plan.layers:
+            self._layer("conv6")
+            self._activate()
+        self._node("Flatten", self._x, axis=1)
+        for name in ("fc6", "fc7"):
+            self._layer(name)
+            self._activate()
+            if config.dropout == "vanilla":
+                keep = self._constant(f"{name}.keep", np.float32(config.dropout_keep))
+                self._node("Mul", self._x, keep)
+        self._layer("fc8", output="logits")
+
+    def _node(self, kind: str, *inputs: str, output: str | None = None, **options: Any) -> str:
+        name = output or f"value{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], **options))
+        self._x = name
+        return name
+
+    def _constant(self, name: str, value: Any) -> str:
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def _layer(self, name: str, output: str | None = None) -> None:
+        layer = self._plan.layers[name]
+        parts = [
+            self._constant(part, self._state[part].float().numpy())
+            for part in (f"{name}.weight", f"{name}.bias")
+        ]
+        if not layer.is_conv:
+            self._node("Gemm", self._x, *parts, transB=1, output=output)
+            return
+        # top, left, bottom, right: conv1 has zeros below and to the right only
+        more = self._plan.padding_px if name == "conv1" else 0
+        pads = [layer.padding, layer.padding, layer.padding + more, layer.padding + more]
+        self._node(
+            "Conv",
+            self._x,
+            *parts,
+            kernel_shape=[layer.kernel] * 2,
+            strides=[layer.stride] * 2,
+            pads=pads,
+            group=layer.groups,
+        )
+
+    def _activate(self) -> None:
+        kind, options = ACTIVATIONS[self._config.activation]
+        self._node(kind, self._x, **options)
+
+    def _pool(self) -> None:
+        self._node("MaxPool", self._x, kernel_shape=[POOL_SIZE] * 2, strides=[POOL_STRIDE] * 2)
+
+    def _channel_norm(self) -> None:
+        """LRN in each column by itself. ONNX divides alpha by the size, as torch does."""
+        config = self._config
+        if not config.lrn:
+            return
+        whole, parts = self._x, [self._x]
+        if self._plan.columns > 1:
+            parts = [f"{whole}.column{k}" for k in range(self._plan.columns)]
+            self.nodes.append(helper.make_node("Split", [whole], parts, axis=1))
+        alpha = config.lrn_alpha * (1 if config.lrn_alpha_divided else config.lrn_size)
+        normed = [
+            self._node(
+                "LRN",
+                part,
+                size=config.lrn_size,
+                alpha=alpha,
+                beta=config.lrn_beta,
+                bias=config.lrn_k,
+            )
+            for part in parts
+        ]
+        if len(normed) > 1:
+            self._node("Concat", *normed, axis=1)
+
+    def _spatial_norm(self) -> None:
+        """x / (k + alpha * sum of the 5x5 squares)^beta; the sum is a mean times 25."""
+        x = self._x
+        self._node("Mul", x, x)
+        self._node(
+            "AveragePool",
+            self._x,
+            kernel_shape=[SIDE] * 2,
+            pads=[SIDE // 2] * 4,
+            count_include_pad=1,
+        )
+        scale = self._constant("spatial.alpha", np.float32(CONSTANTS.alpha * SIDE**2))
+        self._node("Mul", self._x, scale)
+        self._node("Add", self._x, self._constant("spatial.k", np.float32(CONSTANTS.k)))
+        self._node("Pow", self._x, self._constant("spatial.beta", np.float32(-CONSTANTS.beta)))
+        self._node("Mul", x, self._x)

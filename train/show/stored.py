@@ -1,0 +1,26 @@
+"""The pixels of a record as it is stored, for people to look at."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.dataset.encodings import record_pixels
+from imgprep.errors import FormatError
+from train.errors import DataError
+from train.feed.dataset import TrainingSet
+from train.feed.records import Record, RecordReader
+
+
+def stored_pixels(
+    data: TrainingSet, reader: RecordReader, number: int, record: Record
+) -> NDArray[np.uint8]:
+    """Pixels (size, size, 3) of record ``number``, which ``reader`` read.
+
+    Raises:
+        DataError: it does not decode; names shard and key.
+    """
+    try:
+        return record_pixels(record.content, data.encoding, data.size_px)
+    except FormatError as exc:
+        raise DataError(f"{reader.where(number)}: {exc}; run imgprep verify --decode") from exc
