@@ -51,7 +51,7 @@ jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),
     show_default="processors",
-    help="Worker processes; with --engine ray, tasks at a time.",
+    help="Worker processes; with --runner ray, tasks at a time.",
 )
 
 
@@ -115,20 +115,20 @@ _SPEC_OPTIONS = options(
 )  # fmt: skip
 
 
-def _engine_name(_: click.Context, param: click.Parameter, value: str) -> str:
-    from imgprep.runners import check_engine
+def _runner_name(_: click.Context, param: click.Parameter, value: str) -> str:
+    from imgprep.runners.choose import check_runner
 
     try:
-        return check_engine(value)
+        return check_runner(value)
     except ImgprepError as exc:
         raise click.BadParameter(str(exc), param=param) from exc
 
 
 _RUN_OPTIONS = options(
     jobs_option,
-    click.option("--engine", callback=_engine_name, default="local", show_default=True,
+    click.option("--runner", callback=_runner_name, default="local", show_default=True,
                  metavar="local|ray|ray://HEAD:PORT",
-                 help="Where to work: processes here, or a Ray cluster (imgprep[ray])."),
+                 help="What runs the shards: processes here, or a Ray cluster (imgprep[ray])."),
     click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail",
                  show_default=True, help="Fail on bad images, or leave them out (exit code 3)."),
     click.option("--max-errors", type=int, metavar="N",
@@ -171,7 +171,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     )  # fmt: skip
     names = ("split", "shard_images", "seed", "limit")
     spec = BuildSpec(image=image, **{name: given[name] for name in names})
-    run_names = ("jobs", "engine", "on_error", "max_errors", "force", "layout")
+    run_names = ("jobs", "runner", "on_error", "max_errors", "force", "layout")
     run = BuildOptions(**{name: given[name] for name in run_names})
     say = _Say(given["quiet"])
     _warn_of_pillow()

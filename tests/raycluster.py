@@ -48,7 +48,7 @@ class RayCluster:
 
     @property
     def client_url(self) -> str:
-        """What --engine is to be, for the Ray Client."""
+        """The value of --runner for the Ray client."""
         return f"ray://127.0.0.1:{self._ports[1]}"
 
     def start(self) -> None:

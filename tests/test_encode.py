@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imgprep.errors import ImageError
-from imgprep.image.prepare import encode, engine, prepare
+from imgprep.image.prepare import codecs, encode, prepare
 from imgprep.image.resize import resize_crop
 from imgprep.spec import FILTERS, SUBSAMPLINGS, ImageSpec, Subsampling
 
@@ -104,8 +104,8 @@ def test_the_same_pixels_give_the_same_bytes(encoding: str) -> None:
     assert encode(picture(64, 64), spec) == first
 
 
-def test_engine_names_what_decides_the_bytes() -> None:
-    versions = engine()
+def test_codecs_name_what_decides_the_bytes() -> None:
+    versions = codecs()
     assert versions["kernel"] in ("c", "numpy")
     assert versions["simplejpeg"]
     assert versions["pillow"].split()[0] in ("pillow", "pillow-simd")

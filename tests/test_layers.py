@@ -27,7 +27,17 @@ TRAINING_ONLY = {"torch", "torchvision", "nvidia", "train"}
 READS = {  # what the training may use of imgprep: nothing that builds a dataset
     f"imgprep.{name}"
     for name in (
-        *("colour", "console", "dataset", "errors", "image.jpegfile", "order", "pages", "progress"),
+        *(
+            "colour",
+            "console",
+            "dataset",
+            "errors",
+            "image.jpegfile",
+            "order",
+            "pages",
+            "processors",
+            "progress",
+        ),
         *("storage", "verify", "wording", "__version__"),
     )
 }

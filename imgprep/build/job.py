@@ -11,7 +11,8 @@ from typing import Any
 
 from imgprep.storage.writing import write_errors
 from imgprep.build.options import BuildOptions, Listener, bad_images_message
-from imgprep.runners import check_reachable, engine_for, processors
+from imgprep.processors import processors
+from imgprep.runners.choose import check_reachable, runner_for
 from imgprep.errors import (
     BadImagesError,
     BuildError,
@@ -137,14 +138,14 @@ def build(
     store = open_store(dest)
     check_places(source, store)
     check_ours(store)
-    check_reachable(engine_for(options.engine, str(source), store.location))
+    check_reachable(runner_for(options.runner, str(source), store.location))
     started = time.monotonic()
     scan = scan_source(source, options.layout, progress=listener.scanning)
     listener.scanned(scan)
     scan_seconds = time.monotonic() - started
     _check_problems(scan, options)
     plans = plan_all(scan, spec)
-    identity = BuildIdentity(scan.identity(), spec.to_json(), _engine())
+    identity = BuildIdentity(scan.identity(), spec.to_json(), _codecs())
     with locked(store) as hold:
         paths = StatePaths(store)
         with write_errors(store, "the plan"):
@@ -188,10 +189,10 @@ def plan_all(scan: SourceScan, spec: BuildSpec) -> list[SplitPlan]:
     return plans
 
 
-def _engine() -> dict[str, str]:
-    from imgprep.image.prepare import engine
+def _codecs() -> dict[str, str]:
+    from imgprep.image.prepare import codecs
 
-    return engine()
+    return codecs()
 
 
 def _check_problems(scan: SourceScan, options: BuildOptions) -> None:
@@ -350,7 +351,7 @@ def _report(job: _Job) -> BuildReport:
         problems=[{"kind": p.kind, "where": p.where, "cause": p.cause} for p in job.scan.problems],
         problem_counts=dict(job.scan.problem_counts),
         timings=dict(job.timings),
-        engine=dict(job.identity.engine),
+        codecs=dict(job.identity.codecs),
     )
     for shard in sorted(job.markers):
         report.add(job.markers[shard])

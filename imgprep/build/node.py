@@ -39,7 +39,7 @@ def needs_of(scan: SourceScan, store: Store, identity: BuildIdentity) -> NodeNee
         held = (rows.container_paths[:1] for rows in scan.splits.values())
         paths += [os.path.join(root, path) for first in held for path in first]  # noqa: PTH118
     return NodeNeeds(
-        versions=_versions(identity.engine),
+        versions=_versions(identity.codecs),
         source=tuple(paths),
         dest=absolute(store),
         build_sha256=identity.sha256,
@@ -53,10 +53,10 @@ def check_node(needs: NodeNeeds) -> None:
     Raises:
         BuildError: what is wrong, on which node; cached if all is well, as it is for good.
     """
-    from imgprep.image.prepare import engine
+    from imgprep.image.prepare import codecs
 
     node = os.uname().nodename
-    here, there = dict(_versions(engine())), dict(needs.versions)
+    here, there = dict(_versions(codecs())), dict(needs.versions)
     differing = [
         f"{name} {here.get(name, 'none')}, not {there.get(name, 'none')}"
         for name in sorted(here.keys() | there.keys())
@@ -95,8 +95,8 @@ def _check_dest(node: str, needs: NodeNeeds) -> None:
         )
 
 
-def _versions(engine: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    return ("imgprep", __version__), *sorted(engine.items())
+def _versions(codecs: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    return ("imgprep", __version__), *sorted(codecs.items())
 
 
 __all__ = ["NodeNeeds", "check_node", "needs_of"]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from imgprep.runners import LOCAL, check_engine
+from imgprep.runners.choose import check_runner
+from imgprep.runners.runner import LOCAL
 from imgprep.errors import UsageError
 from imgprep.dataset.markers import Skip
 from imgprep.spec import OnError
@@ -23,17 +24,17 @@ class BuildOptions:
     """How to run a build; none of it changes a byte of a finished dataset."""
 
     jobs: int | None = None
-    """Tasks at a time; None is one for each processor of the engine."""
+    """Tasks at a time; None is one for each processor of the runner."""
     on_error: OnError = "fail"
     max_errors: int | None = None
     """Bad images that stop the build; None is 100 under ``fail``, no limit under ``skip``."""
     force: bool = False
     layout: str | None = None
-    engine: str = LOCAL
+    runner: str = LOCAL
     """``local``, ``ray`` or ``ray://HEAD:PORT``."""
 
     def __post_init__(self) -> None:
-        check_engine(self.engine)
+        check_runner(self.runner)
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"jobs must be at least 1, not {self.jobs}")
         if self.max_errors is not None and self.max_errors < 1:

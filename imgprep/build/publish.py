@@ -157,7 +157,7 @@ def _index(finished: Finished, files: dict[str, str]) -> dict[str, Any]:
         "format": FORMAT_NAME,
         "schema_version": SCHEMA_VERSION,
         "spec": finished.identity.spec,
-        "engine": finished.identity.engine,
+        "engine": finished.identity.codecs,
         "source": {
             name: value
             for name, value in finished.identity.source.items()

@@ -31,7 +31,7 @@ class BuildReport:
     problem_counts: dict[str, int] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds and rates of the run that wrote this report."""
-    engine: dict[str, str] = field(default_factory=dict)
+    codecs: dict[str, str] = field(default_factory=dict)
 
     def add(self, marker: Marker) -> None:
         """Count a finished shard."""
@@ -67,6 +67,6 @@ class BuildReport:
                 "imgprep": __version__,
                 "python": platform.python_version(),
                 "platform": f"{sys.platform} {platform.machine()}",
-                **self.engine,
+                **self.codecs,
             },
         }

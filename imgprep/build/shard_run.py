@@ -1,4 +1,4 @@
-"""Run the shards that are to be built over an engine, and keep account of what it tells."""
+"""Run the shards to build on a runner, and keep account of its reports."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from imgprep.build.options import BuildOptions, Listener, bad_images_message
-from imgprep.runners import Retried, Run, engine_for, open_engine
+from imgprep.runners.choose import open_runner, runner_for
+from imgprep.runners.runner import Progress, Retried, Workload
 from imgprep.errors import BadImagesError
 from imgprep.dataset.markers import Marker, Skip
 from imgprep.build.node import NodeNeeds, check_node
-from imgprep.runners.pool import Progress
 from imgprep.build.worker import ShardResult, ShardTask, WorkerSetup, build_shard
 
 
@@ -34,18 +34,18 @@ class ShardRun:
             BadImagesError: so many images are bad that the build stops.
             ImgprepError: a task failed, or no more of them can be run.
         """
-        name = engine_for(self.options.engine, self.setup.source, self.setup.dest)
+        name = runner_for(self.options.runner, self.setup.source, self.setup.dest)
         tasks = [ShardTask(split, number) for split, number in shards]
-        run = Run(
+        load = Workload(
             work=build_shard,
             setup=self.setup,
             tasks=len(tasks),
             jobs=self.options.jobs,
             check=partial(check_node, self.needs),
         )
-        with open_engine(name, run) as engine:
-            self.jobs = engine.jobs
-            for event in engine.run(tasks):
+        with open_runner(name, load) as runner:
+            self.jobs = runner.jobs
+            for event in runner.run(tasks):
                 self._take(event)
 
     def _take(self, event: Progress | Retried | ShardResult | None) -> None:

@@ -35,7 +35,7 @@ class BuildIdentity:
 
     source: dict[str, Any]
     spec: dict[str, Any]
-    engine: dict[str, str]
+    codecs: dict[str, str]
 
     @property
     def sha256(self) -> str:
@@ -44,7 +44,7 @@ class BuildIdentity:
 
     def to_json(self) -> dict[str, Any]:
         """The three parts as one JSON object."""
-        return {"source": self.source, "spec": self.spec, "engine": self.engine}
+        return {"source": self.source, "spec": self.spec, "engine": self.codecs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def begin(paths: StatePaths, identity: BuildIdentity, *, force: bool) -> bool:
     """Start a build in DEST or go on with it; True if it goes on.
 
     Raises:
-        ChangedError: DEST was begun from another source, spec or engine, and not ``force``.
+        ChangedError: DEST was begun from another source, spec or codecs, and not ``force``.
     """
     store = paths.store
     resumed = exists(store, paths.plan) and not force

@@ -17,7 +17,7 @@ from imgprep.dataset.markers import Marker, Skip
 from imgprep.colour.moments import MomentsAccumulator
 from imgprep.dataset.npyfile import map_npy
 from imgprep.build.split_plan import SplitPlan
-from imgprep.runners.pool import Tick
+from imgprep.runners.runner import Tick
 from imgprep.image.prepare import Prepared, encode, prepare
 from imgprep.sources.reader import SourceReader
 from imgprep.dataset.shards import ShardFacts, ShardWriter
@@ -95,7 +95,7 @@ def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[],
     Raises:
         DestinationError: the disk is full or cannot be written.
         BuildError: no image of the shard can be used.
-        StoppedError: raised by ``tick``; nothing half-written stays.
+        WorkerStoppedError: raised by ``tick``; nothing half-written stays.
     """
     split = _open_split(setup, task.split)
     store = _open_dest(setup.dest)

@@ -28,7 +28,7 @@ class Marker:
     split: str
     number: int
     build_sha256: str
-    """Digest of source, spec and engine: a shard of another build does not count as done."""
+    """Digest of source, spec and codecs: a shard of another build does not count as done."""
     records: int
     bytes: int
     sha256: str

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imgprep.doctor.finding import Finding, Level
-from imgprep.runners import processors
+from imgprep.processors import processors
 
 OPEN_FILES_BUILD = 64
 """Archives that a worker holds open."""

@@ -34,7 +34,7 @@ _OPTIONAL = (
     ("charts", ("vl-convert-python", "Jinja2"), "no pages with charts", "figures"),
     ("s3://", ("s3fs",), "no s3:// URLs", "s3"),
     ("gs://", ("gcsfs",), "no gs:// URLs", "gcs"),
-    ("ray", ("ray",), "no --engine ray", "ray"),
+    ("ray", ("ray",), "no --runner ray", "ray"),
 )
 _TRAIN = "pip install 'imgprep[train]'"
 _SMI_NO_DEVICES = "No devices were found"

@@ -78,7 +78,7 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little") + f"{text:<{room - 1}}\n".encode()
 
 
-def engine() -> dict[str, str]:
+def codecs() -> dict[str, str]:
     """The versions that decide pixels and bytes. ``c-avx2`` and ``c`` give the same bytes."""
     from PIL import __version__ as pil_version
     from PIL import features

@@ -1,4 +1,4 @@
-"""Run tasks in this very process: for files that no other process can see (``memory://``)."""
+"""Run tasks in this process, for files that no other process can see (``memory://``)."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from multiprocessing.connection import Connection
 from typing import Generic, TypeVar
 
 from imgprep.errors import WorkerDiedError
-from imgprep.runners.pool import Failure, Progress, Result, Work, serve
+from imgprep.runners.runner import Progress, Work
+from imgprep.runners.worker import Failure, Result, serve
 
 T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
 
 
-class Inline(Generic[T, S, R]):
-    """One task after the other, in a thread, so that progress is heard and Ctrl-C heeded."""
+class InlineRunner(Generic[T, S, R]):
+    """Runs one task after another in a thread, so that progress and Ctrl-C arrive meanwhile."""
 
     jobs = 1
 
     def __init__(self, work: Work[T, S, R], setup: S) -> None:
         self._work, self._setup = work, setup
 
-    def __enter__(self) -> Inline[T, S, R]:
+    def __enter__(self) -> InlineRunner[T, S, R]:
         self._conn, theirs = multiprocessing.Pipe()
         self._thread = threading.Thread(target=self._serve, args=(theirs,), name="inline")
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._conn.close()  # a task at work sees it within a tick and cleans up
+        self._conn.close()  # a task notices it at its next report and cleans up
         self._thread.join()
 
     def run(self, tasks: Iterable[T]) -> Iterator[Progress | R | None]:
-        """As ``imgprep.runners.Engine`` says."""
+        """See ``imgprep.runners.runner.Runner``."""
         for task in tasks:
             self._conn.send(task)
             message: object = None
@@ -48,7 +49,7 @@ class Inline(Generic[T, S, R]):
             yield message.value
 
     def _next(self, task: T) -> object:
-        """The next message, or None when none comes for a while."""
+        """The next message, or None after a while without any."""
         try:
             return self._conn.recv() if self._conn.poll(0.5) else None
         except (EOFError, OSError) as exc:

@@ -1,102 +1,53 @@
-"""Worker processes that cannot be lost in silence.
+"""Run tasks in worker processes, none of which can be lost unnoticed.
 
-Each worker is tied to the parent by one pipe. The parent hears at once when a worker dies, and a
-worker ends at once when the parent does (its pipe closes), even after SIGKILL. A task has two
-parts: the work itself, and a publication that waits for the disk; a worker publishes one task
-while it works on the next.
+One pipe ties each worker to the parent. The parent notices at once when a worker dies, and a
+worker ends at once when the parent does (its pipe closes), even after SIGKILL.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent import futures
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from imgprep.errors import BuildError, ImgprepError, WorkerDiedError
+from imgprep.errors import WorkerDiedError
+from imgprep.runners.runner import Progress, Work
+from imgprep.runners.worker import Failure, Ready, Result, serve
 
 T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
-T_contra = TypeVar("T_contra", contravariant=True)
-S_contra = TypeVar("S_contra", contravariant=True)
-R_co = TypeVar("R_co", covariant=True)
 
-TICK_SECONDS = 0.1
 STOP_SECONDS = 10.0
 
 
-class StoppedError(Exception):
-    """The parent asked this worker to stop, or is gone."""
-
-
-Tick = Callable[[object], None]
-"""Called after each image with what was wrong, or None; raises StoppedError to end the task."""
-
-
-class Work(Protocol[T_contra, S_contra, R_co]):
-    """A task function: does the work, returns the function that publishes it."""
-
-    def __call__(self, task: T_contra, setup: S_contra, tick: Tick) -> Callable[[], R_co]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Images that went well since the last message, and what was wrong with the others."""
-
-    done: int
-    bad: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Free:
-    """The worker can take another task."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result(Generic[R]):
-    """What a task returned, published."""
-
-    value: R
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What a task raised."""
-
-    error: ImgprepError
-
-
 def _start_method() -> str:
-    """``fork`` is quick and shares pages, but only a process of one thread may do it."""
+    """``fork`` is quick and shares pages, but only a process with one thread may use it."""
     tasks = Path("/proc/self/task")
     threads = len(list(tasks.iterdir())) if tasks.is_dir() else 2
     return "fork" if threads == 1 else "spawn"
 
 
 class _Pipes:
-    """A worker's end of its pipe; a forked worker gives up the ends that are the parent's."""
+    """A worker's end of its pipe; a forked worker closes the ends that belong to the parent."""
 
     def __init__(self, theirs: Connection, parents: list[Connection]) -> None:
         self.conn = theirs
         self._parents = parents
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Pipes, (self.conn, [])  # spawned: nothing of the parent's was inherited
+        return _Pipes, (self.conn, [])  # a spawned worker inherits none of the parent's ends
 
     def take(self) -> Connection:
-        """The pipe: from now on it ends when the parent does."""
+        """The pipe: from now on it closes when the parent ends."""
         for conn in self._parents:
             conn.close()
         return self.conn
@@ -108,89 +59,16 @@ def _serve(pipes: _Pipes, work: Work[Any, Any, Any], setup: object) -> None:
     serve(pipes.take(), work, setup)
 
 
-def serve(conn: Connection, work: Work[Any, Any, Any], setup: object) -> None:
-    """Do the tasks that come through the pipe, until it ends; tell of them through it."""
-    with ThreadPoolExecutor(1) as publisher, suppress(EOFError, OSError, StoppedError):
-        _Server(conn, work, setup, publisher).run()
-
-
-@dataclass(slots=True)
-class _Server:
-    conn: Connection
-    work: Work[Any, Any, Any]
-    setup: object
-    publisher: ThreadPoolExecutor
-    send_lock: threading.Lock = field(default_factory=threading.Lock)
-    done: int = 0
-    bad: list[object] = field(default_factory=list)
-    told_at: float = 0.0
-
-    def run(self) -> None:
-        publication: Future[None] | None = None
-        while (task := self.conn.recv()) is not None:
-            try:
-                publish = self.work(task, self.setup, self.tick)
-            except StoppedError:
-                raise
-            except Exception as exc:
-                self.send(Failure(portable(exc)))
-                continue
-            if publication is not None:
-                futures.wait([publication])  # at most one shard waits for the disk
-            try:
-                self.flush()  # before the result: the parent stops listening after the last one
-            finally:  # even if the parent is gone, what is written gets its name
-                publication = self.publisher.submit(self.publish, publish)
-            self.send(_Free())
-
-    def publish(self, publish: Callable[[], object]) -> None:
-        try:
-            message: object = Result(publish())
-        except Exception as exc:
-            message = Failure(portable(exc))
-        self.send(message)
-
-    def tick(self, wrong: object) -> None:
-        if wrong is None:
-            self.done += 1
-        else:
-            self.bad.append(wrong)
-        if time.monotonic() - self.told_at >= TICK_SECONDS:
-            self.flush()
-            if self.conn.poll():  # while it works, only the order to stop, or the parent's end
-                raise StoppedError
-
-    def flush(self) -> None:
-        self.send(Progress(self.done, tuple(self.bad)))
-        self.done = 0
-        self.bad.clear()
-        self.told_at = time.monotonic()
-
-    def send(self, message: object) -> None:
-        try:
-            with self.send_lock:
-                self.conn.send(message)
-        except OSError as exc:  # nobody listens any more
-            raise StoppedError from exc
-
-
-def portable(exc: Exception) -> ImgprepError:
-    """The error as one that can be pickled and shown; a defect keeps its traceback."""
-    if isinstance(exc, ImgprepError):
-        return type(exc)(*exc.args)
-    return BuildError("a worker failed unexpectedly:\n" + traceback.format_exc())
-
-
 @dataclass(slots=True)
 class _Worker:
     process: BaseProcess
     conn: Connection
     tasks: deque[object] = field(default_factory=deque)
-    """Tasks given to it whose result is still to come."""
+    """Tasks given to it whose result has not arrived yet."""
 
 
 class Pool(Generic[T, S, R]):
-    """Runs tasks over ``jobs`` processes; leaves none behind, however its block is left."""
+    """Runs tasks in ``jobs`` processes; all of them end with its ``with`` block."""
 
     def __init__(self, jobs: int, work: Work[T, S, R], setup: S) -> None:
         self._jobs = jobs
@@ -200,13 +78,13 @@ class Pool(Generic[T, S, R]):
 
     @property
     def jobs(self) -> int:
-        """Worker processes."""
+        """Number of worker processes."""
         return self._jobs
 
     def __enter__(self) -> Pool[T, S, R]:
         context = multiprocessing.get_context(_start_method())
-        # Workers are born deaf to Ctrl-C, which a terminal sends to all: the parent decides.
-        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Workers start with Ctrl-C blocked: a terminal sends it to all, and the parent decides.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for _ in range(self._jobs):
                 ours, theirs = context.Pipe()
@@ -218,12 +96,12 @@ class Pool(Generic[T, S, R]):
                 theirs.close()
                 self._workers.append(_Worker(process, ours))
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            worker.conn.close()  # a worker at work sees it within a tick and cleans up
+            worker.conn.close()  # a busy worker notices it at its next report and cleans up
         deadline = time.monotonic() + STOP_SECONDS
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -232,7 +110,7 @@ class Pool(Generic[T, S, R]):
                 worker.process.join()
 
     def run(self, tasks: Iterable[T]) -> Iterator[Progress | R | None]:
-        """Yield results and progress as they come, and None when nothing came for a while.
+        """Yield results and progress as they arrive, and None after a while without any.
 
         Raises:
             WorkerDiedError: a worker process ended by itself.
@@ -241,7 +119,7 @@ class Pool(Generic[T, S, R]):
         waiting = deque(tasks)
         for worker in self._workers:
             self._give(worker, waiting)
-        # A result may overtake the message that its worker is free: tasks may wait still.
+        # A result may arrive before the message that its worker is ready: tasks may still wait.
         while waiting or any(worker.tasks for worker in self._workers):
             by_handle = {worker.conn: worker for worker in self._workers}
             ready = wait(list(by_handle), timeout=0.5)
@@ -250,7 +128,7 @@ class Pool(Generic[T, S, R]):
             for conn in ready:
                 worker = by_handle[conn]  # type: ignore[index]
                 message = self._receive(worker)
-                if isinstance(message, _Free):
+                if isinstance(message, Ready):
                     self._give(worker, waiting)
                 elif isinstance(message, Failure):
                     raise message.error
@@ -264,7 +142,7 @@ class Pool(Generic[T, S, R]):
         if waiting:
             task = waiting.popleft()
             worker.tasks.append(task)
-            with suppress(OSError):  # a dead worker is reported by _receive
+            with suppress(OSError):  # _receive reports a dead worker
                 worker.conn.send(task)
 
     def _receive(self, worker: _Worker) -> Any:

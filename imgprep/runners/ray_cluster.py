@@ -1,4 +1,4 @@
-"""Join a Ray cluster quietly, or start one here; say in a sentence why that failed."""
+"""Join a Ray cluster, or start one on this machine; explain a failure in one sentence."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from imgprep.errors import BuildError, UsageError
-from imgprep.runners import RAY
+from imgprep.runners.runner import RAY
 
 JOIN_ATTEMPTS = 3
-"""The head starts a process for each Ray Client, and that sometimes dies at once."""
+"""The head starts a process for each Ray client, which sometimes dies at once: join again."""
 REACH_SECONDS = 5.0
-_INSTALL = "--engine ray needs Ray: pip install 'imgprep[ray]'"
-# Unless the user says otherwise: no usage reports, and no third of the memory kept for objects by
-# a cluster that we start, whose objects are small.
+_INSTALL = "--runner ray needs Ray: pip install 'imgprep[ray]'"
+# Unless the user sets them: no usage reports, and a small object store for a cluster that we start
+# (Ray would reserve a third of the memory, and our objects are small).
 _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(100 * 2**20),
@@ -48,31 +48,31 @@ def check_cluster(name: str) -> None:
         why = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         raise BuildError(
             f"{name}: nothing answers there ({why}): is the head up (ray start --head), and is "
-            "this its Ray Client port (10001 unless it was told otherwise)?"
+            "this its Ray Client port (10001 by default)?"
         ) from exc
 
 
 @contextmanager
 def joined(name: str) -> Iterator[Any]:
-    """The ``ray`` module, as a member of the cluster for the time of the block.
+    """The ``ray`` module, joined to the cluster within the block.
 
-    ``ray`` joins the cluster of ``RAY_ADDRESS``, or the one that runs on this machine, and starts
-    one for the time of the block where there is none.
+    The name ``ray`` joins the cluster of ``RAY_ADDRESS``, or the one that runs on this machine; if
+    there is none, it starts one that ends with the block.
 
     Raises:
         UsageError: Ray is not installed.
         BuildError: the cluster cannot be joined.
     """
     ray = _import_ray()
-    # What Ray has to say of nodes it prints, and stdout is for results.
+    # Ray prints its messages about nodes to stdout, which is for results.
     with redirect_stdout(sys.stderr):
         with _signals_kept(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Ray's own, about itself
+            warnings.simplefilter("ignore")  # of Ray's own code
             _join(ray, name)
         try:
             yield ray
         finally:
-            with suppress(Exception):  # a cluster that is gone need not be left
+            with suppress(Exception):  # the cluster may be gone
                 ray.shutdown()
 
 
@@ -85,7 +85,7 @@ def _import_ray() -> Any:
             import ray
     except ImportError as exc:
         raise UsageError(_INSTALL) from exc
-    if importlib.util.find_spec("grpc") is None:  # ray alone has no client
+    if importlib.util.find_spec("grpc") is None:  # the package ray alone has no client
         raise UsageError(_INSTALL)
     return ray
 
@@ -123,7 +123,7 @@ def _why(name: str, exc: BaseException) -> str:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray makes SIGTERM its own; here it is the user's order to stop, as Ctrl-C is."""
+    """Keep our handler of SIGTERM, which Ray replaces: SIGTERM stops a build as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

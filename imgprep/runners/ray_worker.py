@@ -1,4 +1,4 @@
-"""What runs on the nodes of a Ray cluster: one task after another, and a tracker of progress."""
+"""What runs on the nodes of a Ray cluster: single tasks, and a tracker of their progress."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imgprep.errors import ImgprepError
-from imgprep.runners.pool import StoppedError, Work, portable
+from imgprep.runners.runner import Work, WorkerStoppedError
+from imgprep.runners.worker import portable
 
-TELL_SECONDS = 0.25
+REPORT_SECONDS = 0.25
 ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """A task, and all that its worker needs."""
+    """A task, with all that its worker needs."""
 
     attempt: int
-    """Number of this try, unique in the run."""
+    """Number of this attempt, unique in the run."""
     task: Any
     setup: Any
     work: Work[Any, Any, Any]
@@ -30,7 +31,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a try: its result or its error, and all images that it tried."""
+    """How an attempt ended: its result or its error, and all images that it processed."""
 
     value: Any
     error: ImgprepError | None
@@ -39,8 +40,8 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """How far a try is. What gets lost on the way is in the outcome."""
+class Report:
+    """The progress of an attempt so far. What gets lost on the way is in the outcome."""
 
     attempt: int
     node: str
@@ -52,81 +53,83 @@ class Heard:
 
 
 class Tracker:
-    """An actor: keeps what workers tell until the driver asks, and tells them when to stop."""
+    """An actor that keeps the workers' reports until the driver asks, and tells workers to stop."""
 
     def __init__(self) -> None:
-        self._heard: list[Heard] = []
-        self._begun: set[int] = set()
+        self._reports: list[Report] = []
+        self._started: set[int] = set()
         self._stopped = False
 
-    def tell(self, heard: Heard) -> bool:
-        """Called by workers; whether to go on."""
+    def report(self, report: Report) -> bool:
+        """Called by workers; returns whether to continue."""
         if not self._stopped:
-            self._begun.add(heard.attempt)
-            self._heard.append(heard)
+            self._started.add(report.attempt)
+            self._reports.append(report)
         return not self._stopped
 
-    def drain(self) -> list[Heard]:
-        """Called by the driver: all that is new, in order."""
-        heard, self._heard = self._heard, []
-        return heard
+    def drain(self) -> list[Report]:
+        """Called by the driver: all new reports, in order."""
+        reports, self._reports = self._reports, []
+        return reports
 
     def stop(self) -> set[int]:
-        """From now on nothing begins and all stops; gives the tries that were begun before."""
+        """Stop all attempts and start no more; returns the attempts that were started before."""
         self._stopped = True
-        return self._begun
+        return self._started
 
 
 @dataclass(slots=True)
-class _Teller:
-    """Counts images and tells the tracker, now and then."""
+class _Reporter:
+    """Counts images and reports to the tracker from time to time."""
 
     attempt: int
     tracker: Any
     done: int = 0
     bad: list[Any] = field(default_factory=list)
-    told_bad: int = 0
-    told_at: float = 0.0
+    reported_bad: int = 0
+    reported_at: float = 0.0
     answer: Any = None
-    """Of the tracker, to what it was told last; it may be on its way."""
+    """The tracker's answer to the last report; it may still be on its way."""
 
     def tick(self, wrong: object) -> None:
         if wrong is None:
             self.done += 1
         else:
             self.bad.append(wrong)
-        if time.monotonic() - self.told_at >= TELL_SECONDS:
-            self.heed(wait_seconds=0)
-            self.tell()
+        if time.monotonic() - self.reported_at >= REPORT_SECONDS:
+            self.check_stopped(wait_seconds=0)
+            self.report()
 
-    def tell(self) -> None:
-        new = tuple(self.bad[self.told_bad :])
-        heard = Heard(self.attempt, os.uname().nodename, self.done, self.told_bad, new)
-        self.answer = self.tracker.tell.remote(heard)
-        self.told_bad = len(self.bad)
-        self.told_at = time.monotonic()
+    def report(self) -> None:
+        new = tuple(self.bad[self.reported_bad :])
+        report = Report(self.attempt, os.uname().nodename, self.done, self.reported_bad, new)
+        self.answer = self.tracker.report.remote(report)
+        self.reported_bad = len(self.bad)
+        self.reported_at = time.monotonic()
 
-    def heed(self, wait_seconds: float) -> None:
-        """Raise StoppedError if the tracker said so; one that does not answer is in no hurry."""
+    def check_stopped(self, wait_seconds: float) -> None:
+        """Raise WorkerStoppedError if the tracker said so; without an answer, continue."""
         import ray
 
         try:
-            go_on = ray.get(self.answer, timeout=wait_seconds)
+            proceed = ray.get(self.answer, timeout=wait_seconds)
         except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
             return
-        if not go_on:
-            raise StoppedError
+        if not proceed:
+            raise WorkerStoppedError
 
 
 def carry_out(order: Order, tracker: Any) -> Outcome:
     """Do a task and publish it; every error is in the outcome."""
-    teller = _Teller(order.attempt, tracker)
+    reporter = _Reporter(order.attempt, tracker)
     try:
-        teller.tell()
-        teller.heed(ANSWER_SECONDS)  # begun or stopped: the driver need not wait for others
+        reporter.report()
+        # Now the tracker counts this attempt as started, or has told it to stop: the driver waits
+        # for the started ones only.
+        reporter.check_stopped(ANSWER_SECONDS)
         if order.check is not None:
             order.check()
-        value = order.work(order.task, order.setup, teller.tick)()
+        value = order.work(order.task, order.setup, reporter.tick)()
     except Exception as exc:
-        return Outcome(None, portable(exc), teller.done, tuple(teller.bad))
-    return Outcome(value, None, teller.done, tuple(teller.bad))
+        return Outcome(None, portable(exc), reporter.done, tuple(reporter.bad))
+    return Outcome(value, None, reporter.done, tuple(reporter.bad))

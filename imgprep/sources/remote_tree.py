@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from imgprep.errors import UnreachableError, UsageError
-from imgprep.runners import processors
+from imgprep.processors import processors
 from imgprep.sources.remote_file import mtime_of, reach, remote_file
 from imgprep.sources.tree import Found, Named, Ranges, under
 from imgprep.storage.urls import PROCESS_LOCAL, file_system, scheme_of

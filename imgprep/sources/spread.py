@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from imgprep.runners.pool import Pool, Tick
+from imgprep.runners.pool import Pool
+from imgprep.runners.runner import Tick
 from imgprep.sources.archives import TarPart, scan_class_tars
 from imgprep.sources.collect import Block, Pace
 from imgprep.sources.open_tree import open_tree

@@ -31,8 +31,8 @@ from imgprep.dataset.index import DatasetIndex, SplitInfo, load_index
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.npyfile import read_npy
 from imgprep.errors import EXIT_DAMAGED, EXIT_DONE, DamageError, FormatError
-from imgprep.runners import LOCAL, Run, engine_for, open_engine
-from imgprep.runners.pool import Progress
+from imgprep.runners.choose import open_runner, runner_for
+from imgprep.runners.runner import LOCAL, Progress, Workload
 from imgprep.storage import Location, Store, open_store
 from imgprep.storage.reading import exists, load_json, names_in, read_bytes
 from imgprep.verify.shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
@@ -108,10 +108,10 @@ def verify(
     tasks = [VerifyTask(name, shard) for name, s in index.splits.items() for shard in s.shards]
     checks: dict[str, ShardCheck] = {}
     totals: list[Moments] = []
-    name = engine_for(LOCAL, store.location)
-    run = Run(work=verify_shard, setup=setup, tasks=len(tasks), jobs=jobs)
-    with open_engine(name, run) as engine:
-        for event in engine.run(tasks):
+    name = runner_for(LOCAL, store.location)
+    load = Workload(work=verify_shard, setup=setup, tasks=len(tasks), jobs=jobs)
+    with open_runner(name, load) as runner:
+        for event in runner.run(tasks):
             if isinstance(event, Progress):
                 advanced(event.done)
             elif isinstance(event, ShardCheck):

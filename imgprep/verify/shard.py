@@ -15,7 +15,7 @@ from imgprep.dataset.index import DatasetIndex, ShardInfo
 from imgprep.dataset.markers import read_marker
 from imgprep.dataset.shard_walk import BadTarError, Member, index_line, records
 from imgprep.errors import FormatError
-from imgprep.runners.pool import Tick
+from imgprep.runners.runner import Tick
 from imgprep.storage import Store, absolute, open_store
 from imgprep.storage.reading import on_disk, read_bytes
 

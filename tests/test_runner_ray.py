@@ -19,7 +19,7 @@ import pytest
 
 from imgprep.build.node import NodeNeeds, check_node
 from imgprep.errors import BuildError
-from imgprep.image.prepare import engine
+from imgprep.image.prepare import codecs
 from tests.conftest import Ran, command, files_of, imgprep
 from tests.objectstore import ObjectStore, Proxy, environment_of
 from tests.raycluster import RayCluster, writers_in
@@ -60,7 +60,7 @@ def photos(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset as the local engine makes it."""
+    """The dataset as the local runner makes it."""
     dest = tmp_path_factory.mktemp("local") / "out"
     ran = imgprep("build-shards", photos, dest, *SHARDED, "--jobs", 2)
     assert ran.code == 0, ran.err
@@ -100,7 +100,7 @@ def test_same_bytes_same_words(
 ) -> None:
     name = "ray" if by == "RAY_ADDRESS" else cluster.client_url
     dest = tmp_path / "out"
-    ran = build(cluster, photos, dest, *SHARDED, "--engine", name, "-q")
+    ran = build(cluster, photos, dest, *SHARDED, "--runner", name, "-q")
     assert (ran.code, ran.err) == (0, "")  # and nothing of Ray's own
     assert files_of(dest) == files_of(local)
     again = imgprep("build-shards", photos, local, *SHARDED)  # done: the same lines, no rate
@@ -116,12 +116,12 @@ def test_a_lost_node_costs_its_shards_and_nothing_else(
     cluster: RayCluster, photos: Path, local: Path, tmp_path: Path
 ) -> None:
     dest = tmp_path / "out"
-    process = start(cluster, photos, dest, *SHARDED, "--engine", "ray")
+    process = start(cluster, photos, dest, *SHARDED, "--runner", "ray")
     wait_for(lambda: cluster.works_on(1, dest), process)
     cluster.kill_node()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    lost = re.findall(r"^(\S+): lost(?: on \S+)?, its (.+): it is built again$", err, re.MULTILINE)
+    lost = re.findall(r"^(\S+): lost(?: on \S+)?, its (.+): it is retried$", err, re.MULTILINE)
     assert len(lost) >= 1, err
     assert "build: 480 of 480 images (100.0 %)" in err  # none is counted twice
     assert files_of(dest) == files_of(local)
@@ -136,7 +136,7 @@ def test_bad_images_end_it_with_the_same_words(
     cut, text = sorted((source / "train").rglob("*.JPEG"))[3:40:36]
     cut.write_bytes(cut.read_bytes()[:-700])
     text.write_bytes(b"\xff\xd8\xffno photo")
-    ours = build(cluster, source, tmp_path / "ray", *SHARDED, "--engine", "ray", "-q")
+    ours = build(cluster, source, tmp_path / "ray", *SHARDED, "--runner", "ray", "-q")
     theirs = imgprep("build-shards", source, tmp_path / "local", *SHARDED, "-q")
     assert (ours.code, ours.out) == (theirs.code, theirs.out) == (1, "")
     assert sorted(ours.err.splitlines()) == sorted(theirs.err.splitlines())
@@ -144,16 +144,16 @@ def test_bad_images_end_it_with_the_same_words(
     # What Ray left out goes on here, and the other way round.
     skip = (*SHARDED, "--on-error", "skip", "-q")
     assert imgprep("build-shards", source, tmp_path / "ray", *skip).code == 3
-    assert build(cluster, source, tmp_path / "local", *skip, "--engine", "ray").code == 3
+    assert build(cluster, source, tmp_path / "local", *skip, "--runner", "ray").code == 3
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "local")
 
 
 def test_a_stopped_build_goes_on(
     cluster: RayCluster, photos: Path, local: Path, tmp_path: Path
 ) -> None:
-    """Killed at once, then by Ctrl-C; the local engine does the rest."""
+    """Killed at once, then by Ctrl-C; the local runner does the rest."""
     dest = tmp_path / "out"
-    arguments = (photos, dest, *SHARDED, "--engine", "ray")
+    arguments = (photos, dest, *SHARDED, "--runner", "ray")
 
     def at_work() -> bool:
         return bool(writers_in(dest))
@@ -185,7 +185,7 @@ def test_source_and_dest_in_an_object_store(
     for path in sorted(mini.rglob("*.JPEG")):
         s3.put(f"photos/{path.relative_to(mini)}", path.read_bytes())
     source, options = f"{s3.url}/photos", ("--limit", 6, "--shard-images", 3, "-q")
-    ran = build(cluster, source, f"{s3.url}/out", *options, "--engine", "ray")
+    ran = build(cluster, source, f"{s3.url}/out", *options, "--runner", "ray")
     assert (ran.code, ran.err) == (0, "")
     assert imgprep("build-shards", source, tmp_path / "out", *options).code == 0
     found = s3.objects("out/")
@@ -197,7 +197,7 @@ def test_a_node_with_other_versions_is_refused(
     cluster: RayCluster, mini: Path, tmp_path: Path
 ) -> None:
     """The driver without its compiled kernel takes the nodes for others, and is right."""
-    ran = build(cluster, mini, tmp_path / "out", "--engine", "ray", "-q", IMGPREP_KERNEL="numpy")
+    ran = build(cluster, mini, tmp_path / "out", "--runner", "ray", "-q", IMGPREP_KERNEL="numpy")
     assert ran.code == 1
     assert re.search(r"node \S+ has kernel c, not numpy: it would not make the same bytes", ran.err)
     assert not list((tmp_path / "out").glob("*.tar"))
@@ -206,7 +206,7 @@ def test_a_node_with_other_versions_is_refused(
 def needs(source: Path, dest: Path) -> NodeNeeds:
     import imgprep
 
-    versions = {"imgprep": imgprep.__version__, **engine()}
+    versions = {"imgprep": imgprep.__version__, **codecs()}
     return NodeNeeds(
         versions=tuple(versions.items()),
         source=(str(source),),
@@ -231,7 +231,7 @@ def test_a_node_must_see_source_and_dest(photos: Path, local: Path, tmp_path: Pa
 def test_without_a_cluster_one_is_started_and_ended(mini: Path, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder:
         environment = {**os.environ, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
-        options = ("--engine", "ray", "--jobs", 1, "--limit", 5, "-q")
+        options = ("--runner", "ray", "--jobs", 1, "--limit", 5, "-q")
         ran = subprocess.run(
             command("build-shards", mini, tmp_path / "out", *options),
             capture_output=True,
@@ -250,15 +250,15 @@ def test_without_a_cluster_one_is_started_and_ended(mini: Path, tmp_path: Path) 
 def test_what_is_missing_is_said_before_any_work(mini: Path, tmp_path: Path) -> None:
     code = "import sys; sys.modules['ray'] = None; from imgprep.cli import main; main()"
     ran = subprocess.run(
-        [sys.executable, "-c", code, "build-shards", mini, tmp_path / "out", "--engine", "ray"],
+        [sys.executable, "-c", code, "build-shards", mini, tmp_path / "out", "--runner", "ray"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr == "imgprep: --engine ray needs Ray: pip install 'imgprep[ray]'\n"
-    nobody = imgprep("build-shards", mini, tmp_path / "out", "--engine", "ray://127.0.0.1:1")
+    assert ran.stderr == "imgprep: --runner ray needs Ray: pip install 'imgprep[ray]'\n"
+    nobody = imgprep("build-shards", mini, tmp_path / "out", "--runner", "ray://127.0.0.1:1")
     assert nobody.code == 1
     assert "ray://127.0.0.1:1: nothing answers there (Connection refused)" in nobody.err
-    assert imgprep("build-shards", mini, tmp_path / "out", "--engine", "spark").code == 2
+    assert imgprep("build-shards", mini, tmp_path / "out", "--runner", "spark").code == 2
     assert not (tmp_path / "out").exists()

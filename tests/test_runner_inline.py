@@ -1,4 +1,4 @@
-"""The inline engine: the tasks of the local one, in this very process."""
+"""The inline runner does the tasks of the local runner in this process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from collections.abc import Callable
 import pytest
 
 from imgprep.errors import DestinationError, UsageError
-from imgprep.runners import INLINE, LOCAL, RAY, Run, check_engine, engine_for, open_engine
-from imgprep.runners.pool import Progress, StoppedError, Tick
+from imgprep.runners.choose import check_runner, open_runner, runner_for
+from imgprep.runners.runner import (
+    INLINE,
+    LOCAL,
+    RAY,
+    Progress,
+    Tick,
+    WorkerStoppedError,
+    Workload,
+)
 
 stopped = threading.Event()
 
@@ -31,15 +39,15 @@ def endless(task: int, setup: None, tick: Tick) -> Callable[[], int]:
     try:
         while True:
             tick(None)
-    except StoppedError:
+    except WorkerStoppedError:
         stopped.set()
         raise
 
 
 @pytest.mark.parametrize("name", [LOCAL, INLINE])
 def test_inline_tells_what_the_pool_tells(name: str) -> None:
-    with open_engine(name, Run(work=square, setup=3, tasks=5, jobs=2)) as engine:
-        events = list(engine.run(range(5)))
+    with open_runner(name, Workload(work=square, setup=3, tasks=5, jobs=2)) as runner:
+        events = list(runner.run(range(5)))
     told = [event for event in events if isinstance(event, Progress)]
     assert sum(event.done for event in told) == 10
     assert sorted(wrong for event in told for wrong in event.bad) == [f"bad {n}" for n in range(5)]
@@ -55,10 +63,10 @@ def test_an_error_of_a_task_comes_as_itself(
     raised: type[Exception], comes: type[Exception]
 ) -> None:
     with (
-        open_engine(INLINE, Run(work=fail, setup=raised, tasks=1)) as engine,
+        open_runner(INLINE, Workload(work=fail, setup=raised, tasks=1)) as runner,
         pytest.raises(comes, match="the disk is full"),
     ):
-        list(engine.run([1]))
+        list(runner.run([1]))
 
 
 def test_leaving_the_block_stops_the_task() -> None:
@@ -66,8 +74,8 @@ def test_leaving_the_block_stops_the_task() -> None:
     stopped.clear()
 
     def interrupted() -> None:
-        with open_engine(INLINE, Run(work=endless, setup=None, tasks=1)) as engine:
-            assert isinstance(next(iter(engine.run([1]))), Progress)
+        with open_runner(INLINE, Workload(work=endless, setup=None, tasks=1)) as runner:
+            assert isinstance(next(iter(runner.run([1]))), Progress)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -76,16 +84,16 @@ def test_leaving_the_block_stops_the_task() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "inline"]
 
 
-def test_the_engine_is_told_by_the_places() -> None:
-    assert engine_for(LOCAL, "/data", "memory://out") == INLINE
-    assert engine_for(LOCAL, "/data", "s3://bucket/out") == LOCAL
-    assert engine_for(RAY, "/data", "/out") == RAY
-    with pytest.raises(UsageError, match="memory://in is seen by this process alone"):
-        engine_for("ray://head:10001", "memory://in", "/out")
+def test_the_locations_decide_the_runner() -> None:
+    assert runner_for(LOCAL, "/data", "memory://out") == INLINE
+    assert runner_for(LOCAL, "/data", "s3://bucket/out") == LOCAL
+    assert runner_for(RAY, "/data", "/out") == RAY
+    with pytest.raises(UsageError, match="only this process can see memory://in"):
+        runner_for("ray://head:10001", "memory://in", "/out")
 
 
 @pytest.mark.parametrize("name", ["", "Ray", "ray:", "ray://", "ray://head", "ray://:1", "inline"])
-def test_engines_that_do_not_exist(name: str) -> None:
+def test_unknown_runners_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="ray://HEAD:PORT"):
-        check_engine(name)
-    assert check_engine("ray://10.0.0.1:10001") == "ray://10.0.0.1:10001"
+        check_runner(name)
+    assert check_runner("ray://10.0.0.1:10001") == "ray://10.0.0.1:10001"
