@@ -28,7 +28,7 @@ from train.feed.records import RecordReader
 from train.feed.remote.cache import ShardCache, default_folder
 from train.feed.remote.shards import RemoteShards, check_cache
 from train.presets import paper
-from train.show.preview import PreviewOptions, make_preview
+from train.show.preview import TrainerSheetOptions, make_preview
 
 SHARDS = 12
 GIB = 1 << 30
@@ -169,7 +169,7 @@ def test_files_of_others_in_the_folder_stay(data: TrainingSet, tmp_path: Path) -
 def test_a_preview_shows_the_same(data: TrainingSet, dataset: Path, tmp_path: Path) -> None:
     config = replace(paper(), input=replace(SMALL, cache_folder=str(tmp_path)))
     ours, local = (
-        make_preview(each, config, PreviewOptions(images=3, draws=2)).drawn.pixels_hwc
+        make_preview(each, config, TrainerSheetOptions(images=3, draws=2)).drawn.pixels_hwc
         for each in (data, open_dataset(dataset))
     )
     np.testing.assert_array_equal(ours, local)

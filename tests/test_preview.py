@@ -32,7 +32,7 @@ from train.feed.records import RecordReader
 from train.presets import preset as settings_of
 from train.settings import to_toml
 from train.show.choose import choose_records
-from train.show.preview import PreviewOptions, make_preview, write_preview
+from train.show.preview import TrainerSheetOptions, make_preview, write_preview
 
 CROP = 64
 SETTINGS = ("--set", f"input.crop_px={CROP}")
@@ -71,7 +71,7 @@ def test_a_tile_is_the_tensor_that_trains(
     """Of that record in that epoch, whatever the size of the batch; and the stored record."""
     out = tmp_path / "sheet.png"
     config = replace(settings_of(preset).input, crop_px=CROP)
-    options = PreviewOptions(first_epoch=1, images=5, draws=2)
+    options = TrainerSheetOptions(first_epoch=1, images=5, draws=2)
     run = RunConfig(preset=preset, input=config, seed=5)
     shown = json.loads(json.dumps(write_preview(built, run, out, options).to_json()))
     pixels = read_png(out)
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
     for number, seed in enumerate((1, 1, 2)):
         out = tmp_path / f"{number}.png"
         config = RunConfig(input=InputConfig(crop_px=CROP), seed=seed)
-        write_preview(built, config, out, PreviewOptions(images=2, draws=1))
+        write_preview(built, config, out, TrainerSheetOptions(images=2, draws=1))
         found.append(out.read_bytes())
     assert found[0] == found[1] != found[2]
 
@@ -127,7 +127,7 @@ def test_the_command_takes_the_settings_of_a_run(built: Path, tmp_path: Path) ->
     assert (ran.code, ran.err) == (0, "")
     assert (ran.json["seed"], ran.json["preset"], ran.json["epochs"]) == (9, "modern", [0, 1, 2])
     changed = replace(config, input=replace(config.input, mean="none"))
-    ours = write_preview(built, changed, tmp_path / "b.png", PreviewOptions(images=2, draws=3))
+    ours = write_preview(built, changed, tmp_path / "b.png", TrainerSheetOptions(images=2, draws=3))
     assert ours.to_json() == ran.json
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
@@ -142,7 +142,7 @@ def test_without_noise_a_tile_is_the_crop_itself(
     for kind in ("none", mean):
         settings = InputConfig(crop_px=CROP, mean=kind, lighting="off", vertical_flip=True, **moves)
         preview = make_preview(
-            data, RunConfig(input=settings, seed=3), PreviewOptions(images=3, draws=3)
+            data, RunConfig(input=settings, seed=3), TrainerSheetOptions(images=3, draws=3)
         )
         shown[kind] = np.stack([each.views_ehwc for each in preview.shown]).astype(int)
     inside = shown["none"].max(-1) > 0  # beyond the record there is the mean, or nothing
@@ -198,7 +198,7 @@ def test_the_dataset_as_a_sheet(built: Path, tmp_path: Path) -> None:
     last = shown["classes"][2]["records"][4]
     assert cut(pixels, last["box"]).shape == (128, 128, 3)
     assert len(np.unique(cut(pixels, last["box"]))) > 20
-    alone = make_preview(open_dataset(built), RunConfig(), PreviewOptions())
+    alone = make_preview(open_dataset(built), RunConfig(), TrainerSheetOptions())
     for ours, theirs in zip(shown["trainer"]["records"], alone.shown, strict=True):
         assert ours["key"] == theirs.key
         for draw_, view in zip(ours["draws"], theirs.views_ehwc, strict=True):
@@ -222,7 +222,7 @@ def test_every_encoding_can_be_looked_at(
     (stored,) = reader.read([keys[first["key"]]])
     np.testing.assert_array_equal(tile, record_pixels(stored.content, data.encoding, 96))
     config = InputConfig(crop_px=96, lighting="off", flip=False, mean="none")
-    for each in make_preview(data, RunConfig(input=config), PreviewOptions(draws=1)).shown:
+    for each in make_preview(data, RunConfig(input=config), TrainerSheetOptions(draws=1)).shown:
         np.testing.assert_array_equal(each.views_ehwc[0], each.stored_hwc)
 
 
@@ -267,17 +267,17 @@ def test_a_sheet_goes_anywhere_but_into_the_dataset(built: Path, tmp_path: Path)
         with pytest.raises(UsageError):
             records_preview.write_preview(built, out, options)
         with pytest.raises(UsageError):
-            write_preview(built, RunConfig(), out, PreviewOptions())
+            write_preview(built, RunConfig(), out, TrainerSheetOptions())
         assert not out.exists()
     config = RunConfig(input=InputConfig(crop_px=CROP))
     with pytest.raises(DestinationError, match="cannot write the sheet"):
-        write_preview(built, config, tmp_path / "no" / "sheet.png", PreviewOptions(images=1))
+        write_preview(built, config, tmp_path / "no" / "sheet.png", TrainerSheetOptions(images=1))
 
 
 def test_a_link_into_the_dataset_is_found_out(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "data")
-    with pytest.raises(UsageError, match="lies in the dataset"):
+    with pytest.raises(UsageError, match="is inside the dataset"):
         check_target(tmp_path / "link" / "a.png", tmp_path / "data")
 
 

@@ -145,7 +145,7 @@ def test_a_run_that_has_only_begun_has_no_curves_yet(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no run is here"):
+    with pytest.raises(CheckpointError, match="holds no run"):
         figures.draw_run(tmp_path)
 
 

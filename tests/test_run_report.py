@@ -237,7 +237,7 @@ def test_malformed_notes_of_a_run_are_a_sentence(text: str, tmp_path: Path) -> N
 
 
 def test_what_is_missing_is_a_sentence(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no run is here"):
+    with pytest.raises(CheckpointError, match="holds no run"):
         make_report(ReportRequest(run=tmp_path))
     with pytest.raises(DataError, match="no records in split 'test'"):
         make_report(ReportRequest(run=run, split="test", device="cpu"))

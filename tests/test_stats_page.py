@@ -149,7 +149,7 @@ def test_raw_records_skips_and_no_val(browser: Browser, mini: Path, tmp_path: Pa
     with open_page(browser, tmp_path / "page.html") as opened:
         check_sound(opened)
         assert any("broken.JPEG" in row for row in opened.texts("tbody tr"))
-        assert "Left out: 1" in opened.texts("caption")
+        assert "Skipped: 1" in opened.texts("caption")
 
 
 def test_without_training_images_there_is_no_page(mini: Path, tmp_path: Path) -> None:
@@ -203,7 +203,9 @@ def test_few_shards_are_read_however_many_there_are(built: Path) -> None:
 def test_noise_too_small_for_a_picture_is_said_to_be(data: StatsData) -> None:
     dull = replace(data.report.pca, eigenvalues=np.array([9000.0, 1000.0, 1.0]))
     page = stats_page(replace(data, report=replace(data.report, pca=dull)))
-    (noise,) = (section for section in page.sections if section.title == "What the noise does")
+    (noise,) = (
+        section for section in page.sections if section.title == "Effect of the lighting noise"
+    )
     source, paper = (part for part in noise.parts if isinstance(part, Grid))
     most = 3 * np.abs(shift_levels(dull, "paper")[:, 2]).max()
     assert f"PC3 ({most:.2f})" in paper.caption

@@ -255,7 +255,7 @@ def preview(dataset: str, **given: Any) -> None:
     seed feeds it to the network.
     """
     from train.settings import read_toml, resolve
-    from train.show.preview import PreviewOptions, write_preview
+    from train.show.preview import TrainerSheetOptions, write_preview
 
     flags = _settings_of(given)
     file = read_toml(given["config_file"]) if given["config_file"] else {}
@@ -263,7 +263,9 @@ def preview(dataset: str, **given: Any) -> None:
         dataset,
         resolve(given["preset_name"], file, flags),
         given["out"],
-        PreviewOptions(first_epoch=given["epoch"], images=given["images"], draws=given["draws"]),
+        TrainerSheetOptions(
+            first_epoch=given["epoch"], images=given["images"], draws=given["draws"]
+        ),
     )
     print_json(drawn.to_json()) if given["as_json"] else click.echo(given["out"])
 

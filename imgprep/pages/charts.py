@@ -1,7 +1,7 @@
-"""Charts inside a page: Vega-Lite to SVG, in the colours of the page, with words for readers.
+"""Charts for a page: Vega-Lite to inline SVG, with a description for screen readers.
 
-Colours of a chart are CSS (``currentColor``, ``var(--series-1)``), so that they follow the page
-into the dark. The page defines the variables: ``--series-1`` to ``--series-4``, ``--grid``.
+Chart colours are CSS (``currentColor``, ``var(--series-1)``), so they follow the page into dark
+mode. The page defines the variables ``--series-1`` to ``--series-4`` and ``--grid``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from imgprep.wording import plain
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 SERIES: tuple[str, ...] = tuple(f"var(--series-{k})" for k in range(1, 5))
-"""Colours of the series of a chart; told apart in light and dark, also without red and green."""
+"""Series colours; distinct in light and dark mode, also for readers who confuse red and green."""
 FONT = "system-ui, sans-serif"
-LEAST_PX = 420
-"""A wide chart is not made smaller than this, or its words could not be read: it scrolls."""
+WIDTH_PX_MIN = 420
+"""A wide chart never shrinks below this width, or its text could not be read; it scrolls."""
 
 _CONFIG: dict[str, Any] = {
     "font": FONT,
-    # Room for a browser whose letters are wider than those that the converter measured with.
+    # Room for browsers whose letters are wider than the font that the converter measured.
     "padding": {"left": 14, "top": 6, "right": 14, "bottom": 6},
     "axis": {
         "labelColor": "currentColor",
@@ -51,13 +51,13 @@ _CONFIG: dict[str, Any] = {
 
 
 def svg(spec: Mapping[str, Any], *, name: str, label: str, description: str) -> str:
-    """A Vega-Lite chart as inline SVG: the same chart gives the same text.
+    """Return a Vega-Lite chart as inline SVG; equal charts give equal text.
 
     Args:
-        spec: the chart, without ``$schema``, ``background`` and ``config``, which are set here.
-        name: short, unique in the page: begins the ids inside (letters, digits, hyphens).
-        label: what the chart is, for those who do not see it: its accessible name.
-        description: what it shows, in a sentence or two.
+        spec: the chart without ``$schema``, ``background`` and ``config``, which are set here.
+        name: a short name, unique on the page, of letters, digits and hyphens; prefixes the ids.
+        label: the accessible name of the chart: what it is.
+        description: the accessible description: what it shows, in a sentence or two.
 
     Raises:
         UsageError: vl-convert-python is not installed.
@@ -68,15 +68,15 @@ def svg(spec: Mapping[str, Any], *, name: str, label: str, description: str) -> 
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', start)
     if not start.startswith("<svg") or size is None:
         raise AssertionError(f"vl-convert wrote {start[:200]!r} where SVG was expected")
-    # The converter counts its ids through all charts of the process: count anew, by chart.
+    # The converter numbers its ids across all charts of the process: renumber them per chart.
     for number, found in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', rest))):
         rest = re.sub(rf'(\bid="|url\(#){re.escape(found)}(?=[")])', rf"\g<1>{name}-{number}", rest)
-    # A picture to assistive technology, named and described; its parts are not walked one by one.
+    # Screen readers get one named and described picture, not each of its parts.
     rest = re.sub(r' role="graphics-(?:object|symbol|document)"', "", rest)
     rest = re.sub(r' aria-(?:roledescription|hidden)="[^"]*"', "", rest)
     rest = re.sub(r' aria-label="[^"]*"', "", rest)
     width, height = size.groups()
-    least = min(float(width), LEAST_PX)
+    least = min(float(width), WIDTH_PX_MIN)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" '
         f'viewBox="0 0 {width} {height}" style="max-width:{width}px;min-width:{least:.0f}px" '
@@ -87,15 +87,15 @@ def svg(spec: Mapping[str, Any], *, name: str, label: str, description: str) -> 
 
 
 def colours(names: Sequence[str]) -> dict[str, list[str]]:
-    """A colour scale that gives each of ``names`` its place in the series of the page."""
+    """Return a colour scale that gives each of ``names`` one of the page's series colours."""
     return {"domain": list(names), "range": [SERIES[k % len(SERIES)] for k in range(len(names))]}
 
 
 def _plain(value: Any) -> Any:
-    """The same value; in its texts, what is no character of XML, or unseen, is escaped.
+    """Return the value with characters that XML forbids, or that are invisible, escaped in texts.
 
-    Names of classes are names of folders, which may hold any byte. The converter ends the whole
-    process at a control character.
+    Class names are folder names and may hold any byte; the converter would end the whole process
+    at a control character.
     """
     if isinstance(value, str):
         return plain(value)

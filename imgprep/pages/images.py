@@ -1,4 +1,4 @@
-"""Pictures inside a page: pixels as data URIs."""
+"""Pictures for a page: pixels as data URIs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JPEG_QUALITY = 88
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """An image of a page; ``alt`` says in words what it shows."""
+    """An image on a page; ``alt`` describes it in words."""
 
     uri: str
     width_px: int
@@ -22,9 +22,9 @@ class Picture:
     alt: str
     caption: str = ""
     shown_px: int | None = None
-    """Width on the page; None as wide as it is."""
+    """Width on the page; None: its own width."""
     pixelated: bool = False
-    """Enlarge pixels as squares."""
+    """Enlarge pixels as squares, without smoothing."""
 
 
 def png(
@@ -35,7 +35,7 @@ def png(
     shown_px: int | None = None,
     pixelated: bool = False,
 ) -> Picture:
-    """Pixels (height, width, 3), uint8, to the bit."""
+    """Encode pixels (height, width, 3), uint8, without loss."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -54,7 +54,7 @@ def png(
 def jpeg(
     image_hwc: NDArray[np.uint8], *, alt: str, caption: str = "", shown_px: int | None = None
 ) -> Picture:
-    """Pixels (height, width, 3), uint8, as a small JPEG: for photos whose levels do not matter."""
+    """Encode pixels (height, width, 3), uint8, as a small JPEG, for photos."""
     import simplejpeg
 
     data = simplejpeg.encode_jpeg(

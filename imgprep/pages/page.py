@@ -1,8 +1,7 @@
-"""A page that stands alone: one HTML file, no network, no script, light and dark, for any width.
+"""Self-contained HTML pages: one file, no network, no script, light and dark, for any width.
 
-What is in a page is said in values (``Page``, ``Section`` and the parts of a section); how it
-looks is in ``page.html`` and ``page.css`` beside this module. All texts are escaped; only
-``Chart.svg`` is markup.
+``Page``, ``Section`` and the parts of a section hold the content; ``page.html`` and ``page.css``
+beside this module decide how it looks. All text is escaped; only ``Chart.svg`` is markup.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from imgprep.errors import DestinationError, UsageError
 from imgprep.pages.images import Picture
 from imgprep.storage.atomic import write_bytes
 
-# Names come from elsewhere: control characters, halves of characters, marks that turn the line.
-_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Names are untrusted: control characters, lone surrogates, marks that reverse the text direction.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +31,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Charts:
-    """Small charts side by side, below each other where the page is narrow."""
+    """Small charts side by side, or stacked where the page is narrow."""
 
     items: Sequence[str]
     """Each of ``imgprep.pages.charts.svg``."""
@@ -42,19 +41,19 @@ class Charts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Rows of texts; the first column heads its row, the others are aligned as numbers."""
+    """Rows of text; the first column heads its row, the others are aligned as numbers."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str
     numbers: bool = True
-    """False: all columns are texts, aligned left."""
+    """False: all columns are text, aligned left."""
     kind: str = "table"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pictures:
-    """Pictures side by side, in as many rows as the page needs."""
+    """Pictures side by side, wrapped to the width of the page."""
 
     items: Sequence[Picture]
     caption: str = ""
@@ -63,10 +62,10 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """Pictures in rows and columns that have names.
+    """Pictures in named rows and columns.
 
-    Where the page is narrow it scrolls sideways; or, ``compact``, all columns stay in view,
-    smaller, each row below its name: for pictures that are compared along a row.
+    On a narrow page the grid scrolls sideways. A ``compact`` grid instead keeps all columns in
+    view, smaller, each row below its name: use it for pictures that are compared along a row.
     """
 
     columns: Sequence[str]
@@ -78,12 +77,12 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bar:
-    """One guess of several: a name and a share of 1, drawn as a bar."""
+    """A name and a share between 0 and 1, drawn as a bar."""
 
     name: str
     share: float
     marked: bool = False
-    """The right one: a sign and bold letters say so, not colour alone."""
+    """The right one: marked by a tick and bold letters, not by colour alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +107,7 @@ Part: TypeAlias = Chart | Charts | Table | Pictures | Grid | Cards
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A heading, paragraphs, and what they speak of."""
+    """A heading, its paragraphs, and its charts, tables and pictures."""
 
     title: str
     text: Sequence[str] = ()
@@ -127,14 +126,14 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The page as HTML: the same values give the same text.
+    """Return the page as HTML; equal pages give equal text.
 
     Raises:
         UsageError: Jinja2 is not installed.
     """
     template = _environment().get_template("page.html")
     text: str = template.render(page=page)
-    return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def write_page(path: Path, page: Page) -> int:

@@ -1,7 +1,7 @@
 """A contact sheet of a dataset: records by class, and below them what the trainer makes of some.
 
-The trainer's part is drawn by ``python -m train preview``, in a process of its own and only where
-the training half is installed: imgprep imports neither torch nor DALI.
+``python -m train preview`` draws the trainer's part in its own process, and only where the training
+half is installed: imgprep imports neither torch nor DALI.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from imgprep.verify.dataset import read_source_labels
 
 TILE_PX = 128
 TRAINING_PARTS = ("torch", "nvidia.dali", "train")
-ROOT = Path(__file__).resolve().parents[1]
-"""The training half lies beside this package."""
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that holds ``imgprep`` and, beside it, the training half."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreviewOptions:
-    """What to show."""
+    """Which records to show, and how many."""
 
     seed: int = 0
     classes: int = 8
     records: int = 8
-    """Of each class, at most."""
+    """At most, per class."""
     shards_max: int | None = None
-    """Shards that may be read for them; None: as many as it takes."""
+    """Shards to read at most; None: as many as it takes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """One record of the sheet."""
+class SheetRecord:
+    """One record on the sheet."""
 
     key: str
     label: int
@@ -62,22 +62,22 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Preview:
-    """What a sheet shows."""
+class RecordSheet:
+    """A drawn sheet and what it shows."""
 
     index: DatasetIndex
     split: str
     labels: LabelMap
-    rows: Mapping[int, Sequence[Shown]]
-    """By label."""
+    rows: Mapping[int, Sequence[SheetRecord]]
+    """Records by label."""
     drawn: Drawn
     trainer: Mapping[str, Any] | None
-    """What ``train preview --json`` printed; its boxes are those in this sheet."""
+    """What ``train preview --json`` printed, its boxes moved to their place on this sheet."""
     trainer_missing: str | None
-    """Why the trainer's part is not there."""
+    """Why the trainer's part is missing; None if it was drawn."""
 
     def to_json(self) -> dict[str, Any]:
-        """For scripts: what is where in the sheet; a box is left, top, width, height."""
+        """The place of each picture, for scripts; a box is (left, top, width, height) in pixels."""
         height, width = self.drawn.pixels_hwc.shape[:2]
         return {
             "dataset": self.index.location,
@@ -102,13 +102,14 @@ class Preview:
         }
 
 
-def write_preview(dest: Location, out: Path, options: PreviewOptions) -> Preview:
+def write_preview(dest: Location, out: Path, options: PreviewOptions) -> RecordSheet:
     """Draw the sheet into ``out``, a PNG.
 
     Raises:
         FormatError: there is no finished dataset, or it is damaged.
         StoreError: an object store does not answer, or refuses.
-        UsageError, DestinationError: ``out`` is no place for a sheet, or cannot be written.
+        UsageError: ``out`` does not end in .png, or is inside the dataset.
+        DestinationError: ``out`` cannot be written.
     """
     store = open_store(dest)
     sheet.check_target(out, store.folder)
@@ -129,7 +130,7 @@ def write_preview(dest: Location, out: Path, options: PreviewOptions) -> Preview
         drawn = sheet.stacked([drawn, trainer.drawn])
         value = _moved(trainer.value, top_px)
     sheet.write_png(out, drawn.pixels_hwc)
-    return Preview(
+    return RecordSheet(
         index=index,
         split=split,
         labels=labels,
@@ -142,17 +143,17 @@ def write_preview(dest: Location, out: Path, options: PreviewOptions) -> Preview
 
 def choose_records(
     index: DatasetIndex, split: str, label_of_row: NDArray[np.int64], options: PreviewOptions
-) -> dict[int, list[Shown]]:
-    """A seeded sample: some classes in their order, and for each some records.
+) -> dict[int, list[SheetRecord]]:
+    """Choose a seeded sample: some classes in label order, and some records of each.
 
-    The records of a shard are a random sample already, so shards are opened one by one, in a
-    seeded order, until there is enough: few, even of a large dataset.
+    The records of a shard are a random sample already, so shards are opened one by one in a seeded
+    order until there are enough records. That takes few shards, even of a large dataset.
 
     Args:
         index: the dataset.
-        split: one that it has.
+        split: the name of one of its splits.
         label_of_row: label of each source image of the split, by ``read_source_labels``.
-        options: how many, and the seed.
+        options: how many records and classes, and the seed.
 
     Raises:
         FormatError: a shard is damaged or missing.
@@ -161,7 +162,7 @@ def choose_records(
     store = index.store
     have = np.unique(label_of_row)
     some = shuffled(len(have), seed=options.seed, name="preview-classes")[: options.classes]
-    rows: dict[int, list[Shown]] = {int(label): [] for label in np.sort(have[some])}
+    rows: dict[int, list[SheetRecord]] = {int(label): [] for label in np.sort(have[some])}
     shards = index.splits[split].shards
     try:
         order = shuffled(len(shards), seed=options.seed, name="preview-shards")
@@ -179,10 +180,10 @@ def _of_shard(
     index: DatasetIndex,
     shard: ShardInfo,
     label_of_row: NDArray[np.int64],
-    rows: Mapping[int, Sequence[Shown]],
+    rows: Mapping[int, Sequence[SheetRecord]],
     options: PreviewOptions,
-) -> Iterator[Shown]:
-    """Records of a shard whose classes still want some."""
+) -> Iterator[SheetRecord]:
+    """Yield the records of a shard whose classes need more."""
     store = index.store
     wanted = {label: options.records - len(row) for label, row in rows.items()}
     spans = []
@@ -202,7 +203,7 @@ def _of_shard(
     with on_disk(store, shard.name) as path, open_regular(path) as tar:
         tar_bytes = os.fstat(tar.fileno()).st_size
         for key, label, offset, size in spans:
-            if offset + size > tar_bytes:  # nor is room made for what is not there
+            if offset + size > tar_bytes:  # checked before memory is allocated for it
                 raise FormatError(
                     f"{store.where(shard.name)}: ends before {key:.80}; run imgprep verify"
                 )
@@ -212,19 +213,19 @@ def _of_shard(
             except FormatError as exc:
                 where = f"{store.where(shard.name)}: {key}"
                 raise FormatError(f"{where}: {exc}; run imgprep verify --decode") from exc
-            yield Shown(key, label, pixels)
+            yield SheetRecord(key, label, pixels)
 
 
 def _row_of(key: str) -> int:
-    """The row of the manifest in ``train-00000042``. ValueError for what is no such key."""
+    """Return the manifest row of a key like ``train-00000042``; ValueError for any other text."""
     digits = key.rpartition("-")[2]
     if not digits.isdigit() or len(digits) > LABEL_DIGITS_MAX:
-        raise ValueError(f"{key:.80} is no key of a record")
+        raise ValueError(f"{key:.80} is not the key of a record")
     return int(digits)
 
 
 def _sheet(
-    index: DatasetIndex, split: str, labels: LabelMap, rows: Mapping[int, Sequence[Shown]]
+    index: DatasetIndex, split: str, labels: LabelMap, rows: Mapping[int, Sequence[SheetRecord]]
 ) -> Sheet:
     drawn = []
     for label, shown in rows.items():
@@ -235,7 +236,7 @@ def _sheet(
         )
     info = index.splits[split]
     return Sheet(
-        title="The records",
+        title="Records",
         note=(
             f"{split}: {info.records:,} records of {index.size_px}x{index.size_px} px, "
             f"{index.encoding}, {index.classes:,} classes, dataset {index.fingerprint[:12]}",
@@ -254,7 +255,7 @@ def _small(pixels_hwc: Picture) -> Picture:
 
 
 def training_missing() -> str | None:
-    """Why nothing can be drawn of the trainer: what is not installed; None if all is there."""
+    """Name what the trainer's part needs and is not installed; None if nothing is missing."""
     for name in TRAINING_PARTS:
         try:
             found = importlib.util.find_spec(name)
@@ -272,13 +273,13 @@ class _TrainerView:
 
 
 def _trainer_view(dest: str, seed: int) -> tuple[_TrainerView | None, str | None]:
-    """What ``train preview`` draws and says; or None, and why."""
+    """Run ``train preview``; returns its sheet and its JSON, or None and the reason."""
     from PIL import Image
 
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     with tempfile.TemporaryDirectory(prefix="imgprep-") as folder:
         picture = Path(folder) / "trainer.png"
-        # -P: a file train.py in the working folder is none of ours
+        # -P: a train.py in the working folder must not be run in place of ours
         command = [sys.executable, "-P", "-m", "train", "preview", dest, "-o", str(picture)]
         ran = subprocess.run(
             [*command, "--seed", str(seed), "--json"],
@@ -286,13 +287,13 @@ def _trainer_view(dest: str, seed: int) -> tuple[_TrainerView | None, str | None
             text=True,
             check=False,
             env={
-                "IMGPREP_CACHE": folder,  # of shards at a URL; one that the user named goes first
+                "IMGPREP_CACHE": folder,  # for shards at a URL; a folder that the user set wins
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             },
         )
         if ran.returncode != 0:
-            said = ran.stderr.strip().splitlines() or ["it said nothing"]
+            said = ran.stderr.strip().splitlines() or ["it printed no error"]
             return None, f"train preview failed: {said[-1]}"
         with Image.open(picture, formats=["PNG"]) as image:
             pixels_hwc = np.asarray(image.convert("RGB"))
@@ -301,7 +302,7 @@ def _trainer_view(dest: str, seed: int) -> tuple[_TrainerView | None, str | None
 
 
 def _moved(value: dict[str, Any], down_px: int) -> dict[str, Any]:
-    """What the trainer said, its boxes where they are in the whole sheet."""
+    """Move the boxes of the trainer's records down by ``down_px``, to their place on the sheet."""
     for record in value["records"]:
         for each in (record, *record["draws"]):
             left, top, width, height = each["box"]

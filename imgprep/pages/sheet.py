@@ -28,12 +28,12 @@ Box = tuple[int, int, int, int]
 MARGIN_PX = 16
 GAP_PX = 8
 LINE_PX = 16
-"""Height of a line of text."""
+"""Height of one line of text."""
 CELL_PX_MIN = 168
-"""A cell is as wide as its picture, but has room for a caption."""
+"""A cell with a caption is at least this wide."""
 TITLE_SIZE, TEXT_SIZE = 18, 12
 PAPER, INK, GREY = (255, 255, 255), (26, 26, 26), (95, 95, 95)
-"""Both inks are read easily on the paper (contrast 17 and 6.4)."""
+"""Both text colours are easy to read on the paper (contrast 17 and 6.4)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,26 +54,26 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Sheet:
-    """What is to be drawn."""
+    """The contents of a sheet, to be drawn."""
 
     title: str
     note: tuple[str, ...] = ()
     """Lines below the title."""
     columns: tuple[str, ...] = ()
-    """Headings over the columns, as many as tiles in a row; or none."""
+    """Column headings, one per tile of a row; empty for none."""
     rows: Sequence[Row]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """A sheet as pixels, and where each picture of each row lies in it."""
+    """A sheet as pixels, and the box of each picture in each row."""
 
     pixels_hwc: Picture
     boxes: list[list[Box]]
 
 
 def draw(sheet: Sheet) -> Drawn:
-    """Draw a sheet: the pictures pixel for pixel, text that does not fit cut short."""
+    """Draw a sheet: pictures pixel for pixel; text that does not fit is cut short."""
     from PIL import Image, ImageDraw
 
     widths = _column_widths(sheet)
@@ -105,7 +105,7 @@ def draw(sheet: Sheet) -> Drawn:
 
 
 def stacked(sheets: Sequence[Drawn]) -> Drawn:
-    """Sheets one above the other as one, at the left edge; their rows follow each other."""
+    """Join sheets into one, stacked and aligned left; their rows follow each other."""
     width_px = max(sheet.pixels_hwc.shape[1] for sheet in sheets)
     parts, boxes, top = [], [], 0
     for sheet in sheets:
@@ -118,15 +118,17 @@ def stacked(sheets: Sequence[Drawn]) -> Drawn:
 
 
 def check_target(out: Path, folder: Path | None) -> None:
-    """Refuse a sheet that is no PNG, or would lie in the folder of a dataset, if that has one.
+    """Check that a sheet may be written to ``out``; ``folder`` is the dataset's, None at a URL.
 
     Raises:
-        UsageError: says which.
+        UsageError: ``out`` does not end in .png, or is inside the dataset.
     """
     if out.suffix.lower() != ".png":
-        raise UsageError(f"{out}: a sheet is a PNG: give it a name that ends in .png")
+        raise UsageError(f"{out}: a sheet is written as PNG: choose a name that ends in .png")
     if folder is not None and folder.resolve() in out.resolve().parents:
-        raise UsageError(f"{out}: lies in the dataset {folder}, which is left as it is")
+        raise UsageError(
+            f"{out} is inside the dataset {folder}, which must not change: choose another folder"
+        )
 
 
 def write_png(out: Path, pixels_hwc: Picture) -> None:
@@ -147,7 +149,7 @@ def write_png(out: Path, pixels_hwc: Picture) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Pen:
-    """Writes lines of text that end where they must."""
+    """Writes lines of text and cuts them where their space ends."""
 
     canvas: Any
     width_px: int
@@ -198,14 +200,14 @@ def _row_px(row: Row) -> int:
 
 @lru_cache
 def _font(size: int) -> FreeTypeFont | ImageFont:
-    """The font that Pillow brings: of any size where it has FreeType, else one small size."""
+    """Return Pillow's own font: in any size where Pillow has FreeType, else in one small size."""
     from PIL import ImageFont, features
 
     return ImageFont.load_default(size if features.check("freetype2") else None)
 
 
 def _printable(text: str) -> str:
-    """``text`` in one line of ASCII, which is what the font has; accents are dropped."""
+    """Return ``text`` as one line of ASCII, all that the font has; accents are dropped."""
     line = unicodedata.normalize("NFKD", " ".join(text.split()))
     plain = "".join(letter for letter in line if not unicodedata.combining(letter))
     return plain.encode("ascii", "replace").decode("ascii")

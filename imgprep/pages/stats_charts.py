@@ -1,4 +1,4 @@
-"""The charts of the statistics page, in the Vega-Lite language."""
+"""Charts of the statistics page, as Vega-Lite specifications."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from imgprep.wording import printable
 
 COMPONENTS = ("PC1", "PC2", "PC3")
 PLANES = ((0, 1), (2, 1), (0, 2))
-"""Channels of each picture of the cloud: across, up."""
+"""Channels of each view of the cloud: across, up."""
 CHANNELS = ("red", "green", "blue")
 AXIS_STDEVS = 2.0
-"""Half-length of an axis drawn in the cloud, in its standard deviations."""
+"""Half the length of an axis drawn in the cloud, in standard deviations."""
 NAME_LEVELS = 26
-"""From the end of an axis to the middle of its name, levels."""
+"""Distance from the end of an axis to the middle of its name, in levels."""
 NAMED_CLASSES_MAX = 40
-"""Up to so many classes each has a bar of its own."""
+"""Up to this many classes, each has its own bar."""
 OURS = "this dataset"
 
 
 def components_chart(pca: RgbPca, *, squared: bool) -> str:
-    """Standard deviations, or eigenvalues, of the three components beside the published ones."""
+    """Draw the standard deviations (or eigenvalues) of the components beside published ones."""
     power = 2 if squared else 1
     known: list[tuple[str, Sequence[float]]] = [(OURS, pca.stdevs.tolist())]
     known += [(each.key, each.stdevs) for each in PUBLISHED_PCAS]
@@ -40,7 +40,7 @@ def components_chart(pca: RgbPca, *, squared: bool) -> str:
         for component, stdev in zip(COMPONENTS, stdevs, strict=True)
     ]
     what = "eigenvalue (variance, levels²)" if squared else "standard deviation (levels 0-255)"
-    # Room for the figures beside the longest bars.
+    # Room for the numbers beside the longest bars.
     most = 1.25 * max(stdev**power for _, stdevs in known for stdev in stdevs)
     spec = {
         "width": 250,
@@ -116,7 +116,7 @@ def _plane(rgb: NDArray[np.uint8], pca: RgbPca, across: int, up: int) -> str:
                 "mark": {"type": "line", "strokeWidth": 2, "color": "currentColor", "clip": True},
                 "encoding": {"detail": {"field": "component"}},
             },
-            # The name of an axis on a halo, so that it can be read on the points.
+            # The axis name on a halo, so that it can be read over the points.
             *(
                 {
                     "data": {"values": _axis_names(pca, across, up)},
@@ -149,8 +149,10 @@ def _axis_ends(pca: RgbPca, across: int, up: int) -> list[dict[str, Any]]:
 
 
 def _axis_names(pca: RgbPca, across: int, up: int) -> list[dict[str, Any]]:
-    """Where the names of the axes stand: beyond their positive ends; beside them, where an axis
-    runs along the first, as seen from here."""
+    """Place each axis name beyond the axis's positive end.
+
+    Where an axis looks parallel to the first in this view, its name is placed beside the end.
+    """
     names = []
     seen = pca.eigenvectors[[across, up]]
     for k, component in enumerate(COMPONENTS):
@@ -164,7 +166,7 @@ def _axis_names(pca: RgbPca, across: int, up: int) -> list[dict[str, Any]]:
 
 
 def classes_chart(data: StatsData) -> str:
-    """Images of each class; for many classes, how many classes have how many images."""
+    """Draw the images per class; for many classes, a histogram of the class sizes."""
     if len(data.labels) <= NAMED_CLASSES_MAX:
         return _by_name(data)
     return _by_count(data)
@@ -240,7 +242,7 @@ def _range(counts: NDArray[np.int64]) -> str:
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
-    """Names short enough for an axis, all different: equal names would share a bar."""
+    """Shorten names to fit an axis and keep them distinct: equal names would share a bar."""
     plain = [printable(name) for name in names]
     short = [text if len(text) <= 32 else text[:31] + "…" for text in plain]
     often = Counter(short)

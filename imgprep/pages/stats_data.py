@@ -1,4 +1,4 @@
-"""What the page of a dataset's statistics shows: read from the dataset, nothing drawn yet."""
+"""Gather what the statistics page shows from the dataset; nothing is drawn here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgprep.dataset.index import DatasetIndex, load_index, load_labels
 from imgprep.dataset.labels import LabelMap
 from imgprep.errors import FormatError
 from imgprep.order import stream_key
-from imgprep.pages.preview import PreviewOptions, Shown, choose_records
+from imgprep.pages.preview import PreviewOptions, SheetRecord, choose_records
 from imgprep.storage import Location, Store
 from imgprep.storage.reading import load_json
 from imgprep.verify.dataset import read_source_labels
@@ -26,16 +26,16 @@ READINGS: tuple[Reading, ...] = ("source", "paper")
 NOISE_SD = 0.1
 """Standard deviation of alpha (paper, section 4.1)."""
 STEPS = (-3, -2, -1, 0, 1, 2, 3)
-"""Multiples of the noise's standard deviation that are shown."""
+"""Multiples of the noise's standard deviation to show."""
 CLOUD_PIXELS = 1500
 SAMPLE = PreviewOptions(seed=0, classes=32, records=4, shards_max=2)
-"""Records that the cloud and the photo are taken from. Of few shards: one of an object store is
-downloaded whole, and its records are a random sample already."""
+"""Records that the cloud and the photo are taken from. Few shards are enough: the records of a
+shard are a random sample already, and a shard in an object store is downloaded whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StatsData:
-    """All that the page shows."""
+    """Everything that the page shows."""
 
     index: DatasetIndex
     labels: LabelMap
@@ -48,16 +48,16 @@ class StatsData:
     cloud_rgb: NDArray[np.uint8]
     """Pixels (n, 3) of ``cloud_records`` records."""
     cloud_records: int
-    photo: Shown
-    """A record that stands for all."""
+    photo: SheetRecord
+    """The record on which the noise is shown."""
 
 
 def gather(location: Location, solver: Solver) -> StatsData:
-    """Read what the page needs: a few shards at most, whatever the size of the dataset.
+    """Read what the page needs; a few shards at most, whatever the size of the dataset.
 
     Raises:
         FormatError: there is no finished dataset with a training split, or it is damaged.
-        StoreError: its store does not answer.
+        StoreError: the object store does not answer, or refuses.
     """
     index = load_index(location)
     store = index.store
@@ -70,7 +70,7 @@ def gather(location: Location, solver: Solver) -> StatsData:
     records = choose_records(index, "train", label_of_row["train"], SAMPLE)
     photos = [shown for row in records.values() for shown in row]
     if not photos:
-        raise FormatError(f"{location}: no record of the training split could be found")
+        raise FormatError(f"{location}: the training split has no records to show")
     return StatsData(
         index=index,
         labels=labels,
@@ -87,7 +87,7 @@ def gather(location: Location, solver: Solver) -> StatsData:
 
 
 def _build_report(store: Store) -> Mapping[str, Any]:
-    """``report.json``, of the shape that the page relies on."""
+    """Read ``report.json`` and check the fields that the page uses."""
     value = load_json(store, REPORT, "build report")
     try:
         counts = [*value.get("problem_counts", {}).values()]
@@ -104,22 +104,22 @@ def _build_report(store: Store) -> Mapping[str, Any]:
     except (AttributeError, TypeError):
         sound = False
     if not sound:
-        raise FormatError(f"{store.where(REPORT)}: malformed build report; build the dataset again")
+        raise FormatError(f"{store.where(REPORT)}: malformed build report: rebuild the dataset")
     return value
 
 
 def cloud(pictures: Sequence[NDArray[np.uint8]], pixels: int) -> NDArray[np.uint8]:
-    """A seeded sample (pixels, 3) of the pixels of (height, width, 3) pictures of one size."""
+    """Draw a seeded sample (pixels, 3) from (height, width, 3) pictures of equal size."""
     words = np.random.Philox(key=stream_key(0, "stats-page-cloud")).random_raw(pixels)
     stack = np.stack(pictures).reshape(-1, 3)
     drawn: NDArray[np.uint8] = stack[np.asarray(words, np.uint64) % np.uint64(len(stack))]
     return drawn
 
 
-def most_colourful(photos: Sequence[Shown]) -> Shown:
-    """The photo whose red-blue and green-magenta differences vary most; the first of equals."""
+def most_colourful(photos: Sequence[SheetRecord]) -> SheetRecord:
+    """Return the photo whose red-blue and green-magenta differences vary most; ties by key."""
 
-    def spread(photo: Shown) -> float:
+    def spread(photo: SheetRecord) -> float:
         r, g, b = np.moveaxis(photo.pixels_hwc.astype(np.float64), 2, 0)
         return math.hypot(float(np.std(r - b)), float(np.std(g - (r + b) / 2)))
 
@@ -127,10 +127,10 @@ def most_colourful(photos: Sequence[Shown]) -> Shown:
 
 
 def shift_levels(pca: RgbPca, reading: Reading) -> NDArray[np.float64]:
-    """Shift of R, G, B for one standard deviation of the noise, levels 0-255: (3, 3), column k by
-    component k.
+    """Return how one standard deviation of the noise shifts R, G and B, in levels 0-255.
 
-    The readings are those of ``RgbPca.noise_multiplier``, times 0.1.
+    (3, 3): column k is the shift by component k. The multipliers are those of
+    ``RgbPca.noise_multiplier``, times 0.1.
     """
     shift: NDArray[np.float64] = NOISE_SD * pca.noise_multiplier(reading) * pca.eigenvectors
     return shift
@@ -139,6 +139,6 @@ def shift_levels(pca: RgbPca, reading: Reading) -> NDArray[np.float64]:
 def under_noise(
     pixels_hwc: NDArray[np.uint8], pca: RgbPca, reading: Reading, component: int, step: float
 ) -> NDArray[np.uint8]:
-    """The pixels with ``step`` standard deviations of the noise along one component, clipped."""
+    """Add ``step`` standard deviations of the noise along one component; clip to 0-255."""
     moved = pixels_hwc + step * shift_levels(pca, reading)[:, component]
     return np.clip(np.floor(moved + 0.5), 0, LEVELS).astype(np.uint8)

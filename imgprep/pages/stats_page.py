@@ -1,4 +1,4 @@
-"""The page of a dataset's statistics: ``imgprep stats DEST --html FILE``."""
+"""The page of a dataset's colour statistics: ``imgprep stats DEST --html FILE``."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from imgprep.storage import Location
 from imgprep.wording import printable
 
 LISTED = 20
-"""Skipped images, problems, and classes that are listed by name."""
+"""How many skipped images and problems are listed by name."""
 TILE_PX = 112
 READING_WORDS: Mapping[Reading, str] = {
-    "source": "As its author ran it: alpha times the root of the eigenvalue, pixels on 0-255",
-    "paper": "As the paper's words say: alpha times the eigenvalue itself, pixels on 0-1",
+    "source": "As in the author's source: alpha times the root of the eigenvalue, pixels 0-255",
+    "paper": "As in the paper: alpha times the eigenvalue itself, pixels 0-1",
 }
 
 
 def write_stats_page(location: Location, path: Path, solver: Solver) -> tuple[StatsReport, int]:
-    """Write the page; returns the statistics that it shows, and its size in bytes.
+    """Write the page; returns the statistics that it shows and its size in bytes.
 
     Raises:
         FormatError, StoreError: the dataset cannot be read.
@@ -50,7 +50,7 @@ def write_stats_page(location: Location, path: Path, solver: Solver) -> tuple[St
 
 
 def stats_page(data: StatsData) -> Page:
-    """Lay out what was gathered."""
+    """Lay out the gathered data as a page."""
     index, rgb = data.index, data.report.rgb
     name = printable(str(index.location).rstrip("/").rpartition("/")[2])
     shards = sum(len(split.shards) for split in index.splits.values())
@@ -64,7 +64,7 @@ def stats_page(data: StatsData) -> Page:
         ("fingerprint", index.fingerprint[:12]),
     ]
     return Page(
-        title=f"Colours of {name}",
+        title=f"Colour statistics: {name}",
         lead=(
             f"Exact statistics of {rgb.images:,} training images of {rgb.size_px}x{rgb.size_px} "
             "pixels: what AlexNet subtracts, and the noise that it adds."
@@ -96,7 +96,7 @@ def _mean(data: StatsData) -> Section:
         *([known.key, *(f"{level:.2f}" for level in known.rgb)] for known in PUBLISHED_MEANS),
     ]
     table = Table(head=["mean, levels 0-255", "R", "G", "B"], rows=rows, caption="Mean colour")
-    text = "The mean of every pixel position over the training set, from exact integer sums."
+    text = "The mean of each pixel position over the training set, from exact integer sums."
     return Section(title="Mean image", text=[text], parts=[Pictures(items=[picture]), table])
 
 
@@ -119,7 +119,7 @@ def _components(data: StatsData) -> Section:
         ),
     ]
     charts = [components_chart(pca, squared=False), components_chart(pca, squared=True)]
-    caption = "Beside what others published for ImageNet: see the foot of the page."
+    caption = "Compared with published values for ImageNet; sources at the foot of the page."
     return Section(
         title="Principal components of the colours",
         text=[f"The PCA of every pixel of the training set, by {pca.solver}."],
@@ -132,19 +132,20 @@ def _components(data: StatsData) -> Section:
 
 def _cloud(data: StatsData) -> Section:
     text = (
-        f"{len(data.cloud_rgb):,} pixels drawn from {data.cloud_records} training records, each in "
-        "its own colour. The lines are the three axes, two standard deviations to either side of "
-        f"the mean. PC1 lies {_from_grey(data.report.pca):.1f} degrees from the line of the greys."
+        f"{len(data.cloud_rgb):,} pixels sampled from {data.cloud_records} training records, each "
+        "in its own colour. The lines are the three principal axes, two standard deviations to "
+        "either side of the mean. PC1 is "
+        f"{_from_grey(data.report.pca):.1f} degrees from the grey axis."
     )
     return Section(
-        title="The cloud of colours",
+        title="Colour cloud",
         text=[text],
-        parts=[Charts(items=cloud_charts(data), caption="The same cloud from three sides")],
+        parts=[Charts(items=cloud_charts(data), caption="The same cloud seen from three sides")],
     )
 
 
 def _from_grey(pca: RgbPca) -> float:
-    """Angle between the first axis and (1, 1, 1), degrees."""
+    """Return the angle between the first axis and (1, 1, 1), in degrees."""
     return float(angle_degrees(pca.eigenvectors[:, :1], np.ones((3, 1)))[0])
 
 
@@ -167,21 +168,21 @@ def _noise(data: StatsData) -> Section:
             shift = ", ".join(f"{v:+.2f}" for v in shift_levels(pca, reading)[:, k])
             rows.append((f"{component}: {shift}", tiles))
         caption = (
-            f"{READING_WORDS[reading]}. With each row: what one standard deviation adds to "
-            f"R, G, B, in levels of 0-255.{_unseen(pca, reading)}"
+            f"{READING_WORDS[reading]}. Beside each row: what one standard deviation adds to "
+            f"R, G and B, in levels 0-255.{_unseen(pca, reading)}"
         )
         columns = [_signed(step) for step in STEPS]
         grids.append(Grid(columns=columns, rows=rows, caption=caption, compact=True))
     text = [
-        "AlexNet adds to each training image one colour: for each component a random alpha, "
-        f"normal with standard deviation {NOISE_SD}, times a multiplier, times the axis. The paper "
-        "says that the multiplier is the eigenvalue; the source that its author released uses its "
-        "square root, and divides the image by 1.1 afterwards (not shown). Columns: alpha from -3 "
-        "to +3 standard deviations.",
+        "AlexNet adds one colour to each training image: the sum over the components of a random "
+        f"alpha (normal, standard deviation {NOISE_SD}) times a multiplier times the axis. The "
+        "paper says that the multiplier is the eigenvalue; the source that its author released "
+        "uses the square root and then divides the image by 1.1 (not shown). Columns: alpha from "
+        "-3 to +3 standard deviations.",
         f"The photo: record {photo.key}, class {class_name}, the most colourful of "
         f"{data.cloud_records} records drawn.",
     ]
-    return Section(title="What the noise does", text=text, parts=grids)
+    return Section(title="Effect of the lighting noise", text=text, parts=grids)
 
 
 def _signed(step: int) -> str:
@@ -189,14 +190,14 @@ def _signed(step: int) -> str:
 
 
 def _unseen(pca: RgbPca, reading: Reading) -> str:
-    """A sentence on components whose noise is too small for pixels of 8 bits."""
+    """Name the components whose noise is too small to change 8-bit pixels; empty if none."""
     most = max(STEPS) * np.abs(shift_levels(pca, reading)).max(axis=0)
     small = [f"{COMPONENTS[k]} ({v:.2f})" for k, v in enumerate(most) if v < 0.5]
     if not small:
         return ""
     return (
-        f" Too small to show in whole levels, even at {max(STEPS)}: {', '.join(small)}; "
-        "the trainer adds it in floating point."
+        f" Less than half a level even at {max(STEPS)} standard deviations, so not visible here: "
+        f"{', '.join(small)}. The trainer adds the noise in floating point."
     )
 
 
@@ -216,10 +217,10 @@ def _classes(data: StatsData) -> Section:
             words = f"{entry.name} ({entry.words})" if entry.words else entry.name
             rows.append([f"{split}, {what}", f"{counts[label]:,}", printable(words)])
         rows.append([f"{split}, mean", f"{counts.mean():,.1f}", ""])
-    caption = "Smallest and largest; of equals the first, and the last"
+    caption = "Smallest and largest classes (ties: the first and the last), and the mean"
     head = ["", "images", "class"]
     table = Table(head=head, rows=rows, caption=caption, numbers=False)
-    caption = "Images of the source by class, those included that could not be used."
+    caption = "Source images per class, including those that were skipped."
     parts: list[Part] = [Chart(svg=classes_chart(data), caption=caption), table]
     return Section(title="Classes", parts=parts)
 
@@ -236,17 +237,17 @@ def _oddities(data: StatsData) -> Section:
         for kind, count in build.get("problem_counts", {}).items()
     ]
     parts: list[Part] = [
-        Table(head=["what", "split", "images"], rows=rows, caption="Counted while building")
+        Table(head=["what", "split", "images"], rows=rows, caption="Counts of the build")
     ]
     left_out = list(_left_out(build))
     if left_out:
         shown = left_out[:LISTED]
-        caption = f"Left out: {len(left_out):,}" + (
+        caption = f"Skipped: {len(left_out):,}" + (
             f", the first {LISTED}" * (len(left_out) > LISTED)
         )
         table = Table(head=["where", "cause"], rows=shown, caption=caption, numbers=False)
         parts.append(table)
-    text = "Nothing was left out." if not left_out else "Some images could not be used."
+    text = "Nothing was skipped." if not left_out else "Some images could not be used."
     return Section(title="Oddities", text=[text], parts=parts)
 
 
@@ -266,7 +267,7 @@ def _spec(data: StatsData) -> Section:
     versions = [[name, str(value)] for name, value in data.build.get("versions", {}).items()]
     return Section(
         title="How it was made",
-        text=["Equal fingerprints mean equal data."],
+        text=["Datasets with equal fingerprints hold equal data."],
         parts=[
             Table(head=["setting", "value"], rows=spec, caption="Specification", numbers=False),
             Table(head=["what ran", "version"], rows=versions, caption="Versions", numbers=False),

@@ -1,4 +1,4 @@
-"""Pick a few records to show people: seeded, and of different classes where there are."""
+"""Choose a few records to show: a seeded sample, of different classes where possible."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from imgprep.order import shuffled
 from train.feed.records import RecordReader
 
 SEARCHED = 32
-"""Records looked at for each that is wanted, to find one of a class that has none yet."""
+"""How many records are looked at per wanted one, to find classes not yet shown."""
 
 
 def choose_records(reader: RecordReader, count: int, *, seed: int, name: str) -> NDArray[np.int64]:
-    """A seeded sample of ``count`` records (fewer if there are not as many), in record order; of
-    different classes as far as the first ``SEARCHED`` for each go. ``name``: which sample.
+    """Choose a seeded sample of ``count`` records (or all, if there are fewer), in record order.
+
+    The records are of different classes if ``SEARCHED * count`` records hold enough classes.
+    ``name`` is the name of the sample's random stream.
 
     Raises:
         DataError: a record cannot be read.
@@ -33,13 +35,15 @@ def choose_records(reader: RecordReader, count: int, *, seed: int, name: str) ->
 
 
 def sample_records(reader: RecordReader, count: int, *, seed: int, name: str) -> NDArray[np.int64]:
-    """A seeded sample of ``count`` records (or all), in record order."""
+    """Draw a seeded sample of ``count`` records (or all), in record order."""
     return np.sort(_of_few_shards(reader, count, seed=seed, name=name))
 
 
 def _of_few_shards(reader: RecordReader, count: int, *, seed: int, name: str) -> NDArray[np.int64]:
-    """``count`` records (or all) in seeded order, out of no more shards than hold them: a shard is
-    a random sample of its split already, and may have to be downloaded whole."""
+    """Draw ``count`` records (or all) in seeded order from as few shards as hold them.
+
+    A shard is a random sample of its split already, and may have to be downloaded whole.
+    """
     starts = np.cumsum([0, *reader.shard_records])
     order = shuffled(len(reader.shard_records), seed=seed, name=f"{name}-shards")
     held = np.cumsum(np.asarray(reader.shard_records)[order])

@@ -1,4 +1,4 @@
-"""What a network takes each class for: counts by true and best class.
+"""Confusion matrix: counts of images by true class and by the class that the network ranks best.
 
 Suffixes: n images, k classes.
 """
@@ -27,44 +27,46 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Confusion:
-    """``table_kk[true, taken for]``: images, int64 (classes, classes).
+    """``table_kk[true, taken for]``: image counts, int64 (classes, classes).
 
-    The best class is the one with the highest probability, the first of those that tie; so an
-    error here may differ from top-1 error, which counts a tie in part.
+    The best class is the one with the highest probability; of a tie, the first. So an error here
+    may differ from the top-1 error, which counts ties in part.
     """
 
     table_kk: NDArray[np.int64]
 
     @property
     def images(self) -> int:
-        """All images."""
+        """Number of images."""
         return int(self.table_kk.sum())
 
     def class_images(self) -> NDArray[np.int64]:
-        """Images of each class (k,)."""
+        """Return the number of images of each class (k,)."""
         return np.asarray(self.table_kk.sum(1))
 
     def errors(self) -> NDArray[np.float64]:
-        """Fraction of each class that was taken for another (k,); NaN of no images."""
+        """Return the fraction of each class that was misclassified (k,); NaN without images."""
         images = self.class_images()
         right = self.table_kk.diagonal()
         with np.errstate(invalid="ignore"):
             return np.asarray(1 - right / np.where(images > 0, images, np.nan))
 
     def worst(self, count: int) -> list[int]:
-        """Up to ``count`` classes with the highest error, worst first; ties by label. Classes
-        without an image or without an error are none of them."""
+        """Return up to ``count`` classes with the highest error, worst first; ties by label.
+
+        Classes without images or without errors are left out.
+        """
         errors = np.nan_to_num(self.errors(), nan=0.0)
         order = np.argsort(-errors, kind="stable")[:count]
         return [int(label) for label in order if errors[label] > 0]
 
     def involved(self, count: int) -> list[int]:
-        """Up to ``count`` classes: the worst, then those that they and others are taken for."""
+        """Return up to ``count`` classes: the worst, then those that images are mistaken for."""
         found = [*self.worst(count), *(pair.taken_for for pair in self.pairs(count))]
         return list(dict.fromkeys(found))[:count]
 
     def pairs(self, count: int) -> list[Pair]:
-        """The ``count`` largest confusions of two classes; ties by label."""
+        """Return the ``count`` most frequent confusions of two classes; ties by label."""
         wrong = self.table_kk.copy()
         np.fill_diagonal(wrong, 0)
         order = np.argsort(-wrong, axis=None, kind="stable")[:count]
@@ -77,7 +79,7 @@ class Confusion:
         ]
 
     def mistakes(self, label: int, count: int) -> list[Pair]:
-        """What one class is most often taken for."""
+        """Return the classes that ``label`` is most often mistaken for."""
         row = self.table_kk[label].copy()
         row[label] = 0
         of = int(self.table_kk[label].sum())
@@ -85,7 +87,7 @@ class Confusion:
         return [Pair(label, int(k), int(row[k]), of) for k in order if row[k] > 0]
 
     def among(self, labels: Sequence[int]) -> NDArray[np.int64]:
-        """Rows of ``labels``, columns of ``labels`` and one more of all other classes."""
+        """Return rows for ``labels``; columns for ``labels`` and one for all other classes."""
         rows = self.table_kk[np.asarray(labels, np.int64)]
         inside = rows[:, np.asarray(labels, np.int64)]
         return np.concatenate(
@@ -94,13 +96,13 @@ class Confusion:
 
 
 class ConfusionCounter:
-    """Counts batch by batch, on the device of the first."""
+    """Counts batch by batch, on the device of the first batch."""
 
     def __init__(self) -> None:
         self._table_kk: Tensor | None = None
 
     def add(self, probability_nk: Tensor, labels_n: Tensor) -> None:
-        """Count images by their scores (n, k) and labels (n,)."""
+        """Count a batch: scores (n, k) and labels (n,)."""
         classes = probability_nk.shape[1]
         if self._table_kk is None:
             shape = (classes, classes)
@@ -109,7 +111,7 @@ class ConfusionCounter:
         self._table_kk.view(-1).index_add_(0, flat, torch.ones_like(flat))
 
     def total(self) -> Confusion:
-        """The counts so far; ValueError if there were none."""
+        """Return the counts so far; ValueError if no batch was counted."""
         if self._table_kk is None:
             raise ValueError("nothing was counted")
         return Confusion(self._table_kk.cpu().numpy())

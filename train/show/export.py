@@ -1,4 +1,4 @@
-"""The network of a checkpoint alone: a plain state dict, or ONNX."""
+"""Export the network of a checkpoint as a plain state dict or as ONNX."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SUFFIXES = (".pt", ".onnx")
 
 
 def export_checkpoint(checkpoint: Path, out: Path) -> Path:
-    """Write the network of ``checkpoint`` as ``out``, in the form that its suffix names.
+    """Write the network of ``checkpoint`` to ``out``, in the format of its suffix.
 
     ``.pt``: weights and biases by canonical name (``conv1.weight`` (96, 3, 11, 11) to
     ``fc8.bias``), for ``torch.load(out, weights_only=True)``. ``.onnx``: images, float32
-    (n, 3, px, px), RGB on 0-255 less the mean, to logits (n, classes), as at test time.
+    (n, 3, px, px), RGB 0-255 minus the mean, to logits (n, classes), as at test time.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        ConfigError: another suffix, or the package onnx is not installed.
+        ConfigError: the suffix is unknown, or the package onnx is not installed.
         DestinationError: ``out`` cannot be written.
     """
     if out.suffix not in SUFFIXES:
@@ -59,7 +59,7 @@ def _onnx_bytes(saved: Checkpoint) -> bytes:
     plan = net_plan(config.net, classes=saved.classes, image_px=config.input.crop_px)
     check_state(saved.model, plan)
     about = {
-        "input": "RGB, 0-255, less the training set's mean; no division",
+        "input": "RGB, 0-255, minus the training set's mean; no division",
         "mean": config.input.mean,
         "label_order_sha256": saved.label_order_sha256,
         "dataset_fingerprint": saved.dataset_fingerprint,

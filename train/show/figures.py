@@ -1,4 +1,4 @@
-"""Pictures of a run: the filters of the first layer, as in the paper's figure 3, and its curves."""
+"""Pictures of a run: first-layer filters, as in the paper's figure 3, and learning curves."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ COLUMNS_OF_FILTERS = 16
 ZOOM = 4
 GAP_PX = 4
 SEAM_PX = 16
-"""Between the filters of column a and those of column b."""
+"""Gap between the filters of column a and those of column b."""
 MAX_POINTS = 1500
-"""Points of a curve: longer runs are averaged down to it."""
+"""Points per curve; the rows of longer runs are averaged down to this number."""
 PANEL_PX = (640, 200)
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
-"""Strokes of the curves of a chart, in order."""
+"""Dash patterns of a chart's curves, in order."""
 PNG_SCALE = 1.5
 
 Picture = NDArray[np.uint8]
@@ -37,11 +37,12 @@ Points = list[dict[str, Any]]
 
 
 def draw_run(folder: Path) -> list[Path]:
-    """Draw what there is of a run: the filters of ``last.pt``, the curves of its CSV files.
+    """Draw what a run has: the filters of ``last.pt`` and the curves of its CSV files.
 
     Raises:
         ConfigError: the package that draws curves is not installed.
-        CheckpointError, DestinationError: the folder holds no run, or cannot be written.
+        CheckpointError: the folder holds no run.
+        DestinationError: the folder cannot be written.
     """
     from train.saved import checkpoint as checkpoints
 
@@ -53,12 +54,12 @@ def draw_run(folder: Path) -> list[Path]:
     if (folder / STEPS_CSV).exists():
         drawn += draw_curves(folder, folder / CURVES)
     if not drawn:
-        raise CheckpointError(f"{folder}: no run is here: neither {checkpoints.LAST} nor its logs")
+        raise CheckpointError(f"{folder} holds no run: it has neither {checkpoints.LAST} nor logs")
     return drawn
 
 
 def filters_png(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write the filters of the first layer as PNG, as ``filters_picture`` draws them."""
+    """Write ``filters_picture`` as a PNG."""
     from PIL import Image
 
     try:
@@ -69,16 +70,16 @@ def filters_png(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def filters_picture(state: Mapping[str, Tensor]) -> Picture:
-    """The filters of ``conv1.weight`` (filters, 3, side, side), in canonical order, drawn.
+    """Draw the filters of ``conv1.weight`` (filters, 3, side, side) in canonical order.
 
-    An even number of rows of 16: the upper half are those of column a (the first GPU of 2012),
-    the lower half those of column b, with a seam between. A net of one column has one block.
+    If they fill an even number of rows of 16, the upper half is column a (the first GPU of 2012)
+    and the lower half column b, with a gap between them. A net of one column has one block.
     """
     return _stacked(filter_blocks(state), SEAM_PX)
 
 
 def filter_blocks(state: Mapping[str, Tensor]) -> list[Picture]:
-    """The two halves of ``filters_picture``, or its one block.
+    """Return the two halves of ``filters_picture``, or its one block.
 
     Raises:
         CheckpointError: the state has no such filters.
@@ -95,9 +96,9 @@ def _are_filters(shape: Sequence[int]) -> bool:
 
 
 def filter_block(weight: NDArray[np.float32]) -> Picture:
-    """Filters (n, 3, side, side) in rows of 16, uint8 (height, width, 3).
+    """Draw filters (n, 3, side, side) in rows of up to 16, as uint8 (height, width, 3).
 
-    Each is scaled by itself: grey is weight 0, and its largest weight is black or white.
+    Each filter is scaled separately: grey is weight 0, and its largest weight is black or white.
     """
     rows = []
     for first in range(0, len(weight), COLUMNS_OF_FILTERS):
@@ -115,15 +116,16 @@ def _tile(filter_chw: NDArray[np.float32]) -> Picture:
 
 
 def _stacked(pictures: Sequence[Picture], gap_px: int) -> Picture:
-    """One above the other, white between them."""
+    """Stack pictures, with white gaps between them."""
     white = np.full((gap_px, *pictures[0].shape[1:]), 255, np.uint8)
     parts = [part for picture in pictures for part in (picture, white)][:-1]
     return np.concatenate(parts)
 
 
 def draw_curves(folder: Path, path: Path) -> list[Path]:
-    """Write loss, errors and rate of a run over its updates as ``path`` .png and .svg; nothing
-    where no row has been logged yet.
+    """Write loss, errors and learning rate over updates as ``path`` .png and .svg.
+
+    Writes nothing if no row has been logged yet.
 
     Raises:
         ConfigError: vl-convert-python is not installed.
@@ -134,8 +136,10 @@ def draw_curves(folder: Path, path: Path) -> list[Path]:
 
 
 def draw_comparison(folders: Sequence[Path], path: Path) -> list[Path]:
-    """Write training loss and validation error of several runs, each named by its folder, in one
-    chart, as ``path`` .png and .svg. Raises as ``draw_curves``."""
+    """Write training loss and validation error of several runs in one chart, .png and .svg.
+
+    Each run is named by its folder. Raises as ``draw_curves``.
+    """
     converter = _converter()
     runs = [(folder.name, _rows_of(folder)) for folder in folders]
     losses = [p for name, (steps, _) in runs for p in _points(steps, "loss", name)]
@@ -169,12 +173,12 @@ def _draw(converter: Any, chart: dict[str, Any], path: Path) -> list[Path]:
 
 
 def curves_chart(folder: Path) -> dict[str, Any]:
-    """The curves in the Vega-Lite language: panels above each other, none without data."""
+    """Return the learning curves as one Vega-Lite chart of stacked panels; empty ones left out."""
     return _chart(curve_panels(folder))
 
 
 def curve_panels(folder: Path) -> list[dict[str, Any]]:
-    """Loss, errors and learning rate of a run, each as a Vega-Lite chart; maybe without data."""
+    """Return loss, errors and learning rate as Vega-Lite charts; a chart may have no data."""
     steps, validations = _rows_of(folder)
     return [
         _panel(
@@ -193,7 +197,7 @@ def curve_panels(folder: Path) -> list[dict[str, Any]]:
 
 
 def _rows_of(folder: Path) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
-    """Updates (thinned) and validations of a run."""
+    """Return the updates (thinned) and the validations of a run."""
     epochs = folder / EPOCHS_CSV
     updates = folder / STEPS_CSV
     steps = thinned(read_rows(updates, STEP_FIELDS)) if updates.exists() else []
@@ -230,7 +234,7 @@ def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
                 "title": title,
                 "scale": {"type": scale, "zero": False},
             },
-            # Both, so that curves are told apart without colours; they share one legend.
+            # Colour and dash, so that curves differ without colour too; they share one legend.
             "color": curve,
             "strokeDash": {**curve, "scale": {"range": DASHES}},
         },
@@ -238,7 +242,7 @@ def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
 
 
 def thinned(rows: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
-    """Rows as numbers, averaged in runs of equal length down to ``MAX_POINTS`` at most."""
+    """Return rows as numbers, averaged in groups of equal length to at most ``MAX_POINTS``."""
     length = max(1, -(-len(rows) // MAX_POINTS))
     found = []
     for first in range(0, len(rows), length):
@@ -250,7 +254,7 @@ def thinned(rows: Sequence[Mapping[str, str]]) -> list[dict[str, float]]:
 def _points(
     rows: Sequence[Mapping[str, Any]], name: str, curve: str, above: float | None = None
 ) -> Points:
-    """Points of a curve; values that are no number, or not ``above`` a bound, are left out."""
+    """Return the points of a curve; values not finite, or not ``above`` a bound, are left out."""
     values = [(float(row["global_step"]), float(row[name])) for row in rows]
     return [
         {"step": step, "value": value, "curve": curve}

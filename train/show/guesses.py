@@ -1,4 +1,4 @@
-"""The best classes of a few photographs, as the paper's figure 4 shows them (left)."""
+"""The five best classes of a few photographs, as in the paper's figure 4 (left)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class Guesses:
-    """What the network says of one record."""
+    """The network's best classes for one record."""
 
     record: int
     label: int
@@ -32,20 +32,20 @@ class Guesses:
 
     @property
     def place(self) -> int | None:
-        """Place of the right class among the best, from 1; None if it is not there."""
+        """Rank of the right class among the best, from 1; None if it is not among them."""
         labels = [guess.label for guess in self.best]
         return labels.index(self.label) + 1 if self.label in labels else None
 
 
 class GuessKeeper:
-    """Keeps the guesses for some records out of the batches of an evaluation."""
+    """Keeps the best classes of chosen records while the batches of an evaluation pass."""
 
     def __init__(self, records: Sequence[int] | NDArray[np.int64]) -> None:
         self._wanted = [int(record) for record in records]
         self._found: dict[int, Guesses] = {}
 
     def add(self, record_n: NDArray[np.int64], probability_nk: Tensor, labels_n: Tensor) -> None:
-        """Look through a batch."""
+        """Keep what is wanted of a batch."""
         for row in np.flatnonzero(np.isin(record_n, self._wanted)).tolist():
             best, order = probability_nk[row].sort(descending=True, stable=True)
             record = int(record_n[row])
@@ -59,5 +59,5 @@ class GuessKeeper:
             )
 
     def total(self) -> list[Guesses]:
-        """Those found, in the order asked for."""
+        """Return the guesses found, in the order of the chosen records."""
         return [self._found[record] for record in self._wanted if record in self._found]

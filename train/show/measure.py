@@ -1,4 +1,4 @@
-"""Measure saved networks on a dataset: what ``evaluate`` on the command line does."""
+"""Measure saved networks on a dataset, as the command ``evaluate`` does."""
 
 from __future__ import annotations
 
@@ -30,31 +30,35 @@ Views = Literal[1, 10]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasureOptions:
-    """How to measure."""
+    """How to measure: views, split, batch, device and cache."""
 
     views: Views = 1
     split: str = "val"
     batch_images: int = 64
     device: str = "auto"
     cache_folder: str | None = None
-    """For a dataset at a URL: as in ``InputConfig``; None as for the default there."""
+    """For a dataset at a URL, as in ``InputConfig``; None: the default of ``InputConfig``."""
     cache_gib: float | None = None
 
 
 def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -> Evaluation:
-    """Errors of the networks in ``paths``, averaged if several; under torchrun, divided up.
+    """Measure the networks in ``paths``: class probabilities are averaged over several networks.
+
+    Under torchrun the images are divided among the processes.
 
     Raises:
         CheckpointError: a checkpoint is damaged, or was trained on other classes.
-        ConfigError: the checkpoints see their input in different ways.
+        ConfigError: the checkpoints were trained on input prepared in different ways.
         DataError, FormatError: the dataset cannot be read.
     """
     world = world_from(os.environ)
     device = ready_device(options.device, local_rank=world.local_rank, local_size=world.local_size)
     saved = [checkpoints.load(path) for path in paths]
     configs = [from_json(each.config) for each in saved]
-    if any(_sight(config) != _sight(configs[0]) for config in configs):
-        raise ConfigError("these networks were trained on different input; measure them apart")
+    if any(_input_view(config) != _input_view(configs[0]) for config in configs):
+        raise ConfigError(
+            "these networks expect different input (crop size or mean): evaluate them separately"
+        )
     data = open_dataset(dataset)
     nets = [
         saved_net(each, config, data, device) for each, config in zip(saved, configs, strict=True)
@@ -78,10 +82,10 @@ def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -
 
 
 def saved_net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: torch.device) -> Net:
-    """The network of a checkpoint, whole, on one device.
+    """Build the network of a checkpoint on one device.
 
     Raises:
-        CheckpointError: it was trained on other classes than those of ``data``.
+        CheckpointError: it was trained on other classes than ``data`` has.
     """
     check_labels(saved, label_order_sha256=data.label_order_sha256, classes=data.classes)
     plan = net_plan(config.net, classes=saved.classes, image_px=config.input.crop_px)
@@ -98,22 +102,22 @@ def saved_net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: t
     return net
 
 
-def _sight(config: RunConfig) -> tuple[object, ...]:
-    """What decides how a network sees an image at test time."""
+def _input_view(config: RunConfig) -> tuple[object, ...]:
+    """Return the settings that decide how a network sees an image at test time."""
     return (config.input.crop_px, config.input.mean)
 
 
 def ready_device(asked: str, *, local_rank: int = 0, local_size: int = 1) -> torch.device:
-    """The device to measure on, with torch set up for it.
+    """Choose the device to measure on and set torch up for it.
 
-    ``local_size`` processes of this machine share its processors; this one is ``local_rank``.
+    ``local_size`` processes share the processors of this machine; this one is ``local_rank``.
 
     Raises:
-        ConfigError: the device is not here.
+        ConfigError: this machine does not have the device.
     """
     hardware = find_hardware()
     if asked == "cuda" and not hardware.gpus:
-        raise ConfigError("--device cuda: no GPU is visible here; see nvidia-smi, or use cpu")
+        raise ConfigError("--device cuda: no GPU is visible: check nvidia-smi, or use --device cpu")
     if asked != "cpu" and hardware.gpus:
         return torch.device(f"cuda:{local_rank}")
     torch.set_num_threads(max(1, hardware.cores // local_size))

@@ -1,7 +1,7 @@
-"""Which training photographs look alike to the network, as the paper's figure 4 shows (right).
+"""Nearest training photographs in the network's eyes, as in the paper's figure 4 (right).
 
-Two photographs are alike if their vectors of the last hidden layer, which fc8 reads, lie close
-together in Euclidean distance.
+Two photographs are near if their vectors of the last hidden layer (fc7, the input of fc8) have a
+small Euclidean distance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NEAREST = 6
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A training record, and how far it lies away."""
+    """A training record and its distance."""
 
     record: int
     label: int
@@ -30,7 +30,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
-    """A record and those nearest to it, nearest first."""
+    """A record and its neighbours, nearest first."""
 
     record: int
     label: int
@@ -39,7 +39,7 @@ class Neighbourhood:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """Vectors of some records, in the order of the loader."""
+    """Feature vectors of records, in the order of the loader."""
 
     record_n: NDArray[np.int64]
     labels_n: NDArray[np.int64]
@@ -54,9 +54,9 @@ class Features:
 def features_of(
     net: Net, batches: Iterable[BatchLike], advanced: Callable[[int], None] = lambda images: None
 ) -> Features:
-    """What fc8 reads of the first view of each image, at test time: no unit is dropped.
+    """Compute the input of fc8 for the first view of each image, at test time (no dropout).
 
-    ``advanced`` is told of the images of each batch.
+    ``advanced`` is called with the number of images of each batch.
     """
     records, labels, vectors = [], [], []
     for batch in batches:
@@ -66,12 +66,12 @@ def features_of(
         labels.append(batch.labels_n.cpu().numpy())
         advanced(len(records[-1]))
     if not records:
-        raise ValueError("no batches, no features")
+        raise ValueError("features_of needs at least one batch")
     return Features(np.concatenate(records), np.concatenate(labels), np.concatenate(vectors))
 
 
 def nearest(asked: Features, pool: Features, count: int = NEAREST) -> list[Neighbourhood]:
-    """For each of ``asked`` the ``count`` nearest of ``pool`` (all, if there are fewer)."""
+    """Find the ``count`` nearest of ``pool`` (all, if there are fewer) for each of ``asked``."""
     from sklearn.neighbors import NearestNeighbors
 
     search = NearestNeighbors(
@@ -80,7 +80,7 @@ def nearest(asked: Features, pool: Features, count: int = NEAREST) -> list[Neigh
     places = search.fit(pool.vectors_nd).kneighbors(asked.vectors_nd, return_distance=False)
     found = []
     for n, row in enumerate(places):
-        # The search takes distances from dot products, which leaves some between equal vectors.
+        # The search computes distances from dot products, which are not 0 for equal vectors.
         apart = pool.vectors_nd[row].astype(np.float64) - asked.vectors_nd[n]
         distances = np.linalg.norm(apart, axis=1)
         order = np.argsort(distances, kind="stable")

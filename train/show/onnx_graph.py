@@ -1,7 +1,7 @@
 """The network as an ONNX graph, written node by node.
 
-Exporters trace torch code, and ours leaves torch for its fast response norm. ONNX has that norm
-as an operator, so the whole net is forty standard nodes, which any runtime reads.
+Exporters trace torch code, and our fast response norm is not torch code. ONNX has that norm as an
+operator, so the whole net is forty standard nodes that any runtime reads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ACTIVATIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
 def onnx_model(
     plan: Plan, config: NetConfig, state: Mapping[str, Tensor], about: Mapping[str, str]
 ) -> bytes:
-    """A serialised model: ``images`` float32 (n, 3, px, px) to ``logits`` (n, classes).
+    """Serialise a model from ``images`` float32 (n, 3, px, px) to ``logits`` (n, classes).
 
     ``state`` holds weights and biases by canonical name, ``about`` becomes the model's metadata.
     """
@@ -57,7 +57,7 @@ def onnx_model(
 
 
 class _Graph:
-    """Nodes and constants, grown from the input on; ``self._x`` names the newest value."""
+    """Nodes and constants, added from the input on; ``self._x`` names the newest value."""
 
     def __init__(self, plan: Plan, config: NetConfig, state: Mapping[str, Tensor]) -> None:
         self._plan = plan
@@ -68,7 +68,7 @@ class _Graph:
         self.constants: list[Any] = []
 
     def build(self) -> None:
-        """All layers, in the order of ``train.net.tower``."""
+        """Add all layers, in the order of ``train.net.tower``."""
         config = self._config
         self._layer("conv1")
         if config.first_layer == "conv-lrn-pool-relu":
@@ -120,7 +120,7 @@ class _Graph:
         if not layer.is_conv:
             self._node("Gemm", self._x, *parts, transB=1, output=output)
             return
-        # top, left, bottom, right: conv1 has zeros below and to the right only
+        # Top, left, bottom, right: conv1 is padded below and on the right only.
         more = self._plan.padding_px if name == "conv1" else 0
         pads = [layer.padding, layer.padding, layer.padding + more, layer.padding + more]
         self._node(
@@ -141,7 +141,7 @@ class _Graph:
         self._node("MaxPool", self._x, kernel_shape=[POOL_SIZE] * 2, strides=[POOL_STRIDE] * 2)
 
     def _channel_norm(self) -> None:
-        """LRN in each column by itself. ONNX divides alpha by the size, as torch does."""
+        """LRN within each column. ONNX divides alpha by the size, as torch does."""
         config = self._config
         if not config.lrn:
             return

@@ -1,7 +1,7 @@
-"""A contact sheet of what the trainer sees: records as stored, and as epoch after epoch has them.
+"""A contact sheet of what the trainer sees: each record as stored, and as each epoch shows it.
 
-Every picture comes out of the loader that trains, with the draws of its place in the order of the
-epoch: the same seed and settings show the very pixels of a run.
+Every picture comes from the loader that trains, with the random draws of its position in the
+epoch's order: the same seed and settings show exactly the pixels of a run.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from train.show.stored import stored_pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PreviewOptions:
-    """What to show."""
+class TrainerSheetOptions:
+    """Which epochs and how many records to show."""
 
     first_epoch: int = 0
     images: int = 6
     draws: int = 4
-    """Epochs from ``first_epoch`` on, one column each."""
+    """How many epochs to show, from ``first_epoch``; one column each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Shown:
-    """One record: as stored, and as each epoch shows it to the network."""
+class AugmentedRecord:
+    """One record as stored, and as each epoch shows it to the network."""
 
     record: int
     key: str
@@ -49,21 +49,21 @@ class Shown:
     views_ehwc: NDArray[np.uint8]
     """(epochs, crop, crop, 3)."""
     draws: EpochDraws
-    """By epoch."""
+    """The random draws of each epoch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Preview:
-    """What a sheet shows; ``drawn`` is the sheet."""
+class TrainerSheet:
+    """A drawn sheet and what it shows."""
 
     data: TrainingSet
     config: RunConfig
     epochs: Sequence[int]
-    shown: Sequence[Shown]
+    shown: Sequence[AugmentedRecord]
     drawn: Drawn
 
     def to_json(self) -> dict[str, Any]:
-        """For scripts: what is where in the sheet, and what was drawn."""
+        """The place of each picture and its random draws, for scripts."""
         height, width = self.drawn.pixels_hwc.shape[:2]
         return {
             "dataset": self.data.location,
@@ -79,7 +79,7 @@ class Preview:
             ],
         }
 
-    def _record(self, each: Shown, boxes: Sequence[sheet.Box]) -> dict[str, Any]:
+    def _record(self, each: AugmentedRecord, boxes: Sequence[sheet.Box]) -> dict[str, Any]:
         entry = self.data.labels.classes[each.label]
         alphas = lighting_alphas(self.config.input, self.data.pca, each.draws.noise_rgb)
         return {
@@ -107,14 +107,15 @@ class Preview:
 
 
 def write_preview(
-    dataset: Location, config: RunConfig, out: Path, options: PreviewOptions
-) -> Preview:
+    dataset: Location, config: RunConfig, out: Path, options: TrainerSheetOptions
+) -> TrainerSheet:
     """Draw the sheet into ``out``, a PNG.
 
     Raises:
         DataError, FormatError: the dataset cannot be read.
         ConfigError: its records are smaller than the crops.
-        UsageError, DestinationError: ``out`` is no place for a sheet, or cannot be written.
+        UsageError: ``out`` does not end in .png, or is inside the dataset.
+        DestinationError: ``out`` cannot be written.
     """
     sheet.check_target(out, open_store(dataset).folder)
     preview = make_preview(open_dataset(dataset), config, options)
@@ -122,8 +123,10 @@ def write_preview(
     return preview
 
 
-def make_preview(data: TrainingSet, config: RunConfig, options: PreviewOptions) -> Preview:
-    """Choose records by the run's seed, and draw them as the epochs show them."""
+def make_preview(
+    data: TrainingSet, config: RunConfig, options: TrainerSheetOptions
+) -> TrainerSheet:
+    """Choose records by the run's seed and draw them as its epochs show them."""
     epochs = range(options.first_epoch, options.first_epoch + options.draws)
     reader = RecordReader(data, "train", config.input)
     try:
@@ -132,7 +135,7 @@ def make_preview(data: TrainingSet, config: RunConfig, options: PreviewOptions) 
     finally:
         reader.close()
     drawn = sheet.draw(_sheet(data, config, epochs, shown))
-    return Preview(data=data, config=config, epochs=epochs, shown=shown, drawn=drawn)
+    return TrainerSheet(data=data, config=config, epochs=epochs, shown=shown, drawn=drawn)
 
 
 def _shown(
@@ -141,12 +144,14 @@ def _shown(
     epochs: Sequence[int],
     reader: RecordReader,
     record_n: NDArray[np.int64],
-) -> list[Shown]:
+) -> list[AugmentedRecord]:
     loader = TrainLoader(
         data,
         config.input,
         Share(0, 1),
-        batch_images=len(record_n),  # changes no image: draws go by the place in the epoch
+        batch_images=len(
+            record_n
+        ),  # does not change the images: draws depend on the position in the epoch
         seed=config.seed,
         device=torch.device("cpu"),
     )
@@ -158,7 +163,7 @@ def _shown(
     shown = []
     for n, (number, read) in enumerate(zip(record_n.tolist(), reader.read(record_n), strict=True)):
         shown.append(
-            Shown(
+            AugmentedRecord(
                 record=number,
                 key=reader.where(number).rpartition(": ")[2],
                 label=read.label,
@@ -171,7 +176,7 @@ def _shown(
 
 
 def _sheet(
-    data: TrainingSet, config: RunConfig, epochs: Sequence[int], shown: Sequence[Shown]
+    data: TrainingSet, config: RunConfig, epochs: Sequence[int], shown: Sequence[AugmentedRecord]
 ) -> Sheet:
     rows = []
     for each in shown:
@@ -184,9 +189,9 @@ def _sheet(
         title="What the trainer sees",
         note=(
             f"preset {config.preset}, seed {config.seed}, dataset {data.fingerprint[:12]}",
-            "Row and column: upper left corner of the crop. Noise: the factors alpha of the three "
-            "colour axes.",
-            "The mean is added back and the result clipped to 0-255."
+            "Row, column: the upper left corner of the crop. Noise: the random factors (alpha) of "
+            "the three colour axes.",
+            "The mean is added back, and the result is clipped to 0-255."
             + _division_note(config, epochs),
         ),
         columns=("as stored", *(f"epoch {epoch}" for epoch in epochs)),
@@ -198,13 +203,13 @@ def _division_note(config: RunConfig, epochs: Sequence[int]) -> str:
     divides = config.input.lighting_divide and any(lighting_on(config.input, e) for e in epochs)
     if not divides:
         return ""
-    return f" Paler than stored: the preset divides by {1 + config.input.lighting_sd:g}."
+    return f" Paler than stored: the preset divides pixels by {1 + config.input.lighting_sd:g}."
 
 
 def _captions(
     data: TrainingSet, config: RunConfig, epochs: Sequence[int], draws: EpochDraws
 ) -> list[tuple[str, ...]]:
-    """Two lines for each epoch: the crop, then the noise."""
+    """Return two lines for each epoch: the crop, then the noise."""
     alphas = lighting_alphas(config.input, data.pca, draws.noise_rgb)
     found: list[tuple[str, ...]] = []
     for k, epoch in enumerate(epochs):

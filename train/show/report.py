@@ -1,4 +1,4 @@
-"""All that the page of a run shows, worked out: ``train.show.report_page`` only lays it out."""
+"""Measure everything that the page of a run shows; ``train.show.report_page`` lays it out."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from train.show.run_state import RunState, dataset_of, read_run
 from train.show.stored import stored_pixels
 
 PHOTOS = 8
-"""Photographs whose best classes are shown, as many as in the paper's figure 4."""
+"""Photographs shown with their best classes, as many as in the paper's figure 4."""
 ASKED = 5
-"""Photographs whose neighbours are shown, as many as there."""
+"""Photographs shown with their neighbours, as many as in that figure."""
 ALONE = Share(0, 1)
 
 Picture = NDArray[np.uint8]
@@ -43,22 +43,22 @@ class ReportRequest:
 
     run: Path
     dataset: str | None = None
-    """None: where it lay when the run was started."""
+    """None: where it was when the run started."""
     split: str = "val"
     device: str = "auto"
     seed: int = 0
-    """Picks the photographs, and the training records that neighbours are looked for in."""
+    """Chooses the photographs and the training records that are searched for neighbours."""
     sample: int = 2000
-    """Training records that neighbours are looked for in; all, if there are fewer."""
+    """Training records to search for neighbours; all, if there are fewer."""
     batch_images: int = 64
     cache_folder: str | None = None
-    """For a dataset at a URL: as in ``InputConfig``."""
+    """For a dataset at a URL, as in ``InputConfig``."""
     cache_gib: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Measured:
-    """What the network of a run makes of a split."""
+    """What the network of a run does on a split."""
 
     data: TrainingSet
     split: str
@@ -68,11 +68,11 @@ class Measured:
     confusion: Confusion
     guesses: list[Guesses]
     neighbourhoods: list[Neighbourhood]
-    """Records asked for are of ``split``, their neighbours of train."""
+    """The records are of ``split``, their neighbours of train."""
     sample: int
-    """Training records that neighbours were looked for in."""
+    """Training records that were searched for neighbours."""
     units: int
-    """Length of the vectors compared."""
+    """Length of the compared vectors."""
     pictures: dict[tuple[str, int], Picture]
     """Central crops, as the network saw them, by split and record."""
 
@@ -115,7 +115,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RunReport:
-    """A run, and what its network does; nothing measured before the first checkpoint."""
+    """A run and what its network does; ``measured`` is None before the first checkpoint."""
 
     state: RunState
     measured: Measured | None
@@ -129,11 +129,12 @@ class RunReport:
 def make_report(
     request: ReportRequest, line: Callable[[str], None] = lambda text: None
 ) -> RunReport:
-    """Read the run, and measure its network on its dataset. ``line`` is told how it goes on.
+    """Read the run and measure its network on its dataset; ``line`` gets lines of progress.
 
     Raises:
-        CheckpointError: no run is here, it is damaged, or it was trained on another dataset.
-        ConfigError: it is not known where the dataset lies, or the device is not here.
+        CheckpointError: the folder holds no run, or its checkpoint is damaged or was trained on
+            another dataset.
+        ConfigError: the location of the dataset is unknown, or this machine lacks the device.
         DataError, FormatError: the dataset cannot be read, or has no such split.
     """
     state = read_run(request.run)
@@ -143,7 +144,7 @@ def make_report(
     check_dataset(state.saved, data.fingerprint)
     if not data.records(request.split):
         raise DataError(
-            f"{data.location}: no records in split {request.split!r}; name another with --split"
+            f"{data.location}: split {request.split!r} has no records: name another with --split"
         )
     return RunReport(state=state, measured=_measure(state, data, request, line))
 
@@ -185,7 +186,7 @@ def _measure(
         pool = sample_records(
             readers["train"], request.sample, seed=request.seed, name="report-pool"
         )
-        line(f"looking for neighbours among {len(pool):,} training photographs")
+        line(f"searching {len(pool):,} training photographs for neighbours")
         wanted = features_of(net, loaders[request.split].pick(asked))
         found = nearest(wanted, features_of(net, loaders["train"].pick(pool)))
         near = sorted({each.record for one in found for each in one.nearest})
@@ -213,7 +214,7 @@ def _measure(
 def _crops(
     data: TrainingSet, reader: RecordReader, records: Iterable[int], crop_px: int
 ) -> Iterator[tuple[int, Picture]]:
-    """Number and central crop of each record."""
+    """Yield number and central crop of each record."""
     low = (data.size_px - crop_px) // 2
     for number in sorted(records):
         (record,) = reader.read([number])

@@ -1,4 +1,4 @@
-"""The charts of a run's page, in the Vega-Lite language, with the words that describe them."""
+"""Charts of a run's page, as Vega-Lite specifications with accessible descriptions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from train.show.figures import curve_panels
 NAMES = ("loss", "error", "rate")
 LABELS = ("Loss over updates", "Error over updates", "Learning rate over updates")
 WIDTH_PX = 440
-"""Of a learning curve: small enough to be read on a phone."""
+"""Width of a learning curve, small enough to read on a phone."""
 CELL_PX = 34
 OPACITY_MOST = 0.55
-"""A full cell is no stronger than this, so that its number stays readable on it."""
+"""Opacity of a full cell; low enough to keep the number on it readable."""
 OTHERS = "any other"
 
 
 def curve_charts(folder: Path) -> list[tuple[str, str]]:
-    """Title and SVG of each chart of the learning curves that has data."""
+    """Return title and SVG of each learning-curve chart that has data."""
     found = []
     for name, label, panel in zip(NAMES, LABELS, curve_panels(folder), strict=True):
         points = panel["data"]["values"]
@@ -33,7 +33,7 @@ def curve_charts(folder: Path) -> list[tuple[str, str]]:
 
 
 def _ends(points: Sequence[dict[str, Any]]) -> str:
-    """Where each curve begins and ends."""
+    """Describe where each curve begins and ends."""
     curves: dict[str, list[dict[str, Any]]] = {}
     for point in points:
         curves.setdefault(point["curve"], []).append(point)
@@ -45,7 +45,7 @@ def _ends(points: Sequence[dict[str, Any]]) -> str:
 
 
 def confusion_chart(confusion: Confusion, labels: Sequence[int], names: Sequence[str]) -> str:
-    """The classes in ``labels`` by what they were taken for; all ``names`` must differ."""
+    """Draw what the classes in ``labels`` were taken for; all ``names`` must differ."""
     table = confusion.among(labels)
     columns = [names[label] for label in labels]
     if table[:, -1].any():
@@ -62,7 +62,7 @@ def confusion_chart(confusion: Confusion, labels: Sequence[int], names: Sequence
         for m, column in enumerate(columns)
     ]
     x = {"field": "taken", "type": "nominal", "sort": columns, "title": "taken for"}
-    # Without a title: a browser's letters may be wider than measured, and reach into it.
+    # No title: labels wider than the converter measured would overlap it.
     y = {"field": "class", "type": "nominal", "sort": columns, "title": None}
     spec = {
         "width": {"step": CELL_PX},

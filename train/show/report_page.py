@@ -35,10 +35,10 @@ from train.show.report_charts import confusion_chart, curve_charts
 from train.show.run_state import RunState
 
 WORST = 12
-"""Classes whose confusion is drawn."""
+"""Number of classes in the confusion chart."""
 PAIRS = 12
 VALIDATIONS = 12
-"""Rows of the validations, the last."""
+"""Rows of the table of validations: the last ones."""
 PHOTO_PX, NEIGHBOUR_PX, SHOWN_PX = 224, 160, 112
 FILTER_PX = 640
 NTH = ("nearest", "2nd", "3rd", "4th", "5th", "6th")
@@ -55,7 +55,7 @@ def write_report_page(report: RunReport, path: Path) -> int:
 
 
 def report_page(report: RunReport) -> Page:
-    """Lay out a report."""
+    """Lay out a report as a page."""
     state, measured = report.state, report.measured
     sections = [_curves(state), *_filters(state)]
     if measured is not None:
@@ -67,7 +67,7 @@ def report_page(report: RunReport) -> Page:
         ]
     sections += _settings(state)
     return Page(
-        title=f"Run {printable(state.folder.resolve().name)}",
+        title=f"Training run: {printable(state.folder.resolve().name)}",
         lead=_lead(report),
         facts=list(_facts(report)),
         sections=sections,
@@ -76,7 +76,7 @@ def report_page(report: RunReport) -> Page:
 
 
 def class_names(labels: LabelMap) -> list[str]:
-    """A short name of each class by label: its first word, or its own name; no two are equal."""
+    """Return a short, unique name for each label: the class's first word, or its folder name."""
     short = [
         _safe(entry.words.split(",")[0] if entry.words else entry.name) for entry in labels.classes
     ]
@@ -87,7 +87,7 @@ def class_names(labels: LabelMap) -> list[str]:
 
 
 def _safe(text: str) -> str:
-    """One line without control characters, never empty."""
+    """Return the text as one line without control characters, never empty."""
     return printable(text.strip()) or "(no name)"
 
 
@@ -155,8 +155,8 @@ def _curves(state: RunState) -> Section:
     return Section(
         title="Learning curves",
         text=[
-            "Training: means since the line before, of cropped, mirrored and noisy images under "
-            "dropout. Validation: the central crop, the whole net. Errors are fractions."
+            "Training: means since the previous point, over augmented images and with dropout. "
+            "Validation: the central crop, without dropout."
         ],
         parts=[*(Chart(svg=svg, caption=title) for title, svg in charts), *tables],
     )
@@ -181,11 +181,11 @@ def _filters(state: RunState) -> list[Section]:
     ]
     text = (
         f"What the first layer looks for ({state.saved_name}): {count} filters of {side}x{side} "
-        "pixels in three colours, as in the paper's figure 3. Each is scaled by itself: grey is "
+        "pixels in three colours, as in the paper's figure 3. Each is scaled separately; grey is "
         "weight 0."
     )
     if len(blocks) == 2:
-        text += " Column a lay on the first GPU of 2012, column b on the second."
+        text += " In 2012 column a was on the first GPU, column b on the second."
     return [Section(title="First-layer filters", text=[text], parts=[Pictures(items=pictures)])]
 
 
@@ -197,7 +197,7 @@ def _confusion(measured: Measured, names: Sequence[str]) -> Section:
         f"{found.top1_error:.2%}, top-5 error {found.top5_error:.2%}, loss {found.loss:.4f}."
     )
     if not worst:
-        return Section(title="Confusion", text=[text, "No class was taken for another."])
+        return Section(title="Confusion", text=[text, "No image was misclassified."])
     errors, images = confusion.errors(), confusion.class_images()
     rows = [
         [
@@ -219,7 +219,7 @@ def _confusion(measured: Measured, names: Sequence[str]) -> Section:
             Chart(
                 svg=confusion_chart(confusion, confusion.involved(WORST), names),
                 caption="Photographs by class (rows) and what they were taken for (columns); "
-                "outlined: right. The stronger the colour, the larger the share of the class.",
+                "outlined: correct. A stronger colour is a larger share of the class.",
             ),
             Table(
                 head=["class", "photographs", "top-1 error", "taken most often for"],
@@ -253,9 +253,9 @@ def _photos(measured: Measured, names: Sequence[str]) -> Section:
         for each in measured.guesses
     ]
     text = (
-        f"A sample of {measured.split} by seed {measured.seed}, as far as possible one of a "
-        "class: the best five classes and their probabilities, as in the paper's figure 4. "
-        "A tick and bold letters mark the right one."
+        f"A sample of {measured.split} (seed {measured.seed}), from different classes where "
+        "possible, with the five best classes and their probabilities, as in the paper's "
+        "figure 4. A tick and bold letters mark the right class."
     )
     return Section(
         title="Photographs and their best labels", text=[text], parts=[Cards(items=cards)]
@@ -264,11 +264,11 @@ def _photos(measured: Measured, names: Sequence[str]) -> Section:
 
 def _photo(measured: Measured, each: Guesses, names: Sequence[str]) -> Picture:
     said = ", ".join(f"{names[g.label]} {g.probability:.0%}" for g in each.best)
-    place = "right" if each.place == 1 else f"place {each.place}" if each.place else "not found"
+    rank = "correct" if each.place == 1 else f"rank {each.place}" if each.place else "not in top 5"
     return jpeg(
         _smaller(measured, measured.split, each.record, PHOTO_PX),
-        alt=f"Photograph of the class {names[each.label]}. The network says: {said}.",
-        caption=f"{names[each.label]}: {place}",
+        alt=f"Photograph of the class {names[each.label]}. The network answers: {said}.",
+        caption=f"{names[each.label]}: {rank}",
     )
 
 
@@ -284,15 +284,15 @@ def _neighbours(measured: Measured, names: Sequence[str]) -> Section:
         )
         rows.append((name, [shown, *(_near(measured, n, each.label, names) for n in each.nearest)]))
     text = (
-        f"For each photograph of {measured.split} the {count} of {measured.sample:,} training "
-        f"photographs (by seed {measured.seed}) whose {measured.units:,} values of the last hidden "
-        "layer (fc7) are nearest in Euclidean distance, as in the paper's figure 4. A tick: of the "
-        "same class."
+        f"For each photograph of {measured.split}, the {count} nearest of {measured.sample:,} "
+        f"training photographs (seed {measured.seed}), by Euclidean distance of the "
+        f"{measured.units:,} values of the last hidden layer (fc7), as in the paper's figure 4. "
+        "A tick marks the same class."
     )
     grid = Grid(
         columns=["photograph", *NTH[:count]],
         rows=rows,
-        caption="Below each: its class and its distance",
+        caption="Below each photograph: its class and its distance",
     )
     return Section(title="Nearest neighbours", text=[text], parts=[grid])
 
@@ -317,7 +317,7 @@ def _smaller(measured: Measured, split: str, record: int, side_px: int) -> figur
 
 
 def _settings(state: RunState) -> list[Section]:
-    """The settings that the run changed, beside those of its preset."""
+    """List the settings in which the run differs from its preset."""
     config = state.config
     usual = dict(_flat(dataclasses.asdict(preset(config.preset, config.optim.epochs))))
     rows = [
@@ -330,10 +330,10 @@ def _settings(state: RunState) -> list[Section]:
     table = Table(
         head=["setting", "this run", "preset"],
         rows=rows,
-        caption="All others are those of the preset",
+        caption="All other settings are those of the preset",
         numbers=False,
     )
-    return [Section(title="Settings beside the preset's", parts=[table])]
+    return [Section(title="Settings that differ from the preset", parts=[table])]
 
 
 def _shown(value: Any) -> str:

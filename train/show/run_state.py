@@ -1,4 +1,4 @@
-"""What the folder of a run says of it, finished or under way: settings, logs, a checkpoint."""
+"""A finished or running training run, read from its folder: settings, logs, a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from train.settings import from_json, read_toml, resolve
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RunState:
-    """A run as it lies on disk now."""
+    """A run as it is on disk now."""
 
     folder: Path
     config: RunConfig
     origin: Origin | None
-    """Its data and devices; None of a run of before these were noted."""
+    """Its dataset and devices; None for a run older than this record."""
     saved: Checkpoint | None
-    """The best network so far, or the newest where none was measured; None before the first."""
+    """The best network so far, or the newest if none was validated; None before the first."""
     saved_name: str | None
     """``best.pt`` or ``last.pt``."""
     steps: list[dict[str, str]]
@@ -34,7 +34,7 @@ class RunState:
 
     @property
     def updates(self) -> int:
-        """Updates done, as far as the logs and the checkpoint tell."""
+        """Updates done, according to the logs and the checkpoint."""
         known = [int(row["global_step"]) for row in (*self.steps[-1:], *self.validations[-1:])]
         if self.saved is not None:
             known.append(self.saved.position.global_step)
@@ -42,7 +42,7 @@ class RunState:
 
     @property
     def epochs(self) -> int:
-        """Whole epochs done, as far as known."""
+        """Whole epochs done, according to the logs and the checkpoint."""
         known = [int(row["epoch"]) for row in (*self.steps[-1:], *self.validations[-1:])]
         if self.saved is not None:
             known.append(self.saved.position.epoch)
@@ -50,12 +50,12 @@ class RunState:
 
     @property
     def lowest(self) -> dict[str, str] | None:
-        """The validation with the lowest top-1 error, the first of equals."""
+        """The validation with the lowest top-1 error; of a tie, the first."""
         return min(self.validations, key=lambda row: float(row["top1_error"]), default=None)
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the data that it trains on."""
+        """Fingerprint of the dataset that it trains on; None if unknown."""
         if self.saved is not None:
             return self.saved.dataset_fingerprint
         return None if self.origin is None else self.origin.fingerprint
@@ -76,17 +76,17 @@ class RunState:
 
 
 def read_run(folder: Path) -> RunState:
-    """Read a run, also while it goes on.
+    """Read a run, also while it is running.
 
     Raises:
-        CheckpointError: no run is here, or its checkpoint is damaged.
+        CheckpointError: the folder holds no run, or its checkpoint is damaged.
         ConfigError, FormatError, DestinationError: a file of it is malformed.
     """
     files = RunFolder(folder)
     name = next((n for n in (checkpoints.BEST, checkpoints.LAST) if (folder / n).exists()), None)
     if name is None and not files.config.exists():
         raise CheckpointError(
-            f"{folder}: no run is here: neither {files.config.name} nor a checkpoint"
+            f"{folder} holds no run: it has neither {files.config.name} nor a checkpoint"
         )
     saved = None if name is None else checkpoints.load(folder / name)
     if saved is not None:
@@ -105,7 +105,7 @@ def read_run(folder: Path) -> RunState:
 
 
 def dataset_of(state: RunState, override: str | None) -> str:
-    """Where the run's dataset lies: ``override``, or where it lay when the run was started.
+    """Return the location of the run's dataset: ``override``, or where it was at the start.
 
     Raises:
         ConfigError: neither is known.
@@ -114,7 +114,7 @@ def dataset_of(state: RunState, override: str | None) -> str:
         return override
     if state.origin is None:
         raise ConfigError(
-            f"{state.folder}: the run does not say where its dataset lies: name it with --dataset"
+            f"{state.folder}: the run does not record where its dataset is: name it with --dataset"
         )
     return state.origin.dataset
 

@@ -1,4 +1,4 @@
-"""The pixels of a record as it is stored, for people to look at."""
+"""The pixels of a record as stored, to show to people."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from train.feed.records import Record, RecordReader
 def stored_pixels(
     data: TrainingSet, reader: RecordReader, number: int, record: Record
 ) -> NDArray[np.uint8]:
-    """Pixels (size, size, 3) of record ``number``, which ``reader`` read.
+    """Decode record ``number``, read by ``reader``, to pixels (size, size, 3).
 
     Raises:
-        DataError: it does not decode; names shard and key.
+        DataError: it does not decode; the message names shard and key.
     """
     try:
         return record_pixels(record.content, data.encoding, data.size_px)
