@@ -209,6 +209,6 @@ def test_noise_too_small_for_a_picture_is_said_to_be(data: StatsData) -> None:
     source, paper = (part for part in noise.parts if isinstance(part, Grid))
     most = 3 * np.abs(shift_levels(dull, "paper")[:, 2]).max()
     assert f"PC3 ({most:.2f})" in paper.caption
-    assert "PC1" not in paper.caption.partition("Too small")[2]
+    assert "PC1" not in paper.caption.partition("Less than half a level")[2]
     source_most = 3 * np.abs(shift_levels(dull, "source")[:, 2]).max()
-    assert ("Too small" in source.caption) is bool(source_most < 0.5)
+    assert ("Less than half a level" in source.caption) is bool(source_most < 0.5)
