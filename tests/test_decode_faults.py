@@ -85,7 +85,7 @@ def test_corrupt_image_data_is_an_error(mode: str) -> None:
     ("data", "cause"),
     [
         (b"", "0 bytes"),
-        (b"\0" * 100, "known format"),
+        (b"\0" * 100, "not a known image format"),
         (b"Not Found\n" * 9, "text"),
         (b"<html>" * 20, "text"),
         (b"\xff\xd8", "truncated JPEG"),
@@ -94,8 +94,8 @@ def test_corrupt_image_data_is_an_error(mode: str) -> None:
         (b"\xff\xd8" + b"\0" * 500, "truncated JPEG"),
         (b"\x89PNG\r\n\x1a\n", "truncated PNG"),
         (b"GIF89a", "damaged GIF"),
-        (b"%PDF-1.4 " + bytes(range(200)), "known format"),
-        (b"8BPS\0\1" + bytes(100), "known format"),
+        (b"%PDF-1.4 " + bytes(range(200)), "not a known image format"),
+        (b"8BPS\0\1" + bytes(100), "not a known image format"),
     ],
 )
 def test_what_is_no_image_is_named(data: bytes, cause: str) -> None:

@@ -124,7 +124,7 @@ def test_a_pillow_that_comes_first_must_be_fixed(plain: Path) -> None:
     ran = doctor("--quick", "--json", environment=first_on_the_path(plain))
     assert ran.code == 1
     found = by_name(ran.json["findings"])["Pillow"]
-    assert found["fix"] == f"take {plain.resolve()} out of PYTHONPATH"
+    assert found["fix"] == f"remove {plain.resolve()} from PYTHONPATH"
     assert (found["level"], found["facts"]["problem"]) == ("fix", "shadowed")
     assert found["facts"]["distribution"] == "pillow"
 

@@ -1,7 +1,7 @@
-"""Which Pillow ``import PIL`` would take, told from files alone: nothing of it is imported.
+"""Find which Pillow ``import PIL`` would load, from its files alone, without importing it.
 
-pillow-simd and pillow install the same ``PIL`` folder. Whichever comes last wins, in silence, and
-leaves the other's metadata behind, so versions alone do not tell: the files are hashed.
+pillow-simd and pillow install into the same ``PIL`` folder. The last one installed silently
+overwrites the other but leaves its metadata, so the version is not enough: the files are hashed.
 """
 
 from __future__ import annotations
@@ -19,62 +19,63 @@ from typing import Literal
 
 SIMD, PLAIN, UNKNOWN = "pillow-simd", "pillow", "PIL"
 Problem = Literal["missing", "plain", "mixed", "overwritten", "shadowed"]
-# Both distributions have them and they differ from release to release.
-_TELLING = ("PIL/__init__.py", "PIL/_version.py", "PIL/Image.py")
-_TELLING_BINARY = "PIL/_imaging."
+# Both distributions have these files, and their content differs from release to release.
+_VERSIONED_FILES = ("PIL/__init__.py", "PIL/_version.py", "PIL/Image.py")
+_VERSIONED_BINARY = "PIL/_imaging."
 
 
 @dataclass(frozen=True, slots=True)
 class PillowInstall:
-    """What was found."""
+    """The Pillow that an import would load, and what is wrong with it."""
 
     folder: Path | None
-    """The ``PIL`` folder that an import takes."""
+    """The ``PIL`` folder that an import would load; None if there is none."""
     name: str
-    """The distribution whose files lie in it: ``pillow-simd``, ``pillow``; ``PIL`` if unknown."""
+    """The distribution its files come from: ``pillow-simd``, ``pillow``; ``PIL`` if unknown."""
     version: str
     """Empty if unknown."""
     problem: Problem | None
-    """None where the right one is there, whole."""
+    """None if the right distribution is installed and intact."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}".strip()
 
     @property
     def why(self) -> str:
-        """What is wrong, in one sentence; empty where nothing is."""
+        """The problem in one sentence; empty if there is none."""
         return {
             None: "",
-            "missing": "no build starts without it",
-            "plain": "plain pillow stands where pillow-simd should: slower, and another engine (a "
-            "build begun with one does not go on with the other)",
-            "mixed": "pillow and pillow-simd both claim one folder: removing either breaks it",
-            "overwritten": "files of pillow-simd were overwritten: slower, another engine (a build "
-            "begun with one does not go on with the other), and it may break",
+            "missing": "a build cannot start without it",
+            "plain": "pillow is installed instead of pillow-simd: slower, and other codecs (a "
+            "build that was started with one cannot be resumed with the other)",
+            "mixed": "pillow and pillow-simd are installed in the same folder: uninstalling either "
+            "one breaks the other",
+            "overwritten": "files of pillow-simd were overwritten: slower, other codecs (a build "
+            "that was started with one cannot be resumed with the other), and it may fail",
             "shadowed": "another Pillow comes before pillow-simd on the search path: slower, and "
-            "another engine (a build begun with one does not go on with the other)",
+            "other codecs (a build that was started with one cannot be resumed with the other)",
         }[self.problem]
 
     @property
     def fix(self) -> str:
-        """The command that mends it; empty where nothing is to be mended."""
+        """The command that fixes the problem; empty if there is none."""
         if self.problem is None:
             return ""
         if self.problem == "shadowed":
             site = self.folder.parent if self.folder else None
             listed = os.environ.get("PYTHONPATH", "").split(os.pathsep)
             by_variable = any(each and Path(each).resolve() == site for each in listed)
-            return f"take {site} out of {'PYTHONPATH' if by_variable else 'the search path'}"
+            return f"remove {site} from {'PYTHONPATH' if by_variable else 'the search path'}"
         return reinstall_command()
 
 
 def needs_simd() -> bool:
-    """Whether imgprep asks for pillow-simd on this kind of processor."""
+    """Whether imgprep requires pillow-simd on this processor architecture."""
     return platform.machine() == "x86_64"
 
 
 def has_avx2() -> bool | None:
-    """Whether the processor has AVX2; None if the system does not tell."""
+    """Whether the processor has AVX2; None if it cannot be determined."""
     try:
         return "avx2" in Path("/proc/cpuinfo").read_text("utf-8", "replace").split()
     except OSError:
@@ -82,7 +83,7 @@ def has_avx2() -> bool | None:
 
 
 def reinstall_command() -> str:
-    """The shell command that puts the right Pillow in place, compiled for this processor."""
+    """The shell command that installs the right Pillow, compiled for this processor."""
     pip = f"{shlex.quote(sys.executable)} -m pip"
     remove = f"{pip} uninstall -y pillow pillow-simd"
     if not needs_simd():
@@ -95,21 +96,21 @@ def reinstall_command() -> str:
 
 
 def find_pillow() -> PillowInstall:
-    """Look at the distributions on the search path and at the files of ``PIL``; some 10 ms."""
+    """Check the distributions on the search path and the files of ``PIL``; takes about 10 ms."""
     try:
         spec = util.find_spec("PIL")
-    except (ImportError, ValueError):  # a broken loader, or a PIL that is half imported
+    except (ImportError, ValueError):  # a broken loader, or a partly imported PIL
         spec = None
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    if spec is None or spec.origin is None or not places:  # not there, or an empty folder
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if spec is None or spec.origin is None or not folders:  # not installed, or an empty folder
         return PillowInstall(None, "none", "", "missing")
-    folder = Path(places[0]).resolve()
+    folder = Path(folders[0]).resolve()
     simd, plain = _distribution(SIMD), _distribution(PLAIN)
     simd_here = next((each for each in simd if _site(each) == folder.parent), None)
     plain_here = next((each for each in plain if _site(each) == folder.parent), None)
     if simd_here is not None:
-        if not _is_whole(simd_here, folder):
-            if plain_here is not None and _is_whole(plain_here, folder):
+        if not _is_intact(simd_here, folder):
+            if plain_here is not None and _is_intact(plain_here, folder):
                 return PillowInstall(folder, PLAIN, plain_here.version, "overwritten")
             return PillowInstall(folder, UNKNOWN, "", "overwritten")
         problem: Problem | None = "mixed" if plain_here else None
@@ -128,12 +129,12 @@ def _site(distribution: metadata.Distribution) -> Path:
     return Path(str(distribution.locate_file(""))).resolve()
 
 
-def _is_whole(distribution: metadata.Distribution, folder: Path) -> bool:
-    """Whether the files that tell are as the distribution's RECORD says."""
-    seen = 0
+def _is_intact(distribution: metadata.Distribution, folder: Path) -> bool:
+    """Whether the version-dependent files have the hashes in the distribution's RECORD."""
+    matching = 0
     for file in distribution.files or ():
         name = file.as_posix()
-        if name not in _TELLING and not name.startswith(_TELLING_BINARY):
+        if name not in _VERSIONED_FILES and not name.startswith(_VERSIONED_BINARY):
             continue
         if file.hash is None or file.hash.mode != "sha256":
             continue
@@ -143,9 +144,9 @@ def _is_whole(distribution: metadata.Distribution, folder: Path) -> bool:
             return False
         if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != file.hash.value:
             return False
-        seen += 1
-    # Without a RECORD (some system packages) only the version is left to go by.
-    return seen > 0 or _states_version(folder, distribution.version)
+        matching += 1
+    # Some system packages have no RECORD; then only the version can be compared.
+    return matching > 0 or _states_version(folder, distribution.version)
 
 
 def _states_version(folder: Path, version: str) -> bool:

@@ -1,7 +1,7 @@
-"""Image files by Pillow: formats on a list, told by their first bytes, opened by one plugin each.
+"""Decode image files with Pillow: a fixed list of formats, recognised by their first bytes.
 
-Only the plugin that the bytes name is asked, and it is called directly: ``PIL.Image.open`` would
-try others, and its size limit is a global that belongs to the whole process.
+The plugin of the recognised format is called directly: ``PIL.Image.open`` would try other plugins,
+and its size limit is a global variable of the whole process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from imgprep.errors import ImageError
 from imgprep.image.decoded import Decoded, Notes, check_megapixels, turn_back, turn_upright
 from imgprep.spec import ExifPolicy
 
-# Rasters with a firm signature, read without other programs. (format, its plugin, signatures)
+# (format, Pillow plugin, signatures): raster formats with a fixed signature that Pillow reads
+# without an external program.
 _FORMATS: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
     ("PNG", "PngImagePlugin", (b"\x89PNG\r\n\x1a\n",)),
     ("GIF", "GifImagePlugin", (b"GIF87a", b"GIF89a")),
@@ -42,8 +43,8 @@ _ORIENTATION_TAG = 0x0112
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """Pixels as they are stored (not turned), and what Pillow said about the file."""
+class PillowImage:
+    """Pixels as stored (not turned upright), and what Pillow reported about the file."""
 
     image_hwc: NDArray[np.uint8]
     mode: str
@@ -52,7 +53,7 @@ class Opened:
 
 
 def decode_other(data: bytes, *, max_megapixels: int, exif: ExifPolicy) -> Decoded:
-    """``decode_image`` for all that is not JPEG."""
+    """``decode_image`` for every format except JPEG."""
     format_name = sniff(data)
     if format_name == "PNG":
         _check_png(data)
@@ -65,9 +66,9 @@ def decode_other(data: bytes, *, max_megapixels: int, exif: ExifPolicy) -> Decod
 
 
 def sniff(data: bytes) -> str:
-    """The format by the first bytes; ImageError if it is none of the list."""
+    """The format name by the first bytes; ImageError if the format is not known."""
     if not data:
-        raise ImageError("empty: 0 bytes")
+        raise ImageError("empty file: 0 bytes")
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:12] in (b"ftypavif", b"ftypavis"):
@@ -77,28 +78,30 @@ def sniff(data: bytes) -> str:
             return name
     start = data[:64]
     if all(32 <= byte < 127 or byte in b"\t\n\r" for byte in start):
-        raise ImageError("not an image: the bytes are text")
-    raise ImageError(f"not an image of a known format: the bytes begin {start[:8].hex(' ')}")
+        raise ImageError("not an image: the file is text")
+    raise ImageError(f"not a known image format: the file starts with {start[:8].hex(' ')}")
 
 
-def open_pixels(data: bytes, format_name: str, *, max_megapixels: int | None) -> Opened:
+def open_pixels(data: bytes, format_name: str, *, max_megapixels: int | None) -> PillowImage:
     """Decode the first frame with the plugin of ``format_name``; ImageError for any failure.
 
-    The size is checked against ``max_megapixels`` before a pixel is decoded (None: the caller
-    did).
+    The declared size is checked against ``max_megapixels`` before decoding; None means that the
+    caller has checked it.
     """
-    heard: list[str] = []
-    with _listen(heard):
+    messages: list[str] = []
+    with _collect_warnings(messages):
         try:
-            return _open(data, format_name, max_megapixels, heard)
+            return _open(data, format_name, max_megapixels, messages)
         except ImageError:
             raise
         except Exception as exc:
-            # Pillow's plugins raise whatever their parsing runs into, MemoryError included.
+            # Pillow's plugins let any exception of their parsers through, MemoryError included.
             raise ImageError(f"damaged {format_name}: {str(exc) or type(exc).__name__}") from exc
 
 
-def _open(data: bytes, format_name: str, max_megapixels: int | None, heard: list[str]) -> Opened:
+def _open(
+    data: bytes, format_name: str, max_megapixels: int | None, messages: list[str]
+) -> PillowImage:
     try:
         importlib.import_module(f"PIL.{_PLUGINS[format_name]}")
         factory: Any
@@ -106,7 +109,7 @@ def _open(data: bytes, format_name: str, max_megapixels: int | None, heard: list
         factory, accept = Image.OPEN[format_name]
     except (ImportError, KeyError) as exc:
         raise ImageError(f"{format_name}: this build of Pillow cannot read it") from exc
-    if accept is not None and isinstance(accept(data[:16]), str):  # a reason, in place of a yes
+    if accept is not None and isinstance(accept(data[:16]), str):  # the reason why it cannot
         raise ImageError(f"{format_name}: this build of Pillow cannot read it")
     image = factory(io.BytesIO(data), "")
     width, height = image.size
@@ -119,24 +122,24 @@ def _open(data: bytes, format_name: str, max_megapixels: int | None, heard: list
     image.load()
     image_hwc = _to_rgb(image)
     if format_name == "TIFF" and orientation != 1 and _ORIENTATION_TAG not in image.tag_v2:
-        image_hwc = turn_back(image_hwc, orientation)  # this plugin turns by itself
-    return Opened(image_hwc, mode, int(orientation), tuple(dict.fromkeys(heard)))
+        image_hwc = turn_back(image_hwc, orientation)  # the plugin turned it already
+    return PillowImage(image_hwc, mode, int(orientation), tuple(dict.fromkeys(messages)))
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode == "F":
-        raise ImageError("floating-point pixels: no defined range")
+        raise ImageError("unsupported: floating-point pixels have no defined range")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # convert("RGB") would clip at 255; the high byte is what it keeps of 16-bit colour.
+        # convert("RGB") would clip at 255. Of 16-bit colour it keeps the high byte; so does this.
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
-            raise ImageError("32-bit integer pixels: no defined range")
+            raise ImageError("unsupported: 32-bit integer pixels have no defined range")
         return np.repeat((grey >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     return np.ascontiguousarray(image.convert("RGB"))
 
 
 def _check_png(data: bytes) -> None:
-    """ImageError if a PNG is cut short or a critical chunk damaged, which Pillow may overlook."""
+    """ImageError if a PNG is truncated or a critical chunk is damaged; Pillow may not notice."""
     position = 8
     while position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
@@ -154,28 +157,30 @@ def _check_png(data: bytes) -> None:
     raise ImageError("truncated PNG: it ends before its IEND chunk")
 
 
-class _Ear(logging.Handler):
-    def __init__(self, heard: list[str]) -> None:
+class _LogCollector(logging.Handler):
+    """Appends the text of each log record of level WARNING or above to a list."""
+
+    def __init__(self, messages: list[str]) -> None:
         super().__init__(logging.WARNING)
-        self.heard = heard
+        self.messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.heard.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 @contextmanager
-def _listen(heard: list[str]) -> Iterator[None]:
-    """Collect what Pillow warns and logs, which would otherwise be printed."""
-    logger, ear = logging.getLogger("PIL"), _Ear(heard)
+def _collect_warnings(messages: list[str]) -> Iterator[None]:
+    """Append Pillow's warnings and log messages to ``messages`` instead of printing them."""
+    logger, handler = logging.getLogger("PIL"), _LogCollector(messages)
 
     def note(message: Warning | str, *_: object, **__: object) -> None:
-        heard.append(str(message))
+        messages.append(str(message))
 
-    logger.addHandler(ear)
+    logger.addHandler(handler)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.showwarning = note
             yield
     finally:
-        logger.removeHandler(ear)
+        logger.removeHandler(handler)
