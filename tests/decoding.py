@@ -1,4 +1,4 @@
-"""The two ways to decode a JPEG, part or whole: an image fares the same by both."""
+"""Check that both JPEG decoders (region, whole image) have the same outcome for a file."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from imgprep.errors import ImageError
-from imgprep.image import jpegwindow
+from imgprep.image import jpegregion
 from imgprep.image.prepare import prepare
 from imgprep.spec import ImageSpec
 from tests.fuzzing import cause
 
 
 @contextmanager
-def full_path() -> Iterator[None]:
-    """As with ``IMGPREP_JPEG=full``."""
-    enabled, jpegwindow.ENABLED = jpegwindow.ENABLED, False
+def whole_decoding() -> Iterator[None]:
+    """Decode as with ``IMGPREP_JPEG=full``."""
+    enabled, jpegregion.ENABLED = jpegregion.ENABLED, False
     try:
         yield
     finally:
-        jpegwindow.ENABLED = enabled
+        jpegregion.ENABLED = enabled
 
 
 def outcome(data: bytes, spec: ImageSpec) -> object:
-    """Pixels and notes of the record, or why there is none."""
+    """Pixels and notes of the record, or the cause if there is none."""
     try:
         prepared = prepare(data, spec)
     except ImageError as exc:
@@ -32,7 +32,7 @@ def outcome(data: bytes, spec: ImageSpec) -> object:
 
 
 def check_outcome(data: bytes, spec: ImageSpec) -> None:
-    """The same by both."""
+    """Assert that both decoders have the same outcome."""
     fast = outcome(data, spec)
-    with full_path():
+    with whole_decoding():
         assert outcome(data, spec) == fast

@@ -1,4 +1,4 @@
-"""Fuzz targets: image files, and the compiled code that works on pixels."""
+"""Fuzz targets: image files, and the C code that works on pixels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import simplejpeg
 from PIL import Image
 
 from imgprep.errors import ImageError
-from imgprep.image import jpegwindow, kernel
+from imgprep.image import jpegregion, kernel
 from imgprep.image.decode import decode_image
-from imgprep.image.geometry import Crop, Part, Window
+from imgprep.image.geometry import Crop, Placement, Region
 from imgprep.image.jpegfile import read_header
-from imgprep.image.resize import needed_window
+from imgprep.image.resize import needed_region
 from imgprep.spec import ExifPolicy, ImageSpec
 from tests.decoding import check_outcome
 from tests.fuzzing import cause, target
@@ -49,7 +49,7 @@ def _jpegs() -> list[bytes]:
 
 @target("jpeg", _jpegs, tokens=JPEG_TOKENS, needs=("imgprep.image._jpeg",))
 def jpeg(data: bytes) -> None:
-    """The window decoder gives the pixels of a whole decode, or declines; so does the program."""
+    """The region decoder gives the pixels of a whole decode, or declines the file."""
     data = b"\xff\xd8" + data[2:]
     try:
         header = read_header(data)
@@ -58,23 +58,23 @@ def jpeg(data: bytes) -> None:
     height, width = header.height_px, header.width_px
     if not 0 < height * width <= PIXELS_MAX:
         return
-    if jpegwindow.is_plain(header):
-        window = Window(height // 3, -(-height // 2), width // 4, -(-width // 2))
-        for each in (window, Window(0, height, 0, width)):
-            _check_window(data, each)
+    if jpegregion.is_plain(header):
+        region = Region(height // 3, -(-height // 2), width // 4, -(-width // 2))
+        for each in (region, Region(0, height, 0, width)):
+            _check_region(data, each)
     check_outcome(data, ImageSpec(size_px=8, max_megapixels=1))
 
 
-def _check_window(data: bytes, window: Window) -> None:
+def _check_region(data: bytes, region: Region) -> None:
     header = read_header(data)
     buffer = np.full(header.height_px * header.width_px * 3, 77, np.uint8)
-    found = jpegwindow.decode_window(data, header, window, buffer)
-    if found is None:
+    result = jpegregion.decode_region(data, header, region, buffer)
+    if result is None:
         return
-    pixels, part = found
+    pixels, placement = result
     whole = simplejpeg.decode_jpeg(data, "RGB", strict=True)
-    left, right = window.left - part.left, window.right - part.left
-    expected = whole[window.top : window.bottom, window.left : window.right]
+    left, right = region.left - placement.left, region.right - placement.left
+    expected = whole[region.top : region.bottom, region.left : region.right]
     assert (pixels[:, left:right] == expected).all()
 
 
@@ -106,13 +106,13 @@ def _images() -> list[bytes]:
 
 @target("image", _images, tokens=IMAGE_TOKENS)
 def image(data: bytes) -> None:
-    """Formats that Pillow reads: an image within the limit, or an ImageError."""
+    """A file of a format that Pillow reads is an image within the limit, or an ImageError."""
     policies: tuple[ExifPolicy, ...] = ("ignore", "apply")
-    window_of = partial(needed_window, size_px=8, filter_name="area")
+    region_of = partial(needed_region, size_px=8, filter_name="area")
     for exif in policies:
         content = repaired_png(data) if data[:4] == b"\x89PNG" and exif == "apply" else data
         try:
-            found = decode_image(content, max_megapixels=1, exif=exif, window_of=window_of)
+            found = decode_image(content, max_megapixels=1, exif=exif, region_of=region_of)
         except ImageError as exc:
             cause(exc)
             continue
@@ -133,23 +133,23 @@ def _kernel_seeds() -> list[bytes]:
 
 @target("kernel", _kernel_seeds, needs=("imgprep.image._kernel",))
 def shrink(data: bytes) -> None:
-    """Shrinking and moments with arguments that make no sense: ValueError, or the definition's
-    pixels; plain C and AVX2 give the same bytes."""
+    """With any arguments, shrinking and moments raise ValueError or agree with the numpy reference;
+    plain C and AVX2 give the same bytes."""
     values = struct.unpack_from("<11h", data.ljust(22, b"\0"))
     height, width = (value % 97 + 1 for value in values[:2])
     full = (values[2], values[3])
-    part = Part(*full, values[4], values[5])
+    placement = Placement(*full, values[4], values[5])
     crop = Crop(values[8], values[9], values[10] % 40 + 1)
     pixels = np.resize(np.frombuffer(data[22:] or b"\x07", np.uint8), (height, width, 3))
     found = {}
     for backend in kernel.available_backends():
         try:
             result = kernel.area_shrink(
-                pixels, (values[6], values[7]), crop, part=part, backend=backend
+                pixels, (values[6], values[7]), crop, placement=placement, backend=backend
             )
         except ValueError:
             continue
-        except ZeroDivisionError:  # geometry: never for a size that an image has
+        except ZeroDivisionError:  # from geometry: impossible for the size of a real image
             assert backend == "numpy"
             continue
         sums = np.zeros(result.shape, np.uint32)

@@ -1,4 +1,4 @@
-"""Image files of every kind, made in memory."""
+"""Make image files of every kind in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from imgprep.image.decode import Decoded, decode_image
 from imgprep.spec import ExifPolicy
 
-# 32x24, libjpeg-turbo's jpegtran -arithmetic.
+# 32x24, made by libjpeg-turbo's jpegtran -arithmetic.
 ARITHMETIC = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAYEBQYFBAYGBQYHBwYIChAKCgkJChQODwwQFxQYGBcUFhYaHSUfGhsj"
     "HBYWICwgIyYnKSopGR8tMC0oMCUoKSj/2wBDAQcHBwoIChMKChMoGhYaKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgo"
@@ -24,7 +24,7 @@ ARITHMETIC = base64.b64decode(
 )
 
 
-# 16x16, cjpeg -sample 1x2,2x1,1x1.
+# 16x16, made by cjpeg -sample 1x2,2x1,1x1.
 ODD_SAMPLING = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywt"
     "QFdBRkxOUlNSMj5aYVpQYEpRUk//2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09PT09P"
@@ -71,7 +71,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png16(samples: NDArray[np.uint16], colour_type: int) -> bytes:
-    """A 16-bit PNG of (height, width, bands) samples, filter 0 on each row."""
+    """A 16-bit PNG of (height, width, bands) samples, with filter 0 in every row."""
     height, width, _ = samples.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
@@ -91,7 +91,7 @@ def with_exif(data: bytes, orientation: int, order: str = ">") -> bytes:
 
 
 def adobe_patched(data: bytes, transform: int | None) -> bytes:
-    """Another transform in the Adobe segment of a JPEG, or no such segment."""
+    """The JPEG with another transform in its Adobe segment, or without that segment."""
     start = data.index(b"\xff\xee\x00\x0eAdobe")
     if transform is None:
         return data[:start] + data[start + 16 :]

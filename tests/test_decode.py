@@ -1,4 +1,4 @@
-"""Every kind of image file that ImageNet holds, and other formats."""
+"""Decode every kind of image file that ImageNet has, and other formats."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.imagefiles import (
     with_exif,
 )
 
-# ---- JPEG that must be read ---------------------------------------------------------------
+# ---- JPEG files that must be readable ----------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -56,9 +56,7 @@ def test_grey_has_three_equal_channels() -> None:
 
 
 @pytest.mark.parametrize(("transform", "mode"), [(0, "CMYK"), (2, "YCCK"), (None, "CMYK")])
-def test_four_colours_are_read_as_pillow_understands_adobe(
-    transform: int | None, mode: str
-) -> None:
+def test_four_colours_are_read_as_pillow_reads_them(transform: int | None, mode: str) -> None:
     image = Image.fromarray(picture()).convert("CMYK")
     data = adobe_patched(saved(image, "JPEG", quality=95), transform)
     decoded = decode(data)
@@ -78,7 +76,7 @@ def test_arithmetic_coding_is_read() -> None:
     assert np.abs(decode(ARITHMETIC).image_hwc - drawn).mean() < 8
 
 
-def test_sampling_that_turbojpeg_does_not_know_goes_to_pillow() -> None:
+def test_subsampling_unknown_to_turbojpeg_is_read_by_pillow() -> None:
     with pytest.raises(ValueError, match="subsampling"):
         simplejpeg.decode_jpeg(ODD_SAMPLING, "RGB")
     assert (decode(ODD_SAMPLING).image_hwc == by_pillow(ODD_SAMPLING)).all()
@@ -88,7 +86,9 @@ def test_sampling_that_turbojpeg_does_not_know_goes_to_pillow() -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_noted_and_turned_only_on_request(orientation: int, order: str) -> None:
+def test_exif_orientation_is_noted_and_applied_only_on_request(
+    orientation: int, order: str
+) -> None:
     plain = jpeg()
     turned = with_exif(plain, orientation, order)
     upright = decode(plain).image_hwc.copy()
@@ -162,7 +162,7 @@ def test_png_modes_become_rgb_as_pillow_converts_them(mode: str) -> None:
 
 
 @pytest.mark.parametrize("transparency", [3, bytes(range(256))])
-def test_palette_transparency_is_dropped_in_silence(transparency: int | bytes) -> None:
+def test_palette_transparency_is_dropped_without_a_message(transparency: int | bytes) -> None:
     image = Image.fromarray(picture()).convert("P")
     decoded = decode(saved(image, "PNG", transparency=transparency))
     assert (decoded.image_hwc == np.asarray(image.convert("RGB"))).all()
@@ -182,21 +182,21 @@ def test_16_bit_png_keeps_the_high_byte(colour_type: int, bands: int) -> None:
     assert (decode(png16(samples, colour_type)).image_hwc == expected).all()
 
 
-def test_the_first_frame_of_a_gif_counts() -> None:
+def test_the_first_frame_of_a_gif_is_used() -> None:
     frames = [Image.fromarray(picture()).convert("P"), Image.new("P", (60, 40))]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     expected = np.asarray(frames[0].convert("RGB"))
     assert (decode(data).image_hwc == expected).all()
 
 
-def test_pixels_without_a_defined_range_are_refused() -> None:
+def test_pixels_without_a_defined_range_are_rejected() -> None:
     for dtype, cause in ((np.float32, "floating-point"), (np.int32, "32-bit integer")):
         values = (picture()[:, :, 0].astype(dtype) - 100) * 1000
         with pytest.raises(ImageError, match=cause):
             decode(saved(Image.fromarray(values), "TIFF"))
 
 
-def test_a_format_that_this_pillow_was_built_without_is_named() -> None:
+def test_a_format_that_this_pillow_cannot_read_is_named() -> None:
     webp = base64.b64decode("UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA==")
     avif = b"\0\0\0\x20ftypavif" + bytes(40)
     for feature, data in (("webp", webp), ("avif", avif)):
@@ -206,7 +206,7 @@ def test_a_format_that_this_pillow_was_built_without_is_named() -> None:
             decode(data)
 
 
-def test_nothing_is_printed_or_left_changed(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_and_no_global_state_changes(capfd: pytest.CaptureFixture[str]) -> None:
     before = (Image.MAX_IMAGE_PIXELS, list(logging.getLogger("PIL").handlers))
     image = Image.fromarray(picture())
     for data in (saved(image.convert("P"), "PNG", transparency=bytes(256)), b"II*\0" + bytes(60)):

@@ -1,4 +1,4 @@
-"""Damaged, truncated, huge and hostile image files: an image or an ImageError, nothing else."""
+"""Damaged, truncated, huge and hostile files give an image or an ImageError, nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_harmless_faults_are_noted_and_change_no_pixel() -> None:
         "before marker 0xd9": clean[:-2] + b"junk" * 9 + clean[-2:],
         "before marker 0xda": clean[:scan] + b"junk" + clean[scan:],
         "Invalid SOS": clean[: scan + 11] + b"\x01\x3f\x00" + clean[scan + 14 :],
-        # In place of the JFIF segment, which would overrule it.
+        # It replaces the JFIF segment, which would override it.
         "Adobe color": clean[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\x09" + clean[20:],
     }
     for cause, data in faulty.items():
@@ -98,7 +98,7 @@ def test_corrupt_image_data_is_an_error(mode: str) -> None:
         (b"8BPS\0\1" + bytes(100), "not a known image format"),
     ],
 )
-def test_what_is_no_image_is_named(data: bytes, cause: str) -> None:
+def test_a_file_that_is_not_an_image_is_named(data: bytes, cause: str) -> None:
     with pytest.raises(ImageError, match=cause):
         decode(data)
 
@@ -106,7 +106,7 @@ def test_what_is_no_image_is_named(data: bytes, cause: str) -> None:
 # ---- bombs --------------------------------------------------------------------------------
 
 
-def test_a_declared_size_above_the_limit_is_refused_before_decoding() -> None:
+def test_a_declared_size_above_the_limit_is_rejected_before_decoding() -> None:
     data = bytearray(jpeg())
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
@@ -127,7 +127,7 @@ def test_the_limit_is_in_millions_of_pixels() -> None:
             decode(data, max_megapixels=1)
 
 
-def test_an_empty_frame_is_refused() -> None:
+def test_an_empty_frame_is_rejected() -> None:
     data = bytearray(jpeg())
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 7] = b"\0\0"

@@ -1,4 +1,4 @@
-"""One image through prepare() and encode()."""
+"""prepare() and encode() of one image."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_prepare_is_decode_then_resize(filter_name: str, shape: tuple[int, int])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 99), (40, 40), (99, 99)])
-def test_what_is_prepared_survives_the_next_image(shape: tuple[int, int]) -> None:
-    # The decoder reuses its memory; a record must not.
+def test_a_record_is_not_overwritten_by_the_next_image(shape: tuple[int, int]) -> None:
+    # The decoder reuses its buffer; a record must not be in it.
     spec = ImageSpec(size_px=64)
     first = prepare(simplejpeg.encode_jpeg(picture(*shape)), spec).image_hwc
     kept = first.copy()
@@ -51,7 +51,7 @@ def test_what_is_prepared_survives_the_next_image(shape: tuple[int, int]) -> Non
     assert (first == kept).all()
 
 
-def test_prepare_passes_the_limits_of_the_spec_on() -> None:
+def test_prepare_applies_the_size_limit_of_the_spec() -> None:
     data = png(picture(1001, 1000))
     with pytest.raises(ImageError, match="limit of 1 megapixels"):
         prepare(data, ImageSpec(max_megapixels=1))
@@ -59,7 +59,7 @@ def test_prepare_passes_the_limits_of_the_spec_on() -> None:
 
 
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
-def test_jpeg_has_the_size_sampling_and_quality_asked_for(subsampling: Subsampling) -> None:
+def test_jpeg_has_the_requested_size_subsampling_and_quality(subsampling: Subsampling) -> None:
     image_hwc = picture(64, 64)
     lengths = []
     for quality in (50, 95, 100):
@@ -104,7 +104,7 @@ def test_the_same_pixels_give_the_same_bytes(encoding: str) -> None:
     assert encode(picture(64, 64), spec) == first
 
 
-def test_codecs_name_what_decides_the_bytes() -> None:
+def test_codecs_name_the_versions_that_decide_the_bytes() -> None:
     versions = codecs()
     assert versions["kernel"] in ("c", "numpy")
     assert versions["simplejpeg"]

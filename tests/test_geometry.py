@@ -1,4 +1,4 @@
-"""Sizes and offsets, against exact rational arithmetic."""
+"""Sizes and offsets are compared with exact rational arithmetic."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_the_crop_is_central_and_inside(height: int, width: int, short: int) -> 
     for offset, side in ((crop.top, scaled[0]), (crop.left, scaled[1])):
         after = side - short - offset
         assert offset >= 0
-        assert after - offset in (0, 1), "an odd surplus pixel goes to the right or bottom"
+        assert after - offset in (0, 1), "an odd surplus pixel is cut at the right or bottom"
 
 
 @given(sides, sides, targets)
-def test_the_source_box_lies_in_the_source(height: int, width: int, short: int) -> None:
+def test_the_source_box_is_inside_the_source(height: int, width: int, short: int) -> None:
     scaled = scaled_size(height, width, short)
     left, top, right, bottom = source_box((height, width), scaled, centre_crop(scaled, short))
     assert 0 <= left < right <= width
@@ -61,7 +61,7 @@ def test_the_source_box_lies_in_the_source(height: int, width: int, short: int) 
         ((500, 375), (341, 256), Crop(42, 0, 256)),
         ((256, 256), (256, 256), Crop(0, 0, 256)),
         ((1, 10_000), (256, 2_560_000), Crop(0, 1_279_872, 256)),
-        ((512, 517), (256, 259), Crop(0, 1, 256)),  # 258.5 goes up
+        ((512, 517), (256, 259), Crop(0, 1, 256)),  # 258.5 is rounded up
     ],
 )
 def test_known_sizes(source: tuple[int, int], scaled: tuple[int, int], crop: Crop) -> None:

@@ -1,4 +1,4 @@
-"""Area averages and moments: every backend against the exact definition."""
+"""Area averages and moments: every backend is compared with the exact definition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imgprep.errors import UsageError
-from imgprep.image.geometry import Crop, Part, centre_crop, covered, scaled_size
+from imgprep.image.geometry import Crop, Placement, centre_crop, covered_region, scaled_size
 from imgprep.image.kernel import add_moments, area_shrink, available_backends, choose_backend
 
 BACKENDS = available_backends()
@@ -24,7 +24,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Values near the ends of the range are as likely as all others together."""
+    """Random pixels, half of them near the ends of the range."""
     rng = np.random.default_rng(seed)
     levels = rng.integers(0, 256, (height, width, 3))
     ends = rng.choice([0, 1, 254, 255], (height, width, 3))
@@ -32,7 +32,7 @@ def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def overlap_matrix(n_source: int, n_scaled: int) -> NDArray[np.int64]:
-    """(n_scaled, n_source): the part of each source sample under each output, times n_scaled."""
+    """(n_scaled, n_source): the overlap of each output and source sample, times n_scaled."""
     i, j = np.ogrid[:n_scaled, :n_source]
     ends = np.minimum((i + 1) * n_source, (j + 1) * n_scaled)
     matrix: NDArray[np.int64] = np.maximum(ends - np.maximum(i * n_source, j * n_scaled), 0)
@@ -43,7 +43,7 @@ def overlap_matrix(n_source: int, n_scaled: int) -> NDArray[np.int64]:
 def exact_area(
     image_hwc: NDArray[np.uint8], scaled_hw: tuple[int, int], crop: Crop
 ) -> NDArray[np.int64]:
-    """All of the scaled image in exact integers, rounded half up, then cropped."""
+    """The whole scaled image in exact integers, rounded half up, then cropped."""
     height, width, _ = image_hwc.shape
     down, across = overlap_matrix(height, scaled_hw[0]), overlap_matrix(width, scaled_hw[1])
     sums = np.einsum("ih,hwc,kw->ikc", down, image_hwc.astype(np.int64), across, optimize=True)
@@ -54,7 +54,7 @@ def exact_area(
 
 @st.composite
 def shrinks(draw: st.DrawFn) -> tuple[NDArray[np.uint8], tuple[int, int], Crop]:
-    """Any shrink that the kernel allows, also those that no build asks for."""
+    """Any shrink that the kernel allows, including those that no build uses."""
     scaled = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
     extra = st.one_of(st.integers(0, 3), st.integers(0, 60), st.sampled_from([500, 900]))
     height, width = (side + draw(extra) for side in scaled)
@@ -87,45 +87,47 @@ def test_compiled_backends_give_the_same_bytes(
 
 @settings(max_examples=80)
 @given(shrinks(), st.tuples(*[st.integers(0, 3)] * 4))
-def test_the_covered_part_is_enough(
+def test_the_covered_region_is_enough(
     case: tuple[NDArray[np.uint8], tuple[int, int], Crop], margins: tuple[int, int, int, int]
 ) -> None:
     image_hwc, scaled, crop = case
     height, width, _ = image_hwc.shape
-    window = covered((height, width), scaled, crop)
-    above, below, before, behind = margins
-    top, left = max(window.top - above, 0), max(window.left - before, 0)
-    cut = image_hwc[top : window.bottom + below, left : window.right + behind].copy()
-    part = Part(height, width, top, left)
+    region = covered_region((height, width), scaled, crop)
+    above, below, before, after = margins
+    top, left = max(region.top - above, 0), max(region.left - before, 0)
+    cut = image_hwc[top : region.bottom + below, left : region.right + after].copy()
+    placement = Placement(height, width, top, left)
     for backend in BACKENDS:
         expected = area_shrink(image_hwc, scaled, crop, backend=backend)
-        assert (area_shrink(cut, scaled, crop, part=part, backend=backend) == expected).all()
+        assert (
+            area_shrink(cut, scaled, crop, placement=placement, backend=backend) == expected
+        ).all()
 
 
 @each_backend
 @pytest.mark.parametrize(
-    ("part", "shape"),
+    ("placement", "shape"),
     [
-        (Part(20, 40, 1, 5), (19, 20)),
-        (Part(20, 40, 0, 6), (20, 20)),
-        (Part(20, 40, 0, 5), (19, 20)),
-        (Part(20, 40, 0, 5), (20, 19)),
-        (Part(20, 40, 0, 5), (21, 30)),
-        (Part(20, 40, 0, 5), (20, 36)),
-        (Part(20, 40, -1, 5), (21, 30)),
-        (Part(20, 40, 0, -1), (20, 40)),
-        (Part(2**40, 40), (20, 40)),
-        (Part(20, 40, 0, 2**40), (20, 40)),
-        (Part(0, 0), (20, 40)),
+        (Placement(20, 40, 1, 5), (19, 20)),
+        (Placement(20, 40, 0, 6), (20, 20)),
+        (Placement(20, 40, 0, 5), (19, 20)),
+        (Placement(20, 40, 0, 5), (20, 19)),
+        (Placement(20, 40, 0, 5), (21, 30)),
+        (Placement(20, 40, 0, 5), (20, 36)),
+        (Placement(20, 40, -1, 5), (21, 30)),
+        (Placement(20, 40, 0, -1), (20, 40)),
+        (Placement(2**40, 40), (20, 40)),
+        (Placement(20, 40, 0, 2**40), (20, 40)),
+        (Placement(0, 0), (20, 40)),
     ],
 )
-def test_a_part_that_is_too_small_or_outside_is_refused(
-    backend: str, part: Part, shape: tuple[int, int]
+def test_pixels_that_do_not_include_the_crop_are_rejected(
+    backend: str, placement: Placement, shape: tuple[int, int]
 ) -> None:
-    with pytest.raises(ValueError, match="part that is given"):  # needs columns 5 to 25
-        area_shrink(noise(*shape), (8, 16), Crop(0, 2, 8), part=part, backend=backend)
-    fitting = Part(20, 40, 0, 5)
-    area_shrink(noise(20, 20), (8, 16), Crop(0, 2, 8), part=fitting, backend=backend)
+    with pytest.raises(ValueError, match="inside the given pixels"):  # needs columns 5 to 25
+        area_shrink(noise(*shape), (8, 16), Crop(0, 2, 8), placement=placement, backend=backend)
+    fitting = Placement(20, 40, 0, 5)
+    area_shrink(noise(20, 20), (8, 16), Crop(0, 2, 8), placement=fitting, backend=backend)
 
 
 @each_backend
@@ -149,7 +151,7 @@ def test_half_size_is_the_mean_of_two_by_two(backend: str) -> None:
 
 
 @each_backend
-def test_an_edge_pixel_counts_by_its_covered_part(backend: str) -> None:
+def test_an_edge_pixel_counts_by_its_covered_fraction(backend: str) -> None:
     row = np.array([30, 60, 90], np.uint8)
     image_hwc = np.repeat(np.repeat(row[None, :, None], 3, axis=0), 3, axis=2)
     found = area_shrink(image_hwc, (2, 2), Crop(0, 0, 2), backend=backend)
@@ -157,9 +159,9 @@ def test_an_edge_pixel_counts_by_its_covered_part(backend: str) -> None:
 
 
 @each_backend
-def test_many_taps_gather_no_bias(backend: str) -> None:
+def test_many_taps_do_not_accumulate_a_bias(backend: str) -> None:
     image_hwc = noise(780, 820, 5)
-    for size in (20, 27, 40):  # the exact path, and the last sizes of the fixed-point path
+    for size in (20, 27, 40):  # the exact version, and the last sizes of the fixed-point version
         found = area_shrink(image_hwc, (size, size), Crop(0, 0, size), backend=backend)
         down, across = overlap_matrix(780, size), overlap_matrix(820, size)
         sums = np.einsum("ih,hwc,kw->ikc", down, image_hwc.astype(float), across, optimize=True)
@@ -168,7 +170,7 @@ def test_many_taps_gather_no_bias(backend: str) -> None:
 
 @each_backend
 def test_reads_stay_inside_the_image(backend: str) -> None:
-    # The image ends where its memory ends; a wrong read would take in the 255s around it.
+    # The image is surrounded by 255s, which a read outside of it would add to the result.
     for height, width in [(9, 9), (10, 31), (12, 8), (33, 9), (40, 40)]:
         around = np.full((3 * height * width + 128,), 255, np.uint8)
         image_hwc = around[64:-64].reshape(height, width, 3)
@@ -190,10 +192,10 @@ def test_reads_stay_inside_the_image(backend: str) -> None:
         ((0, 0), Crop(0, 0, 8)),
     ],
 )
-def test_area_refuses_sizes_that_do_not_fit(
+def test_area_rejects_sizes_that_do_not_fit(
     backend: str, scaled: tuple[int, int], crop: Crop
 ) -> None:
-    with pytest.raises(ValueError, match="crop must lie inside"):
+    with pytest.raises(ValueError, match="crop must be inside"):
         area_shrink(noise(10, 20), scaled, crop, backend=backend)
 
 
@@ -209,7 +211,7 @@ def test_area_refuses_sizes_that_do_not_fit(
         np.zeros((10, 40, 3), np.uint8)[:, ::2],
     ],
 )
-def test_wrong_arrays_are_refused(backend: str, image: NDArray[np.uint8]) -> None:
+def test_wrong_arrays_are_rejected(backend: str, image: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError):
         area_shrink(image, (8, 8), Crop(0, 0, 8), backend=backend)
     with pytest.raises(ValueError):
@@ -250,7 +252,7 @@ def test_moments_do_not_overflow_on_the_largest_white_record(backend: str) -> No
         np.zeros((8, 16, 3), np.uint32)[:, ::2],
     ],
 )
-def test_a_wrong_pixel_sum_is_refused(backend: str, pixel_sum: NDArray[np.uint32]) -> None:
+def test_a_wrong_pixel_sum_is_rejected(backend: str, pixel_sum: NDArray[np.uint32]) -> None:
     with pytest.raises(ValueError):
         add_moments(noise(8, 8), pixel_sum, backend=backend)
 
@@ -258,12 +260,12 @@ def test_a_wrong_pixel_sum_is_refused(backend: str, pixel_sum: NDArray[np.uint32
 def test_the_backend_is_chosen_by_name() -> None:
     assert choose_backend(None) == choose_backend("auto") == BACKENDS[0]
     assert choose_backend("numpy") == "numpy"
-    with pytest.raises(UsageError, match="IMGPREP_KERNEL is 'gpu'"):
+    with pytest.raises(UsageError, match=r"IMGPREP_KERNEL must be one of .*; got 'gpu'"):
         choose_backend("gpu")
 
 
 @each_backend
-def test_the_environment_forces_a_backend(backend: str) -> None:
+def test_the_environment_selects_a_backend(backend: str) -> None:
     code = "from imgprep.image.kernel import BACKEND; print(BACKEND)"
     result = subprocess.run(
         [sys.executable, "-c", code],

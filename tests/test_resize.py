@@ -1,4 +1,4 @@
-"""The fused resize and crop equals resizing everything and then cropping."""
+"""Resize and crop in one step give the same pixels as resizing everything and then cropping."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgprep.image.geometry import Crop, Part, Window, centre_crop, scaled_size
+from imgprep.image.geometry import Crop, Placement, Region, centre_crop, scaled_size
 from imgprep.image.kernel import area_shrink
-from imgprep.image.resize import needed_window, resize_crop
+from imgprep.image.resize import needed_region, resize_crop
 from imgprep.spec import FILTERS
 
 
 def picture(height: int, width: int, seed: int) -> NDArray[np.uint8]:
-    """Noise on a slope: hard for a resampler, and not the same anywhere."""
+    """Noise on a slope: hard to resample, and different everywhere."""
     rng = np.random.default_rng(seed)
     slope = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 120, width))[:, :, None]
     return np.clip(slope + rng.integers(-60, 90, (height, width, 3)), 0, 255).astype(np.uint8)
@@ -28,7 +28,7 @@ def picture(height: int, width: int, seed: int) -> NDArray[np.uint8]:
 def resize_then_crop(
     image_hwc: NDArray[np.uint8], size_px: int, filter_name: str
 ) -> NDArray[np.uint8]:
-    """The slow way, all pixels; area tile by tile through the kernel's numpy definition."""
+    """All pixels, the slow way; area pixel by pixel by the numpy reference."""
     height, width, _ = image_hwc.shape
     tall, wide = scaled_size(height, width, size_px)
     crop = centre_crop((tall, wide), size_px)
@@ -45,7 +45,7 @@ def resize_then_crop(
 
 
 def allowed(filter_name: str, height: int, width: int, size_px: int) -> int:
-    """Levels of difference: see ``resize_crop``."""
+    """The difference in levels that ``resize_crop`` allows."""
     lobed = filter_name in ("area", "bicubic", "lanczos")
     enlarged, long = min(height, width) < size_px, max(height, width) > 4 * min(height, width)
     return 2 if lobed and enlarged and long else 1
@@ -84,23 +84,23 @@ def test_area_equals_resize_then_crop(height: int, width: int, size_px: int, see
 
 
 @given(st.sampled_from(FILTERS), sides, sides, st.integers(8, 48))
-def test_the_needed_window_is_enough(
+def test_the_needed_region_is_enough(
     filter_name: str, height: int, width: int, size_px: int
 ) -> None:
     image_hwc = picture(height, width, 7)
-    window = needed_window(height, width, size_px=size_px, filter_name=filter_name)
-    cut = image_hwc[window.top : window.bottom, window.left : window.right].copy()
-    part = Part(height, width, window.top, window.left)
-    found = resize_crop(cut, size_px=size_px, filter_name=filter_name, part=part)
+    region = needed_region(height, width, size_px=size_px, filter_name=filter_name)
+    cut = image_hwc[region.top : region.bottom, region.left : region.right].copy()
+    placement = Placement(height, width, region.top, region.left)
+    found = resize_crop(cut, size_px=size_px, filter_name=filter_name, placement=placement)
     expected = resize_crop(image_hwc, size_px=size_px, filter_name=filter_name)
     assert (found == expected).all()
 
 
-def test_area_needs_the_square_in_the_middle() -> None:
-    found = needed_window(375, 500, size_px=256, filter_name="area")
-    assert found == Window(0, 375, 61, 437)
-    assert needed_window(375, 500, size_px=256, filter_name="box") == Window(0, 375, 0, 500)
-    assert needed_window(500, 256, size_px=256, filter_name="box") == Window(122, 378, 0, 256)
+def test_area_needs_only_the_central_square() -> None:
+    found = needed_region(375, 500, size_px=256, filter_name="area")
+    assert found == Region(0, 375, 61, 437)
+    assert needed_region(375, 500, size_px=256, filter_name="box") == Region(0, 375, 0, 500)
+    assert needed_region(500, 256, size_px=256, filter_name="box") == Region(122, 378, 0, 256)
 
 
 @pytest.mark.parametrize("filter_name", FILTERS)
@@ -121,7 +121,7 @@ def test_a_flat_image_stays_flat(filter_name: str, level: int) -> None:
 
 
 @pytest.mark.parametrize("filter_name", FILTERS)
-def test_a_short_side_that_fits_is_only_cropped(filter_name: str) -> None:
+def test_an_image_of_the_right_short_side_is_only_cropped(filter_name: str) -> None:
     image_hwc = picture(64, 99, 3)
     found = resize_crop(image_hwc, size_px=64, filter_name=filter_name)
     assert (found == image_hwc[:, 17:81]).all()
@@ -150,7 +150,7 @@ def test_ten_thousand_by_one_is_within_one_level(filter_name: str, shape: tuple[
 @pytest.mark.parametrize("shape", [(128, 172), (172, 128), (48, 72)])
 def test_mirroring_and_resizing_commute(filter_name: str, shape: tuple[int, int]) -> None:
     scaled = scaled_size(*shape, 64)
-    assert all((side - 64) % 2 == 0 for side in scaled), "else the crop is not symmetric"
+    assert all((side - 64) % 2 == 0 for side in scaled), "otherwise the crop is not symmetric"
     image_hwc = picture(*shape, seed=6)
     plain = resize_crop(image_hwc, size_px=64, filter_name=filter_name)
     turned = resize_crop(image_hwc[::-1, ::-1].copy(), size_px=64, filter_name=filter_name)
@@ -159,7 +159,7 @@ def test_mirroring_and_resizing_commute(filter_name: str, shape: tuple[int, int]
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 def test_a_very_long_image_does_not_need_its_scaled_size_in_memory() -> None:
-    # 10000x1 scales to 2560000x256, which would be 2 GB.
+    # 10000x1 would scale to 2560000x256, which takes 2 GB.
     code = (
         "import numpy as np\n"
         "from pathlib import Path\n"

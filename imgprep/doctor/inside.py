@@ -52,7 +52,7 @@ def jpeg_window() -> dict[str, Any]:
     import importlib
     import importlib.util
 
-    from imgprep.image.jpegwindow import ENABLED
+    from imgprep.image.jpegregion import ENABLED
 
     built = importlib.util.find_spec("imgprep.image._jpeg") is not None
     if built:

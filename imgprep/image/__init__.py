@@ -1,5 +1,6 @@
-"""One image file: bytes in, the record's pixels and encoded bytes out.
+"""One image: the bytes of an image file go in, the pixels and the bytes of a record come out.
 
-``decode`` turns any supported file into RGB pixels, ``resize`` scales and crops them (where
-``geometry`` says), and ``prepare`` runs both and encodes the result. Start with ``prepare``.
+``decode`` turns a file of any supported format into RGB pixels, ``resize`` scales and crops them
+(``geometry`` computes the sizes, ``kernel`` does the arithmetic), and ``prepare`` runs both.
+Start reading at ``prepare``.
 """

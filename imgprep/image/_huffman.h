@@ -1,11 +1,11 @@
 /* Huffman decoding of a baseline JPEG scan (ITU-T T.81 annex F.2), faster than libjpeg's.
  *
- * It knows sound data only: whatever is out of order (an unknown code, a run past the end of a
- * block, data that end early or late, a restart marker out of turn) makes it give up, and what
- * that means is left to another decoder. Two things make it fast. The stuffed zero bytes are
- * taken out beforehand, so that eight bytes can be loaded without a look at each; and one look-up
- * gives the length of a code together with the bits of its value, so that the next look-up need
- * not wait until the value is known.
+ * It decodes undamaged data only: on any fault (an unknown code, a run past the end of a block,
+ * data that end early or late, a restart marker out of order) it fails, and the caller uses another
+ * decoder, which reports the fault. It is fast for two reasons. The stuffed zero bytes are removed
+ * beforehand, so eight bytes can be loaded without checking each; and one look-up gives the length
+ * of a code together with the number of bits of its value, so the next look-up need not wait for
+ * the value.
  */
 #ifndef IMGPREP_HUFFMAN_H
 #define IMGPREP_HUFFMAN_H
@@ -14,19 +14,19 @@
 
 #define LOOK_BITS 10
 #define CODE_BITS_MAX 16
-/* 64 coefficients of at most 16 + 15 bits, and the eight bytes of the last load. */
+/* Zero bytes after the data: 64 coefficients of at most 16 + 15 bits, and an eight-byte load. */
 #define OVERREAD_BYTES 512
-/* The run of an end of block: past any coefficient, and not to be reached by an honest run. */
+/* The run length of an end of block: larger than any that a valid run can reach. */
 #define RUN_END 128
 
-/* A decoded code: bits with its value | bits alone << 8 | run of zeros << 16 | value bits << 24.
- * No code has 0 bits, so 0 means none. */
+/* A decoded code: bits of code and value | bits of code << 8 | run of zeros << 16 | bits of value
+ * << 24. No code has 0 bits, so 0 means that there is no code. */
 typedef uint32_t Code;
 
 typedef struct {
     Code look[1 << LOOK_BITS];
-    int32_t code_end[CODE_BITS_MAX + 1]; /* codes of a length are below this, which may be 0 */
-    int32_t shift[CODE_BITS_MAX + 1];    /* code + shift is its place in `codes` */
+    int32_t code_end[CODE_BITS_MAX + 1]; /* codes of this length are below it; 0: none */
+    int32_t shift[CODE_BITS_MAX + 1];    /* code + shift is its index in `codes` */
     Code codes[256];
 } HuffmanTable;
 
@@ -37,7 +37,8 @@ static Code huffman_code(int bits, int symbol, int is_dc) {
     return (Code)(bits + size) | (Code)bits << 8 | (Code)run << 16 | (Code)size << 24;
 }
 
-/* From the DHT segment: how many codes of each length (1..16), and their symbols. -1 if wrong. */
+/* Build from a DHT segment: the number of codes of each length (1..16), and their symbols.
+ * Returns -1 if they are invalid. */
 static int huffman_build(HuffmanTable *table, const uint8_t counts[CODE_BITS_MAX + 1],
                          const uint8_t symbols[256], int is_dc) {
     int32_t code = 0, n = 0;
@@ -58,7 +59,7 @@ static int huffman_build(HuffmanTable *table, const uint8_t counts[CODE_BITS_MAX
     return 0;
 }
 
-/* The code at the top of `bits` where it is longer than LOOK_BITS; 0 if there is none. */
+/* The code at the top of `bits` if it is longer than LOOK_BITS; 0 if there is none. */
 static Code huffman_long(const HuffmanTable *table, uint64_t bits) {
     for (int length = LOOK_BITS + 1; length <= CODE_BITS_MAX; length++) {
         const int32_t code = (int32_t)(bits >> (64 - length));
@@ -67,8 +68,8 @@ static Code huffman_long(const HuffmanTable *table, uint64_t bits) {
     return 0;
 }
 
-/* A stretch of a scan between two markers, without its stuffed bytes. `bits` holds the next
- * `count` bits (or more) at its top; `next` is the first byte that is not wholly in it. */
+/* Reads a segment (the data of a scan between two markers) without its stuffed bytes. The next
+ * `count` bits, or more, are at the top of `bits`; `next` is the first byte not wholly in it. */
 typedef struct {
     const uint8_t *next, *end;
     uint64_t bits;
@@ -77,7 +78,7 @@ typedef struct {
 
 #define HUFFMAN_INLINE __attribute__((always_inline)) static inline
 
-/* At least 56 bits; the bits that a load brings beyond `count` are brought again by the next. */
+/* Fill `bits` to at least 56 bits. Bits loaded beyond `count` are loaded again by the next call. */
 HUFFMAN_INLINE void bits_fill(BitReader *reader) {
     uint64_t word;
     memcpy(&word, reader->next, 8);
@@ -89,8 +90,8 @@ HUFFMAN_INLINE void bits_fill(BitReader *reader) {
     reader->count |= 56;
 }
 
-/* Take the stretch at `*raw` into `to`, which has room for it and OVERREAD_BYTES more. Moves
- * `*raw` to the 0xff of the marker that ends it; -1 if the file ends first. */
+/* Copy the segment at `*raw` to `to`, which has room for it and OVERREAD_BYTES more. Moves `*raw`
+ * to the 0xff of the marker that ends it; returns -1 if the file ends first. */
 static int bits_open(BitReader *reader, const uint8_t **raw, const uint8_t *raw_end, uint8_t *to) {
     const uint8_t *from = *raw;
     reader->next = to;
@@ -115,22 +116,22 @@ static int bits_open(BitReader *reader, const uint8_t **raw, const uint8_t *raw_
     return 0;
 }
 
-/* Bits of the stretch not yet used, less than 0 when too many were. */
+/* The number of unused bits of the segment; negative if too many were used. */
 static inline int64_t bits_left(const BitReader *reader) {
     return 8 * (reader->end - reader->next) + reader->count;
 }
 
-/* The next code; afterwards there are bits for its value too. At least 25 bits are there before,
- * which the look-up takes as they are: so it need not wait for the load. There is no branch on
- * how many, which could not be foretold. */
+/* The next code; afterwards `bits` has its value too. The look-up uses the at least 25 bits that
+ * are present before, so it need not wait for the load. There is no branch on their number, which
+ * the processor could not predict. */
 HUFFMAN_INLINE Code bits_code(BitReader *reader, const HuffmanTable *table) {
     const Code code = table->look[reader->bits >> (64 - LOOK_BITS)];
     bits_fill(reader);
     return __builtin_expect(code != 0, 1) ? code : huffman_long(table, reader->bits);
 }
 
-/* The value after a code (T.81 EXTEND): its upper half stands for itself, its lower half for the
- * negative numbers. Without a branch: which half it is cannot be foretold. */
+/* The value after a code (T.81 EXTEND): the upper half of its range is positive, the lower half
+ * stands for negative numbers. Branch-free, because the sign cannot be predicted. */
 HUFFMAN_INLINE int32_t bits_value(uint64_t bits, Code code) {
     const uint64_t at = bits << (code >> 8 & 0xff);
     const int size = (int)(code >> 24);
@@ -148,7 +149,7 @@ static const uint8_t NATURAL_ORDER[64] = {
     41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
     30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
 
-/* One block into 64 zeros, or nowhere unless `keep`. -1 if the data are not sound. */
+/* Decode one block into 64 zeros, or, unless `keep`, only skip it. -1 if the data are damaged. */
 HUFFMAN_INLINE int huffman_block(BitReader *reader, const HuffmanTable *dc, const HuffmanTable *ac,
                                  int32_t *last_dc, int16_t *block, int keep) {
     Code code = bits_code(reader, dc);

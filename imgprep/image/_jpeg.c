@@ -1,10 +1,10 @@
-/* A window of a JPEG image as RGB: what a centre crop needs of it, and no more.
+/* Decode a region of a JPEG image to RGB: the pixels that a centre crop needs.
  *
- * libjpeg-turbo does all but the entropy decoding, which is _huffman.h's and put in the place of
- * libjpeg's own. Pixels are those of a decode of the whole image, bit for bit: accurate integer
- * DCT, "fancy" upsampling. The data of the whole image are read nonetheless, so damage is noticed
- * wherever it is. There are no messages: anything but a sound baseline image with one scan is
- * declined, and the caller takes another decoder.
+ * libjpeg-turbo does everything except the entropy decoding, which _huffman.h replaces. The pixels
+ * are bit for bit those of a decode of the whole image: accurate integer DCT, "fancy" upsampling.
+ * The data of the whole image are read, so damage outside the region is noticed too. Nothing is
+ * reported: any image that is not an undamaged baseline image of one scan is declined, and the
+ * caller uses another decoder.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -13,41 +13,41 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define JPEG_INTERNALS /* for the entropy decoder's place, `cinfo->entropy` */
+#define JPEG_INTERNALS /* for access to the entropy decoder, `cinfo->entropy` */
 #include <jpeglib.h>
 
 #include "_huffman.h"
 
 #if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 2001000
-#error "libjpeg-turbo 2.1 or newer is needed: older ones do not skip and crop exactly"
+#error "libjpeg-turbo 2.1 or newer is required: older versions do not skip and crop exactly"
 #endif
 
 #define ROWS_AT_ONCE 16
-/* Fancy upsampling of a pixel looks at the chroma samples beside it. */
+/* Fancy upsampling of a pixel reads the chroma samples beside it. */
 #define MARGIN_PX 2
-/* A narrower window is not cut out: libjpeg upsamples very narrow images in another way. */
-#define CUT_WIDTH_MIN 64
+/* A narrower region is not cropped: libjpeg upsamples very narrow images differently. */
+#define CROP_WIDTH_MIN 64
 
-/* What a block of an MCU is decoded with. */
+/* The tables and the DC prediction for one block of an MCU. */
 typedef struct {
     const HuffmanTable *dc, *ac;
     int32_t *last_dc;
-} Part;
+} BlockCoding;
 
 typedef struct {
-    struct jpeg_decompress_struct cinfo; /* first: libjpeg hands back a pointer to it */
+    struct jpeg_decompress_struct cinfo; /* must be first: libjpeg passes a pointer to it */
     struct jpeg_error_mgr errors;
     jmp_buf declined;
     const uint8_t *data;
     size_t data_bytes;
     uint8_t *out;
     size_t out_bytes;
-    int64_t height, width, top, bottom, left, right; /* left and right: then those of `out` */
+    int64_t height, width, top, bottom, left, right; /* left and right become those of `out` */
     HuffmanTable dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
-    Part parts[D_MAX_BLOCKS_IN_MCU];
+    BlockCoding blocks[D_MAX_BLOCKS_IN_MCU];
     BitReader reader;
-    const uint8_t *raw, *raw_end; /* the next marker of the scan, and the end of the file */
-    uint8_t *stretch;
+    const uint8_t *raw, *raw_end; /* the next marker in the scan, and the end of the file */
+    uint8_t *segment;
     int32_t last_dc[MAX_COMPS_IN_SCAN];
     uint32_t restart_in, restart_number;
 } Job;
@@ -64,37 +64,37 @@ static void on_output(j_common_ptr cinfo) { (void)cinfo; }
 
 /* ---- entropy decoding ------------------------------------------------------------------- */
 
-static void open_stretch(Job *job) {
-    if (bits_open(&job->reader, &job->raw, job->raw_end, job->stretch) < 0)
+static void open_segment(Job *job) {
+    if (bits_open(&job->reader, &job->raw, job->raw_end, job->segment) < 0)
         decline((j_common_ptr)job);
     memset(job->last_dc, 0, sizeof(job->last_dc));
     job->restart_in = job->cinfo.restart_interval;
 }
 
-/* All but the padding of the last byte must have been used. */
-static void close_stretch(Job *job) {
+/* Everything except the padding of the last byte must have been used. */
+static void close_segment(Job *job) {
     if (bits_left(&job->reader) >= 8) decline((j_common_ptr)job);
 }
 
 static void restart(Job *job) {
-    close_stretch(job);
+    close_segment(job);
     if (job->raw[1] != JPEG_RST0 + job->restart_number) decline((j_common_ptr)job);
     job->raw += 2;
     job->restart_number = (job->restart_number + 1) & 7;
-    open_stretch(job);
+    open_segment(job);
 }
 
 HUFFMAN_INLINE int decode_blocks(Job *job, BitReader *reader, JBLOCKROW *blocks, int keep) {
     for (int i = 0; i < job->cinfo.blocks_in_MCU; i++) {
-        const Part *part = &job->parts[i];
-        if (huffman_block(reader, part->dc, part->ac, part->last_dc,
+        const BlockCoding *coding = &job->blocks[i];
+        if (huffman_block(reader, coding->dc, coding->ac, coding->last_dc,
                           keep ? blocks[i][0] : NULL, keep) < 0)
             return -1;
     }
     return 0;
 }
 
-/* libjpeg wants no coefficients (blocks is NULL) where it skips rows. */
+/* libjpeg passes no blocks (NULL) for the rows that it skips. */
 HUFFMAN_INLINE boolean decode_mcu_body(Job *job, JBLOCKROW *blocks) {
     if (job->cinfo.restart_interval) {
         if (job->restart_in == 0) restart(job);
@@ -113,7 +113,7 @@ static boolean decode_mcu(j_decompress_ptr cinfo, JBLOCKROW *blocks) {
 }
 
 #if defined(__x86_64__)
-/* Shifts by a variable amount take one operation instead of three. */
+/* With BMI2 a shift by a variable amount takes one operation instead of three. */
 __attribute__((target("bmi2"))) static boolean decode_mcu_bmi2(j_decompress_ptr cinfo,
                                                               JBLOCKROW *blocks) {
     return decode_mcu_body((Job *)cinfo, blocks);
@@ -133,35 +133,35 @@ static void build_tables(Job *job) {
     for (int i = 0; i < job->cinfo.blocks_in_MCU; i++) {
         const int c = job->cinfo.MCU_membership[i];
         const jpeg_component_info *component = job->cinfo.cur_comp_info[c];
-        job->parts[i] = (Part){&job->dc[component->dc_tbl_no], &job->ac[component->ac_tbl_no],
-                               &job->last_dc[c]};
+        job->blocks[i] = (BlockCoding){&job->dc[component->dc_tbl_no],
+                                       &job->ac[component->ac_tbl_no], &job->last_dc[c]};
     }
 }
 
-/* After jpeg_start_decompress, which has read the header of the scan and checked its tables. */
-static void take_over_entropy(Job *job) {
+/* Call it after jpeg_start_decompress, which reads the scan header and checks its tables. */
+static void replace_entropy_decoder(Job *job) {
     struct jpeg_decompress_struct *cinfo = &job->cinfo;
     if (cinfo->unread_marker) decline((j_common_ptr)job);
     build_tables(job);
     job->raw = cinfo->src->next_input_byte;
     job->raw_end = job->raw + cinfo->src->bytes_in_buffer;
-    job->stretch = malloc(cinfo->src->bytes_in_buffer + OVERREAD_BYTES);
-    if (!job->stretch) decline((j_common_ptr)job);
-    open_stretch(job);
+    job->segment = malloc(cinfo->src->bytes_in_buffer + OVERREAD_BYTES);
+    if (!job->segment) decline((j_common_ptr)job);
+    open_segment(job);
     cinfo->entropy->decode_mcu = decode_mcu;
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("bmi2")) cinfo->entropy->decode_mcu = decode_mcu_bmi2;
 #endif
 }
 
-/* libjpeg goes on behind the scan, where it looks for the end of the image. */
-static void give_back_entropy(Job *job) {
-    close_stretch(job);
+/* Let libjpeg continue after the scan, where it looks for the end of the image. */
+static void finish_entropy_decoder(Job *job) {
+    close_segment(job);
     job->cinfo.src->next_input_byte = job->raw;
     job->cinfo.src->bytes_in_buffer = (size_t)(job->raw_end - job->raw);
 }
 
-/* ---- the window ------------------------------------------------------------------------- */
+/* ---- the region ------------------------------------------------------------------------- */
 
 static void read_header(Job *job) {
     struct jpeg_decompress_struct *cinfo = &job->cinfo;
@@ -171,7 +171,7 @@ static void read_header(Job *job) {
     jpeg_read_header(cinfo, TRUE);
     JOCTET *profile = NULL;
     unsigned int profile_bytes = 0;
-    /* As TurboJPEG does: it warns of a colour profile in wrong pieces. */
+    /* TurboJPEG does this too: libjpeg then warns of a malformed colour profile. */
     if (jpeg_read_icc_profile(cinfo, &profile, &profile_bytes)) free(profile);
     const int known = cinfo->jpeg_color_space == JCS_YCbCr ||
                       cinfo->jpeg_color_space == JCS_GRAYSCALE;
@@ -184,13 +184,13 @@ static void read_header(Job *job) {
     cinfo->do_fancy_upsampling = TRUE;
 }
 
-/* Leave out columns; libjpeg does so in whole MCUs. Sets what columns `out` gets. */
-static void cut_columns(Job *job) {
+/* Crop columns, which libjpeg does in whole MCUs. Sets the columns that `out` gets. */
+static void crop_columns(Job *job) {
     int64_t left = job->left - MARGIN_PX, right = job->right + MARGIN_PX;
     if (left < 0) left = 0;
     if (right > job->width) right = job->width;
     JDIMENSION offset = 0, width = (JDIMENSION)job->width;
-    if (right - left < job->width && right - left >= CUT_WIDTH_MIN) {
+    if (right - left < job->width && right - left >= CROP_WIDTH_MIN) {
         offset = (JDIMENSION)left;
         width = (JDIMENSION)(right - left);
         jpeg_crop_scanline(&job->cinfo, &offset, &width);
@@ -213,13 +213,13 @@ static void read_rows(Job *job) {
         jpeg_read_scanlines(cinfo, rows, (JDIMENSION)n);
     }
     if (cinfo->output_scanline == cinfo->output_height) return;
-    /* libjpeg reads nothing when it is told to skip up to the end: so all but the last row. */
+    /* libjpeg reads nothing if it skips to the end, so skip to the last row and read that. */
     JSAMPROW last = cinfo->mem->alloc_small((j_common_ptr)cinfo, JPOOL_IMAGE, pitch);
     jpeg_skip_scanlines(cinfo, cinfo->output_height - 1 - cinfo->output_scanline);
     jpeg_read_scanlines(cinfo, &last, 1);
 }
 
-/* Whether the window was decoded. `volatile` holds across the jump what is freed after it. */
+/* Whether the region was decoded. `done` is volatile because it is read after the longjmp. */
 static int run(Job *job) {
     volatile int done = 0;
     job->cinfo.err = jpeg_std_error(&job->errors);
@@ -229,15 +229,15 @@ static int run(Job *job) {
     if (setjmp(job->declined) == 0) {
         read_header(job);
         jpeg_start_decompress(&job->cinfo);
-        take_over_entropy(job);
-        cut_columns(job);
+        replace_entropy_decoder(job);
+        crop_columns(job);
         read_rows(job);
-        give_back_entropy(job);
+        finish_entropy_decoder(job);
         jpeg_finish_decompress(&job->cinfo);
         done = 1;
     }
     jpeg_destroy_decompress(&job->cinfo);
-    free(job->stretch);
+    free(job->segment);
     return done;
 }
 
@@ -254,13 +254,14 @@ static int parse(PyObject *const *args, Job *job) {
         job->top < job->bottom && job->bottom <= job->height && job->left >= 0 &&
         job->left < job->right && job->right <= job->width)
         return 0;
-    PyErr_SetString(PyExc_ValueError, "the window must lie inside an image that a JPEG can hold");
+    PyErr_SetString(PyExc_ValueError, "the region must be inside the image, and the image no "
+                                      "larger than a JPEG can be");
     return -1;
 }
 
-static PyObject *decode_window(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n) {
+static PyObject *decode_region(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n) {
     if (n != 8) {
-        PyErr_SetString(PyExc_TypeError, "decode_window(data, out, height, width, top, bottom, "
+        PyErr_SetString(PyExc_TypeError, "decode_region(data, out, height, width, top, bottom, "
                                          "left, right) takes 8 arguments");
         return NULL;
     }
@@ -290,12 +291,12 @@ no_buffers:
 }
 
 static PyMethodDef methods[] = {
-    {"decode_window", (PyCFunction)(void (*)(void))decode_window, METH_FASTCALL,
-     "decode_window(data, out, height, width, top, bottom, left, right) -> (left, right) or None\n\n"
-     "Rows top to bottom of a sound baseline JPEG of height x width as RGB into the buffer out,\n"
-     "one behind the other; of each row the columns that the result names, which hold those\n"
-     "from left to right. None, and anything in out, if this decoder does not do the image, or\n"
-     "if out is too small."},
+    {"decode_region", (PyCFunction)(void (*)(void))decode_region, METH_FASTCALL,
+     "decode_region(data, out, height, width, top, bottom, left, right) -> (left, right) or None\n\n"
+     "Decode rows top to bottom of an undamaged baseline JPEG of height x width to RGB, one row\n"
+     "after the other, into the buffer out. Each row has the columns of the result, which include\n"
+     "those from left to right. None, with undefined content in out, if the decoder declines the\n"
+     "image or out is too small."},
     {NULL, NULL, 0, NULL},
 };
 

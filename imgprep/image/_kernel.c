@@ -1,9 +1,8 @@
 /* Pixel arithmetic of imgprep: area shrinking of a crop, and exact colour moments.
  *
- * Each job has an AVX2 body and a plain C body that do the same integer operations in the same
- * order, so both give the same bytes; which one runs is the caller's choice (`use_avx2`).
- * Rounding rules are stated where they happen. The exact definition of both jobs is the numpy
- * fallback in kernel.py.
+ * Each function has an AVX2 version and a plain C version, which do the same integer operations in
+ * the same order and so give the same bytes; the caller chooses one (`use_avx2`). Rounding rules
+ * are stated beside the code. The numpy fallback in kernel.py is the exact reference for both.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -21,13 +20,13 @@
 
 /* Sums of weights (at most a source side) times 255 must fit 32 bits. */
 #define SIDE_MAX (1 << 24)
-/* More taps than this on one axis go through the exact 64-bit path. */
+/* With more taps than this on an axis, the exact 64-bit version is used. */
 #define FIXED_TAPS_MAX 32
 
 /* ---- weights ---------------------------------------------------------------------------- */
 
-/* Output k of an axis is the mean of source samples start[k] .. start[k]+count[k]-1 by the weights
- * at weights[k*stride]; the rest of its stride is zero. */
+/* Output k of an axis is the mean of source samples start[k] .. start[k]+count[k]-1, weighted by
+ * the values from weights[k*stride]; the rest of its stride is zero. */
 typedef struct {
     int32_t *start, *count;
     uint32_t *weights;
@@ -48,10 +47,10 @@ static int fits_fixed(int64_t n_source, int64_t n_scaled) {
 /* Weights of outputs first .. first+size-1 when n_source samples shrink to n_scaled.
  *
  * In units of 1/(n_source*n_scaled) of the side, source sample j covers
- * [j*n_scaled, (j+1)*n_scaled) and output i covers [i*n_source, (i+1)*n_source); the overlap is
- * the weight. Exact weights are the overlaps (their sum is n_source). Fixed weights are 1/65536,
- * rounded cumulatively so that they sum to 65536, and held twice in 32 bits for a broadcast load;
- * a lone tap is 65535, whose loss of 1/256 level the rounding of the sums absorbs. */
+ * [j*n_scaled, (j+1)*n_scaled) and output i covers [i*n_source, (i+1)*n_source). Exact weights are
+ * the lengths of the overlaps; they sum to n_source. Fixed-point weights are in units of 1/65536,
+ * rounded cumulatively so that they sum to 65536, and stored twice in 32 bits for a broadcast load.
+ * A single tap has weight 65535; the rounding of the sums absorbs the loss of 1/256 level. */
 static int axis_build(Axis *axis, int64_t n_source, int64_t n_scaled, int64_t first,
                       int64_t size, int exact) {
     int64_t pos = first * n_source;
@@ -94,8 +93,8 @@ static int axis_build(Axis *axis, int64_t n_source, int64_t n_scaled, int64_t fi
 
 /* ---- area shrinking --------------------------------------------------------------------- */
 
-/* `source` may be a part of an image of `full` height and width: that which starts at `origin`
- * (row, column). Its own size is height and width; the axes count its samples. */
+/* `source` may be a region of an image of `full` height and width; it starts at `origin` (row,
+ * column) and has its own height and width. The axes index its samples. */
 typedef struct {
     const uint8_t *source;
     int64_t height, width;
@@ -105,7 +104,7 @@ typedef struct {
     Axis rows, columns;
 } Shrink;
 
-/* Exact: sums of overlap products in 64 bits, then rounded half up. For any shrink factor. */
+/* Exact, for any shrink factor: sums of overlap products in 64 bits, then rounded half up. */
 static int shrink_exact(const Shrink *job) {
     const Axis *rows = &job->rows, *columns = &job->columns;
     const int64_t begin = columns->begin, values = 3 * (columns->end - begin);
@@ -133,9 +132,9 @@ static int shrink_exact(const Shrink *job) {
     return 0;
 }
 
-/* Fixed point, both passes: value x (8 fractional bits, unsigned 16) times weight (1/65536),
- * truncated by the high half of the product, plus half a unit a tap for what was cut off. The
- * sums stay under 65536: at most 255*256, plus 16 a pass, plus 128 for the last rounding. */
+/* Fixed point, both passes: value (unsigned 16 bits, 8 of them fractional) times weight (1/65536),
+ * truncated to the high half of the product, plus half a unit per tap for the truncation. The sums
+ * stay below 65536: at most 255*256, plus 16 per pass, plus 128 for the last rounding. */
 static inline uint16_t fixed_tap(uint16_t value, uint32_t weight_twice) {
     return (uint16_t)(((uint32_t)value * (weight_twice & 0xffff)) >> 16);
 }
@@ -170,13 +169,13 @@ static int shrink_fixed_plain(const Shrink *job) {
 }
 
 #if WITH_AVX2
-/* Four output rows at a time. Vertical pass: eight source pixels a step, written as one 32-byte
- * cell a pixel (row 0 rgb_, row 1 rgb_, row 2 rgb_, row 3 rgb_), so that the horizontal pass
- * multiplies a whole cell by one broadcast weight. Both passes take the same number of taps for
- * every output (weight 0 adds nothing): loops of a constant length have no branch to mispredict. */
+/* Four output rows at a time. The vertical pass handles eight source pixels per step and writes one
+ * 32-byte cell per pixel (row 0 rgb_, row 1 rgb_, row 2 rgb_, row 3 rgb_), so the horizontal pass
+ * multiplies a whole cell by one broadcast weight. Both passes use the same number of taps for
+ * every output (weight 0 adds nothing): a loop of constant length has no mispredicted branch. */
 #define STEP_PIXELS 8
 #define STEP_BYTES (3 * STEP_PIXELS)
-/* A step reads two 16-byte loads, at 0 and 12: this much past its own bytes. */
+/* A step loads 16 bytes at 0 and at 12, which reads this many bytes past its own. */
 #define STEP_OVERREAD 4
 #define ALWAYS_INLINE AVX2 __attribute__((always_inline)) static inline
 
@@ -199,8 +198,8 @@ ALWAYS_INLINE void store_cells(uint16_t *cells, const __m256i half[4]) {
 
 ALWAYS_INLINE void vertical_body(const Group *group, int64_t taps, int64_t steps,
                                  uint16_t *cells) {
-    /* Pixels 0,1 (4,5 in the upper lane) and 2,3 (6,7), each byte moved to the high half of its
-     * 16 bits, that is times 256; the fourth value of a pixel is zero. */
+    /* Pixels 0,1 (4,5 in the upper lane) and 2,3 (6,7). Each byte moves to the high half of its 16
+     * bits, which multiplies it by 256; the fourth value of a pixel is zero. */
     const __m256i low = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(-1, 0, -1, 1, -1, 2, -1, -1, -1, 3, -1, 4, -1, 5, -1, -1));
     const __m256i high = _mm256_broadcastsi128_si256(
@@ -277,7 +276,7 @@ ALWAYS_INLINE void horizontal_body(const uint16_t *cells, const Axis *columns, i
     }
 }
 
-/* Bodies with 3, 4 and 5 taps, for shrink factors up to 2, 3 and 4, are unrolled. */
+/* The loops for 3, 4 and 5 taps (shrink factors up to 2, 3 and 4) are unrolled. */
 AVX2 static void vertical_avx2(const Group *group, int64_t taps, int64_t steps, uint16_t *cells) {
     switch (taps) {
     case 3: vertical_body(group, 3, steps, cells); break;
@@ -297,8 +296,8 @@ AVX2 static void horizontal_avx2(const uint16_t *cells, const Axis *columns, int
     }
 }
 
-/* What the vertical pass needs for output row `row` as the `r`th of its group. Taps of weight 0
- * read the row of the first tap, which is sure to exist. */
+/* Set the inputs of the vertical pass for output row `row`, the `r`th of its group. Taps of weight
+ * 0 read the row of the first tap, which always exists. */
 AVX2 static void fill_group(Group *group, int r, int64_t row, const Axis *rows,
                             const uint8_t *const *row_at) {
     group->bias[r] = _mm256_set1_epi16((int16_t)(rows->count[row] / 2));
@@ -315,7 +314,7 @@ AVX2 static int shrink_fixed_avx2(const Shrink *job) {
     const int64_t steps = (columns->end - columns->begin + STEP_PIXELS - 1) / STEP_PIXELS;
     const int64_t reach = STEP_BYTES * steps + STEP_OVERREAD;
     const uint8_t *corner = job->source + rows->begin * pitch + 3 * columns->begin;
-    /* Rows so near the end of the image that a step would read past it are copied. */
+    /* Rows so close to the end of the image that a step would read past it are copied. */
     const int64_t room = job->source + job->height * pitch - corner - reach;
     const int64_t direct = room < 0 ? 0 : room / pitch + 1;
     const int64_t copies = n_rows > direct ? n_rows - direct : 0;
@@ -352,7 +351,7 @@ AVX2 static int shrink_fixed_avx2(const Shrink *job) {
 
 /* ---- moments ---------------------------------------------------------------------------- */
 
-/* Order of the six sums everywhere: rr, gg, bb, rg, rb, gb. */
+/* The order of the six sums is rr, gg, bb, rg, rb, gb everywhere. */
 static void moments_plain(const uint8_t *rgb, uint32_t *sum, int64_t pixels, uint64_t second[6]) {
     for (int64_t i = 0; i < pixels; i++, rgb += 3, sum += 3) {
         const uint32_t r = rgb[0], g = rgb[1], b = rgb[2];
@@ -370,7 +369,7 @@ static void moments_plain(const uint8_t *rgb, uint32_t *sum, int64_t pixels, uin
 
 #if WITH_AVX2
 #define BLOCK_PIXELS 32
-/* A 32-bit lane gains at most 4*255*255 a block: it holds 16512 blocks. */
+/* A block adds at most 4*255*255 to a 32-bit lane, so a lane can hold 16512 blocks. */
 #define BLOCKS_MAX 16384
 
 AVX2 static inline void add_bytes(uint32_t *sum, const uint8_t *bytes) {
@@ -399,10 +398,9 @@ AVX2 static inline __m256i dot(__m256i sum, __m256i a_low, __m256i b_low, __m256
                                                   _mm256_madd_epi16(a_high, b_high)));
 }
 
-/* Three loads of 16 bytes hold 16 pixels (32 in both lanes). In no two of them does one colour
- * take the same byte position, so two blends gather a colour; turning green by one byte and blue
- * by two puts the three colours of a pixel in the same place. The order of pixels is lost, which
- * sums do not mind. */
+/* Three loads of 16 bytes hold 16 pixels (32 in both lanes). No two of them have a colour at the
+ * same byte position, so two blends gather a colour. Rotating green by one byte and blue by two
+ * aligns the three colours of a pixel. The pixels are out of order, which does not affect sums. */
 AVX2 static void moments_avx2(const uint8_t *rgb, uint32_t *sum, int64_t pixels,
                               uint64_t second[6]) {
     const __m256i third_0 = _mm256_broadcastsi128_si256(
@@ -465,7 +463,8 @@ static int wants_avx2(PyObject *flag) {
     return wanted < 0 ? -1 : wanted && has_avx2();
 }
 
-/* A C-contiguous (height, width, 3) buffer of the given item; releases it again on failure. */
+/* Get a C-contiguous (height, width, 3) buffer of the given item type. Returns -1 with an
+ * exception, and without a buffer, if the object is something else. */
 static int get_image(PyObject *object, Py_buffer *view, int flags, char item, const char *what) {
     if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags) < 0) return -1;
     const char *format = view->format ? view->format : "B";
@@ -487,18 +486,18 @@ static int get_integers(PyObject *const *args, int count, int64_t *values) {
     return 0;
 }
 
-/* One axis of the job: its sizes make sense, and the part has what its outputs need. */
-static int is_sound(const Shrink *job, int axis, int64_t n_part, int64_t n_scaled, int64_t first) {
+/* Whether the sizes of one axis are valid, and the source has the samples that it needs. */
+static int is_valid(const Shrink *job, int axis, int64_t n_given, int64_t n_scaled, int64_t first) {
     const int64_t n_full = job->full[axis], origin = job->origin[axis];
     if (n_full < 1 || n_full >= SIDE_MAX || n_scaled < 1 || n_scaled > n_full || first < 0 ||
         first > n_scaled - job->size || origin < 0 || origin >= SIDE_MAX)
         return 0;
     const int64_t begin = first * n_full / n_scaled;
     const int64_t end = ((first + job->size) * n_full + n_scaled - 1) / n_scaled;
-    return origin <= begin && end <= origin + n_part && origin + n_part <= n_full;
+    return origin <= begin && end <= origin + n_given && origin + n_given <= n_full;
 }
 
-/* Count samples from the first of the part. */
+/* Index samples from the first one of the given pixels. */
 static void axis_move(Axis *axis, int64_t size, int64_t origin) {
     axis->begin -= origin;
     axis->end -= origin;
@@ -553,21 +552,21 @@ static PyObject *area_shrink(PyObject *Py_UNUSED(module), PyObject *const *args,
                   .origin = {numbers[2], numbers[3]},
                   .out = out.buf,
                   .size = out.shape[0]};
-    const int sound = out.shape[1] == job.size &&
-                      is_sound(&job, 0, job.height, scaled[0], corner[0]) &&
-                      is_sound(&job, 1, job.width, scaled[1], corner[1]);
+    const int valid = out.shape[1] == job.size &&
+                      is_valid(&job, 0, job.height, scaled[0], corner[0]) &&
+                      is_valid(&job, 1, job.width, scaled[1], corner[1]);
     int bad = 0;
-    if (sound) {
+    if (valid) {
         Py_BEGIN_ALLOW_THREADS
         bad = run_shrink(&job, scaled, corner, avx2);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&image);
     PyBuffer_Release(&out);
-    if (!sound) {
+    if (!valid) {
         PyErr_SetString(PyExc_ValueError,
-                        "the scaled size must be 1 to the source size in both axes, and the "
-                        "square crop must lie inside it and inside the part that is given");
+                        "the scaled size must be from 1 to the source size in both axes, and the "
+                        "square crop must be inside it and inside the given pixels");
         return NULL;
     }
     if (bad) return PyErr_NoMemory();
@@ -601,17 +600,17 @@ static PyObject *add_moments(PyObject *Py_UNUSED(module), PyObject *const *args,
         return NULL;
     }
     uint64_t second[6] = {0, 0, 0, 0, 0, 0};
-    const int sound = sum.shape[0] == image.shape[0] && sum.shape[1] == image.shape[1] &&
+    const int valid = sum.shape[0] == image.shape[0] && sum.shape[1] == image.shape[1] &&
                       sum.itemsize == sizeof(uint32_t);
-    if (sound) {
+    if (valid) {
         Py_BEGIN_ALLOW_THREADS
         run_moments(&image, &sum, second, avx2);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&image);
     PyBuffer_Release(&sum);
-    if (!sound) {
-        PyErr_SetString(PyExc_ValueError, "pixel_sum must have the shape of the image");
+    if (!valid) {
+        PyErr_SetString(PyExc_ValueError, "pixel_sum must have the same shape as the image");
         return NULL;
     }
     return Py_BuildValue("(KKKKKK)", second[0], second[1], second[2], second[3], second[4],

@@ -1,11 +1,12 @@
-"""Bytes of an image file to RGB pixels: JPEG by libjpeg-turbo, all else by Pillow.
+"""Decode the bytes of an image file to RGB: JPEG by libjpeg-turbo, other formats by Pillow.
 
-JPEG goes to ``imgprep.image.jpegwindow`` first, which is fast but decodes sound baseline images
-only. What it declines goes to libjpeg-turbo 3 (``simplejpeg``), which gives the same pixels and
-says what is wrong with a file.
+A JPEG is first given to ``imgprep.image.jpegregion``, which is fast but supports undamaged
+baseline files only. A file that it declines is given to libjpeg-turbo 3 (``simplejpeg``), which
+gives the same pixels and reports what is wrong. JPEGs that libjpeg-turbo 3 does not support go to
+Pillow, whose pixels are the same within 1 level.
 
-The format is told from the bytes. Hostile bytes raise ImageError and nothing else, and nothing is
-printed. Pillow gives the same pixels as the others within 1 level.
+The format is recognised by the bytes. Hostile bytes raise ImageError and nothing else, and nothing
+is printed.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from numpy.typing import NDArray
 
 from imgprep.errors import ImageError
 from imgprep.image.decoded import Decoded, Notes, check_megapixels, turn_upright
-from imgprep.image.geometry import Window
-from imgprep.image.jpegfile import JpegHeader, mended, read_header
-from imgprep.image.jpegwindow import decode_window, is_plain
+from imgprep.image.geometry import Region
+from imgprep.image.jpegfile import JpegHeader, read_header, repaired
+from imgprep.image.jpegregion import decode_region, is_plain
 from imgprep.spec import ExifPolicy
 
 __all__ = ["Decoded", "Notes", "decode_image"]
 
-# Images above this are decoded into memory of their own, so that a process stays small.
+# Larger images are decoded into a new array, so that the buffer kept by a process stays small.
 _KEPT_BUFFER_BYTES = 16 << 20
 
-# Warnings of libjpeg (jerror.h) that say nothing against the pixels.
+# Warnings of libjpeg (jerror.h) that do not affect the pixels.
 _HARMLESS = (
     "extraneous bytes before marker",
     "unknown JFIF revision",
@@ -38,9 +39,9 @@ _HARMLESS = (
     "Invalid SOS parameters for sequential JPEG",
     "bad ICC marker",
 )
-# Found after the last scan: whatever else was wrong would have been reported first.
+# This one comes after the last scan: any other fault would have been reported before it.
 _AFTER_LAST_SCAN = "extraneous bytes before marker 0xd9"
-# Warnings that mean lost pixels. Any other complaint is about what the decoder supports.
+# Warnings that mean lost pixels. Any other message says what the decoder does not support.
 _HARMFUL = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
 
 _local = threading.local()
@@ -51,16 +52,16 @@ def decode_image(
     *,
     max_megapixels: int,
     exif: ExifPolicy,
-    window_of: Callable[[int, int], Window] | None = None,
+    region_of: Callable[[int, int], Region] | None = None,
 ) -> Decoded:
-    """The whole image as RGB uint8, and notes on what it was.
+    """The image as RGB uint8, and notes on its file.
 
-    Grey becomes three equal channels; CMYK and YCCK go through Pillow, alpha is dropped as
-    Pillow's ``convert("RGB")`` drops it, 16-bit samples keep their high byte, of several frames the
-    first counts. ``exif="apply"`` turns the image upright. Where only some of the pixels are
-    needed, ``window_of`` tells which from the height and width; at least those are given back.
-    ImageError, with the cause alone: not an image, truncated, damaged (also outside the window),
-    above ``max_megapixels``, or of a kind without a defined RGB value.
+    Grey becomes three equal channels; CMYK and YCCK are converted by Pillow; alpha is dropped as
+    Pillow's ``convert("RGB")`` drops it; 16-bit samples keep their high byte; of several frames,
+    the first is used. ``exif="apply"`` turns the image upright. If only a region is needed,
+    ``region_of`` returns it for the height and width; the result has at least that region.
+    ImageError, whose message is the cause alone: not an image, truncated, damaged (also outside
+    the region), above ``max_megapixels``, or of a kind without a defined RGB value.
     """
     if data[:2] != b"\xff\xd8":
         from imgprep.image.pillowfile import decode_other
@@ -72,34 +73,34 @@ def decode_image(
     turn = header.exif_orientation if exif == "apply" else 1
     if is_plain(header):
         height, width = header.height_px, header.width_px
-        if window_of is None or turn != 1:
-            window = Window(0, height, 0, width)
+        if region_of is None or turn != 1:
+            region = Region(0, height, 0, width)
         else:
-            window = window_of(height, width)
-        found = decode_window(data, header, window, _buffer(height * width * 3))
-        if found is not None:
-            image_hwc, part = found
+            region = region_of(height, width)
+        decoded = decode_region(data, header, region, _buffer(height * width * 3))
+        if decoded is not None:
+            image_hwc, placement = decoded
             if turn == 1:
-                return Decoded(image_hwc, notes, part)
+                return Decoded(image_hwc, notes, placement)
             return Decoded(turn_upright(image_hwc, turn), notes)
     image_hwc, warnings = _decode_jpeg(data, header)
     return Decoded(turn_upright(image_hwc, turn), replace(notes, warnings=warnings))
 
 
 def _decode_jpeg(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """The whole image by libjpeg-turbo 3 or Pillow, and the warnings."""
+    """The whole image, decoded by libjpeg-turbo 3 or Pillow, and the warnings."""
     if header.components not in (1, 3):
         return _decode_four(data, header)
     buffer = _buffer(header.height_px * header.width_px * 3)
     try:
         return _turbo(data, buffer=buffer), ()
     except ValueError as exc:
-        complaint = _message(exc)
-    if any(text in complaint for text in _HARMLESS):
-        return _decode_harmless(data, header, complaint)
-    if any(text in complaint for text in _HARMFUL):
-        raise ImageError(f"damaged JPEG: {complaint}")
-    return _by_pillow(data, complaint)
+        message = _message(exc)
+    if any(text in message for text in _HARMLESS):
+        return _decode_harmless(data, header, message)
+    if any(text in message for text in _HARMFUL):
+        raise ImageError(f"damaged JPEG: {message}")
+    return _by_pillow(data, message)
 
 
 def _turbo(
@@ -109,7 +110,7 @@ def _turbo(
     strict: bool = True,
     buffer: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """libjpeg-turbo 3; ValueError carries its first complaint, a warning too when ``strict``."""
+    """Decode by libjpeg-turbo 3; ValueError has its first error, or warning if ``strict``."""
     try:
         image: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             data, colours, buffer=buffer, strict=strict
@@ -120,47 +121,48 @@ def _turbo(
 
 
 def _decode_harmless(
-    data: bytes, header: JpegHeader, complaint: str
+    data: bytes, header: JpegHeader, message: str
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Decode in spite of a harmless warning, but only if no harmful one hides behind it."""
-    data = mended(data, header)
+    """Decode despite a harmless warning, but only if it does not hide a harmful one."""
+    data = repaired(data, header)
     try:
-        return _turbo(data), (complaint,)
+        return _turbo(data), (message,)
     except ValueError as exc:
         second = _message(exc)
         if _AFTER_LAST_SCAN not in second:
             raise ImageError(f"damaged JPEG: {second}") from exc
-    return _turbo(data, strict=False), tuple(dict.fromkeys((complaint, second)))
+    return _turbo(data, strict=False), tuple(dict.fromkeys((message, second)))
 
 
 def _decode_four(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """CMYK and YCCK by Pillow, which knows Adobe's inversion; libjpeg-turbo proves them whole."""
+    """Decode CMYK and YCCK by Pillow, which knows Adobe's inversion, after libjpeg-turbo 3 has
+    checked the file for damage."""
     warnings: tuple[str, ...] = ()
     try:
-        _turbo(mended(data, header), "CMYK")
+        _turbo(repaired(data, header), "CMYK")
     except ValueError as exc:
-        complaint = _message(exc)
-        if _AFTER_LAST_SCAN in complaint:
-            warnings = (complaint,)
-        elif any(text in complaint for text in _HARMFUL):
-            raise ImageError(f"damaged JPEG: {complaint}") from exc
+        message = _message(exc)
+        if _AFTER_LAST_SCAN in message:
+            warnings = (message,)
+        elif any(text in message for text in _HARMFUL):
+            raise ImageError(f"damaged JPEG: {message}") from exc
     image_hwc, more = _by_pillow(data, "")
     return image_hwc, warnings + more
 
 
-def _by_pillow(data: bytes, complaint: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    # Pillow names truncation, but not every fault inside the image data.
+def _by_pillow(data: bytes, message: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    # Pillow reports truncation, but not every fault inside the image data.
     from imgprep.image.pillowfile import open_pixels
 
     try:
         opened = open_pixels(data, "JPEG", max_megapixels=None)
     except ImageError as exc:
-        raise ImageError(f"damaged JPEG: {complaint}" if complaint else str(exc)) from exc
+        raise ImageError(f"damaged JPEG: {message}" if message else str(exc)) from exc
     return opened.image_hwc, opened.warnings
 
 
 def _buffer(n_bytes: int) -> NDArray[np.uint8] | None:
-    """This thread's decode buffer: a new array for each image would page-fault its pages anew."""
+    """This thread's decode buffer: reusing it avoids the page faults of a new array."""
     if n_bytes > _KEPT_BUFFER_BYTES:
         return None
     buffer: NDArray[np.uint8] | None = getattr(_local, "buffer", None)
@@ -170,5 +172,5 @@ def _buffer(n_bytes: int) -> NDArray[np.uint8] | None:
 
 
 def _message(exc: Exception) -> str:
-    """The complaint without the name of the C function that made it."""
+    """The message without the name of the C function that raised it."""
     return str(exc).split("(): ", 1)[-1]

@@ -1,4 +1,4 @@
-"""Where the pixels of a record come from: pure integer geometry, no files, no arrays."""
+"""Sizes, crops and regions in whole pixels: pure integer geometry, no files and no arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Crop:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class Region:
     """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of an image, ends excluded."""
 
     top: int
@@ -25,26 +25,26 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Where pixels lie in the image that they are a part of: their first row and column."""
+class Placement:
+    """Where an array of pixels is in the full image: the position of its first pixel."""
 
     full_height: int
     full_width: int
     top: int = 0
     left: int = 0
 
-    def holds(self, window: Window, shape: tuple[int, ...]) -> bool:
-        """Whether a part of this shape (height, width, ...) holds all of the window."""
+    def contains(self, region: Region, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape (height, width, ...), placed here, has the region."""
         bottom, right = self.top + shape[0], self.left + shape[1]
-        rows = 0 <= self.top <= window.top and window.bottom <= bottom <= self.full_height
-        return rows and 0 <= self.left <= window.left and window.right <= right <= self.full_width
+        rows = 0 <= self.top <= region.top and region.bottom <= bottom <= self.full_height
+        return rows and 0 <= self.left <= region.left and region.right <= right <= self.full_width
 
 
 def scaled_size(height_px: int, width_px: int, short_px: int) -> tuple[int, int]:
-    """Height and width after the short side became ``short_px``.
+    """Height and width after the short side is resized to ``short_px``.
 
-    The other side is ``floor(x + 0.5)`` of the exact quotient, as cuda-convnet2 rounds it (C
-    ``round``), computed in integers.
+    The other side is ``floor(x + 0.5)`` of the exact quotient, computed in integers; cuda-convnet2
+    rounds it in the same way (C ``round``).
     """
     short = min(height_px, width_px)
     if height_px <= width_px:
@@ -53,16 +53,16 @@ def scaled_size(height_px: int, width_px: int, short_px: int) -> tuple[int, int]
 
 
 def centre_crop(scaled_hw: tuple[int, int], size_px: int) -> Crop:
-    """The central square; an odd surplus pixel goes to the right and to the bottom."""
+    """The central square; if the surplus is odd, one pixel more is cut at the right or bottom."""
     height, width = scaled_hw
     return Crop((height - size_px) // 2, (width - size_px) // 2, size_px)
 
 
-def covered(source_hw: tuple[int, int], scaled_hw: tuple[int, int], crop: Crop) -> Window:
-    """The source pixels that the crop of the scaled image covers, in part or whole."""
+def covered_region(source_hw: tuple[int, int], scaled_hw: tuple[int, int], crop: Crop) -> Region:
+    """The source pixels that the crop of the scaled image covers, wholly or partly."""
     height, width = source_hw
     tall, wide = scaled_hw
-    return Window(
+    return Region(
         crop.top * height // tall,
         -(-(crop.top + crop.size_px) * height // tall),
         crop.left * width // wide,
@@ -75,7 +75,7 @@ def source_box(
 ) -> tuple[float, float, float, float]:
     """The crop as (left, top, right, bottom) in source pixels, for ``PIL.Image.resize(box=)``.
 
-    Each axis has its own factor, since the long side was rounded.
+    Each axis has its own scale factor, because the long side is rounded.
     """
     height, width = source_hw
     scaled_height, scaled_width = scaled_hw

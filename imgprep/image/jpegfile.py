@@ -1,6 +1,6 @@
-"""The header of a JPEG file: what it declares, and how to mend harmless faults in it.
+"""Read the header of a JPEG file, and repair harmless faults in it.
 
-Markers as in ITU-T T.81 annex B; bytes between segments are skipped as libjpeg skips them.
+Markers are as in ITU-T T.81 annex B; bytes between segments are skipped, as libjpeg does.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _ORIENTATION_TAG, _SHORT = 0x0112, 3
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """What the segments before the first scan declare."""
+    """The declarations in the segments before the first scan."""
 
     height_px: int
     width_px: int
     components: int
     frame_marker: int
     sampling: bytes
-    """Of each component the horizontal and vertical sampling factor, four bits each."""
+    """Horizontal and vertical sampling factor of each component, four bits each."""
     adobe_transform: int | None
     exif_orientation: int
     segments: tuple[tuple[int, int, int], ...]
@@ -35,14 +35,14 @@ class JpegHeader:
 
     @property
     def mode(self) -> str:
-        """``L``, ``RGB``, ``CMYK`` or ``YCCK``: the colours as stored, in Pillow's words."""
+        """The stored colours by Pillow's names: ``L``, ``RGB``, ``CMYK`` or ``YCCK``."""
         if self.components == 4:
             return "YCCK" if self.adobe_transform == 2 else "CMYK"
         return {1: "L", 3: "RGB"}.get(self.components, f"{self.components} components")
 
 
 def read_header(data: bytes) -> JpegHeader:
-    """Walk the segments up to the first scan; a few microseconds. ImageError if there is none."""
+    """Read the segments up to the first scan (a few microseconds); ImageError if there is none."""
     segments: list[tuple[int, int, int]] = []
     frame: tuple[int, int, int, int, bytes] | None = None
     transform: int | None = None
@@ -51,7 +51,7 @@ def read_header(data: bytes) -> JpegHeader:
     while True:
         position = data.find(b"\xff", position)
         if position < 0 or position + 4 > total:
-            raise ImageError("truncated JPEG: it ends before any image data")
+            raise ImageError("truncated JPEG: the file ends before any image data")
         marker = data[position + 1]
         if marker == 0xFF:
             position += 1
@@ -63,13 +63,13 @@ def read_header(data: bytes) -> JpegHeader:
             raise ImageError(f"damaged JPEG: marker 0x{marker:02x} before any image data")
         end = position + 2 + (data[position + 2] << 8) + data[position + 3]
         if end > total:
-            raise ImageError("truncated JPEG: it ends inside its header")
+            raise ImageError("truncated JPEG: the file ends inside its header")
         if marker == _SOS:
             break
         body = position + 4
         if marker in _FRAMES and frame is None:
             if end - body < 6:
-                raise ImageError("damaged JPEG: its frame header is too short")
+                raise ImageError("damaged JPEG: the frame header is too short")
             height, width, components = struct.unpack_from(">HHB", data, body + 1)
             frame = (marker, height, width, components, data[body + 7 : end : 3])
         elif marker == _APP1 and not orientation and data[body : body + 6] == b"Exif\0\0":
@@ -77,7 +77,7 @@ def read_header(data: bytes) -> JpegHeader:
         elif marker == _APP14 and data[body : body + 5] == b"Adobe" and end - body >= 12:
             transform = data[body + 11]
         segments.append((marker, position, end))
-        # A length below 2 is a fault that the decoder names; here it must only not loop.
+        # The decoder reports a length below 2; here it only must not cause an endless loop.
         position = max(end, body)
     if frame is None:
         raise ImageError("damaged JPEG: image data without a frame header")
@@ -95,7 +95,7 @@ def read_header(data: bytes) -> JpegHeader:
 
 
 def exif_orientation(tiff: bytes) -> int:
-    """The orientation tag of an EXIF block, 1 to 8; 1 if it is absent or not readable."""
+    """The orientation tag of an EXIF block, 1 to 8; 1 if it is absent or cannot be read."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return 1
@@ -112,13 +112,13 @@ def exif_orientation(tiff: bytes) -> int:
     return 1
 
 
-def mended(data: bytes, header: JpegHeader) -> bytes:
-    """The same image with a clean header, so that only faults of the image itself remain.
+def repaired(data: bytes, header: JpegHeader) -> bytes:
+    """The same image with a clean header, so that only faults in the image data remain.
 
-    libjpeg reports one warning a file, the first; a harmless one may hide a harmful one. Left
-    out: bytes between segments, comments and all APPn but JFIF and Adobe. Set right: the JFIF
-    revision, an unknown Adobe transform (to what libjpeg assumes), the spectral parameters of a
-    sequential scan.
+    libjpeg reports only the first warning of a file, so a harmless one may hide a harmful one.
+    Removed are bytes between segments, comments, and every APPn segment except JFIF and Adobe.
+    Corrected are the JFIF revision, an unknown Adobe transform (to the one that libjpeg assumes),
+    and the spectral parameters of a sequential scan.
     """
     parts = [b"\xff\xd8"]
     for marker, offset, end in header.segments:

@@ -1,4 +1,4 @@
-"""One image: the bytes of a source file to the pixels, and to the bytes, of a record."""
+"""Turn the bytes of a source file into the pixels of a record, and those into its bytes."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from imgprep.image.decode import Notes, decode_image
-from imgprep.image.geometry import Window
+from imgprep.image.geometry import Region
 from imgprep.image.kernel import BACKEND
 from imgprep.image.pillowcheck import find_pillow
-from imgprep.image.resize import needed_window, resize_crop
+from imgprep.image.resize import needed_region, resize_crop
 from imgprep.spec import ImageSpec
 
 PNG_COMPRESS_LEVEL = 1
-"""zlib level of ``png`` records: 3 times as fast as level 6 for files 4 % larger."""
+"""zlib level of ``png`` records: 3 times as fast as level 6, with files 4 % larger."""
 
 _NPY_HEADER_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The pixels of a record: (size, size, 3) uint8 RGB, its own memory."""
+    """The pixels of a record: a new array of (size, size, 3) uint8 RGB, and notes on its source."""
 
     image_hwc: NDArray[np.uint8]
     notes: Notes
     enlarged: bool
-    """The short side was below the size of the record."""
+    """Whether the short side of the source was below the size of the record."""
 
 
 def prepare(data: bytes, spec: ImageSpec) -> Prepared:
-    """Decode, resize the short side and crop the centre. ImageError if the image is unusable."""
+    """Decode, resize the short side and crop the centre; ImageError if the image cannot be used."""
     size_px, filter_name = spec.size_px, spec.filter
 
-    def window_of(height: int, width: int) -> Window:
-        return needed_window(height, width, size_px=size_px, filter_name=filter_name)
+    def region_of(height: int, width: int) -> Region:
+        return needed_region(height, width, size_px=size_px, filter_name=filter_name)
 
     decoded = decode_image(
-        data, max_megapixels=spec.max_megapixels, exif=spec.exif, window_of=window_of
+        data, max_megapixels=spec.max_megapixels, exif=spec.exif, region_of=region_of
     )
     image_hwc = resize_crop(
-        decoded.image_hwc, size_px=size_px, filter_name=filter_name, part=decoded.part
+        decoded.image_hwc, size_px=size_px, filter_name=filter_name, placement=decoded.placement
     )
-    # A part is at least a record, unless it is the whole image.
+    # A region is never smaller than the record; only a whole image can be.
     enlarged = min(decoded.image_hwc.shape[:2]) < size_px
     return Prepared(image_hwc, decoded.notes, enlarged)
 
@@ -54,8 +54,8 @@ def prepare(data: bytes, spec: ImageSpec) -> Prepared:
 def encode(image_hwc: NDArray[np.uint8], spec: ImageSpec) -> bytes:
     """The record of C-contiguous (size, size, 3) uint8 pixels.
 
-    ``jpeg`` by libjpeg-turbo 3 (baseline, standard Huffman tables), ``png`` by Pillow, ``raw`` as
-    an ``.npy`` file of version 1.0 whose header is 128 bytes long.
+    ``jpeg`` is written by libjpeg-turbo 3 (baseline, standard Huffman tables), ``png`` by Pillow,
+    and ``raw`` as an ``.npy`` file of version 1.0 with a header of 128 bytes.
     """
     if spec.encoding == "jpeg":
         return bytes(
@@ -79,7 +79,7 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 
 
 def codecs() -> dict[str, str]:
-    """The versions that decide pixels and bytes. ``c-avx2`` and ``c`` give the same bytes."""
+    """Versions of the code that decides pixels and bytes; ``c-avx2`` and ``c`` give the same."""
     from PIL import __version__ as pil_version
     from PIL import features
 
