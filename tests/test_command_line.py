@@ -13,9 +13,9 @@ import pytest
 
 from imgprep.errors import EXIT_CODES
 from tests.conftest import command, imgprep
+from tests.documents import PAGES, text_of
 
 COMMANDS = ("scan", "build-shards", "stats", "verify")
-README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -128,8 +128,8 @@ def test_module_and_script_are_the_same() -> None:
     assert as_script.stdout == imgprep("--help").out
 
 
-def test_readme_documents_commands_options_and_exit_codes() -> None:
-    text = README.read_text()
+def test_the_pages_document_commands_options_and_exit_codes() -> None:
+    text = "".join(text_of(page) for page in PAGES)
     for name in COMMANDS:
         assert f"imgprep {name}" in text
     for code, meaning in EXIT_CODES.items():

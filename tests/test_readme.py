@@ -1,4 +1,4 @@
-"""The README is true: its snippets run, its tables name what a build writes, its paths exist."""
+"""The pages are true: snippets run, tables name what a build writes, links and paths exist."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY, imgprep
+from tests.documents import (
+    PAGES,
+    README,
+    TOOLS_PAGE,
+    anchors,
+    links,
+    marked,
+    section,
+    text_of,
+)
 from tests.reading import labels_of_shards
 
-TEXT = (REPOSITORY / "README.md").read_text("utf-8")
 EXAMPLE_DEST = "/data/imagenet-256"
-
-
-def marked(marker: str) -> str:
-    """The table or fenced block that follows ``<!-- marker -->``."""
-    found = re.search(rf"<!-- {re.escape(marker)} -->\n(.+?)(?:\n\n|\Z)", TEXT, re.DOTALL)
-    assert found, f"README has no <!-- {marker} -->"
-    if not found[1].startswith("```"):
-        return found[1]
-    start = found.start(1)
-    return TEXT[TEXT.index("\n", start) + 1 : TEXT.index("\n```", start)]
+README_LINES_MAX = 250
 
 
 def first_cells(table: str) -> set[str]:
@@ -67,7 +67,7 @@ def summary(dest: Path) -> str:
 
 
 def fields_of(value: Any, path: str = "") -> Iterator[str]:
-    """Every field of a JSON value in the README's notation; an empty list shows none."""
+    """Every field of a JSON value in the notation of the tables; an empty list shows none."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from fields_of(inner, f"{path}.{key}" if path else key)
@@ -146,27 +146,49 @@ def test_arrays_are_as_the_file_table_says(built: Path) -> None:
         assert f"{array.shape} {array.dtype}" in row
 
 
-def test_every_path_in_the_readme_exists() -> None:
-    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", TEXT)
-    named = re.findall(r"(?<![\w./-])((?:tools|tests|imgprep)/[\w./-]*)", TEXT)
-    paths = {path.rstrip(".,") for path in [*links, *named]}
-    assert {"tools/demo", "tools/test", "tools/pictures/records.png"} <= paths
-    assert [path for path in sorted(paths) if not (REPOSITORY / path).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_link_picture_and_anchor_of_a_page_exists(page: Path) -> None:
+    broken = []
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert not broken
 
 
-def test_the_tree_names_every_module() -> None:
-    modules = {
-        path.relative_to(REPOSITORY).as_posix()
-        for package in ("imgprep", "train")
-        for path in (REPOSITORY / package).rglob("*.[chp]*")
-        if path.suffix in (".c", ".h", ".py")
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, waiting = set(), {README}
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        named = {(page.parent / link.partition("#")[0]).resolve() for link in links(page)}
+        waiting |= {target for target in named if target in PAGES} - reached
+    assert reached == set(PAGES)
+
+
+def test_every_path_that_a_page_names_exists() -> None:
+    named = {
+        path.rstrip(".,")
+        for page in PAGES
+        for path in re.findall(r"(?<![\w./-])((?:tools|tests|imgprep)/[\w./-]*)", text_of(page))
     }
-    only_names = {"imgprep/__init__.py", "imgprep/__main__.py", "train/__init__.py"} | {
-        *("train/__main__.py", "train/feed/__init__.py", "train/optim/__init__.py"),
-        *("train/net/__init__.py", "imgprep/pages/__init__.py"),
-    }
-    named = re.findall(r"(?:imgprep|train)/[\w/]+\.(?:py|c|h)\b", marked("tree"))
-    assert modules - only_names == set(named)
+    assert {"tools/demo", "tools/test", "tools/setup"} <= named
+    assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of(README).splitlines()) <= README_LINES_MAX
+
+
+def test_the_readme_repeats_figures_of_the_page_of_measurements() -> None:
+    """Ratios against other tools, and sizes on disk."""
+    ratios = re.findall(r"\*\*[\d.]+\*\*", section(README, "Compared with other tools"))
+    sizes = re.findall(r"\| ([^|]*GB) \|", section(README, "Time and disk"))
+    assert len(ratios) >= 8
+    assert len(sizes) >= 4
+    measured = text_of(TOOLS_PAGE)
+    assert [figure for figure in [*ratios, *sizes] if figure not in measured] == []
 
 
 def masked(line: str) -> str:

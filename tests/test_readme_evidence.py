@@ -1,4 +1,4 @@
-"""The README's table of the runs is what their logs say."""
+"""The table of the two runs in train/README.md is what their logs say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.test_readme import marked
+from tests.documents import marked
 from train.run.logs import EPOCH_FIELDS, EPOCHS_CSV, read_rows
 from train.show.figures import draw_comparison
 

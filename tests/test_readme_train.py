@@ -1,4 +1,4 @@
-"""What the README says of the training is so: presets, commands, figures of the network."""
+"""What the pages say of the training is so: presets, commands, figures of the network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_readme import TEXT, marked
+from tests.documents import README, TRAIN_PAGE, marked, section, text_of
 from train.config import NetConfig
 from train.net.layout import net_plan
 from train.presets import PRESETS, preset
@@ -50,7 +50,7 @@ def test_the_table_of_presets_is_their_differences() -> None:
     assert table == differing
 
 
-def test_every_option_that_the_readme_names_exists() -> None:
+def test_every_option_that_the_pages_name_exists() -> None:
     from train.cli import cli
 
     options = {
@@ -59,7 +59,7 @@ def test_every_option_that_the_readme_names_exists() -> None:
         for parameter in command.params
         for option in parameter.opts
     } | {"--help", "-h"}
-    text = TEXT[TEXT.index("## Train") : TEXT.index("## Many machines")]
+    text = text_of(TRAIN_PAGE) + section(README, "Train in five commands")
     launchers = re.sub(r"^(torchrun|srun).*?(?=fit)", "", text, flags=re.MULTILINE)
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", launchers))
     assert named <= options
@@ -72,7 +72,7 @@ def test_every_option_that_the_readme_names_exists() -> None:
 def test_figures_of_the_network(figure: str) -> None:
     plan = net_plan(NetConfig(), classes=1000)
     sent = 4 * sum(values * (1 if layer == "fc8" else 2) for layer, values in plan.joints().items())
-    assert figure in TEXT.replace("\n", " ")
+    assert figure in text_of(TRAIN_PAGE).replace("\n", " ")
     assert figure in {
         f"{plan.parameters:,} parameters",
         f"{2 * sent:,} an image",
