@@ -3,7 +3,7 @@
 A target takes bytes, puts them where a file from elsewhere would lie, and reads them as the program
 does. It returns if the reader gave a result or raised an error of ours that names the file; all
 else comes out: another exception, a write outside, a pickle loaded. ``TARGETS`` names them for
-``tests/test_fuzz_readers.py`` and for ``tools/fuzz``.
+``tests/test_fuzz_readers.py`` and for ``tools/fuzz.py``.
 """
 
 from __future__ import annotations

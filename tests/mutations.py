@@ -1,6 +1,6 @@
 """Bytes made hostile: flips, cuts and splices, numbers and JSON values of the worst kind.
 
-All take a ``Random``, so that hypothesis, a replay and the mutation loop of ``tools/fuzz`` share
+All take a ``Random``, so that hypothesis, a replay and the mutation loop of ``tools/fuzz.py`` share
 them.
 """
 

@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 
 
 def tool(name: str, *arguments: object) -> str:
-    program = [sys.executable, str(REPOSITORY / "tools" / name)]
+    program = [sys.executable, str(REPOSITORY / "tools" / f"{name}.py")]
     ran = subprocess.run(
         [*program, *map(str, arguments)], capture_output=True, text=True, check=False
     )

@@ -1,1 +1,1 @@
-"""What bench_input measures."""
+"""The loaders that bench_input measures, and the process that runs one."""

@@ -1,7 +1,8 @@
-"""The loaders that bench_input compares: each a function from a task to an endless run of epochs.
+"""The loaders that bench_input compares: each takes a task and yields epochs without end.
 
-Every one ends in the same tensors: float32, (n, 3, crop, crop) in channels-last order, cropped,
-mirrored, less the central mean window, with colour noise, divided (``source``) or not (``paper``).
+All give the same tensors: float32, (n, 3, crop, crop) in channels-last order, cropped, mirrored,
+with the central mean window subtracted and lighting noise added, divided (``source``) or not
+(``paper``).
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ PRESETS = {
     "source": InputConfig(crop_chunk=32, lighting="sqrt-eigenvalue", lighting_divide=True),
 }
 PROCESSES = 2
-"""Threads of DALI, workers of the others."""
+"""Threads of DALI; worker processes of the others."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be loaded."""
+    """The dataset to load, and how."""
 
     dataset: Path
     preset: str
@@ -52,7 +53,7 @@ class Task:
 
     @cached_property
     def draws(self) -> EpochDraws:
-        """Drawn beforehand, so that the others spend no time on it."""
+        """Drawn in advance, so that the other loaders spend no time on it."""
         n = self.data.records("train")
         return epoch_draws(self.config, self.data.pca, self.data.size_px, n, seed=0, epoch=0)
 
@@ -70,7 +71,7 @@ class Task:
 
 
 def augment(task: Task, image_hwc: NDArray[np.uint8], row: int) -> NDArray[np.float32]:
-    """The mathematics in numpy, in as few passes as it takes; ``row`` picks the draws."""
+    """The same augmentation in numpy, in as few passes as possible; ``row`` selects the draws."""
     draws, crop = task.draws, task.config.crop_px
     y, x = draws.crop_yx[row].tolist()
     part = image_hwc[y : y + crop, x : x + crop]
@@ -99,11 +100,11 @@ def decode_with_simplejpeg(content: bytes) -> NDArray[np.uint8]:
 
 Decode = Callable[[bytes], NDArray[np.uint8]]
 Epochs = Iterator[Iterator[int]]
-"""Epochs of batches, of each the number of images."""
+"""Epochs; each yields the number of images of its batches."""
 
 
 def ours(task: Task) -> Epochs:
-    """``train.feed``: what the trainer uses, reading from the shards."""
+    """``train.feed``, as the trainer uses it, reading from the shards."""
     loader = TrainLoader(
         task.data,
         task.config,
@@ -119,7 +120,7 @@ def ours(task: Task) -> Epochs:
 
 
 def graph_alone(task: Task, *, noise: bool = True) -> Epochs:
-    """The DALI graph on records in memory: nothing is read, nothing handed on."""
+    """The DALI graph on records in memory, without reading or copying to torch."""
     spec = graph_spec(task.data, task.config, batch_images=task.batch_images, noise=noise)
     graph, contents = Graph(spec, "cpu", None), task.records()
 
@@ -137,7 +138,7 @@ def graph_alone(task: Task, *, noise: bool = True) -> Epochs:
 
 
 def dali_decode(task: Task, *, flip: bool) -> Epochs:
-    """The first nodes of the graph: crop while decoding, and mirror; bytes come out."""
+    """The first nodes of the graph: crop while decoding, and mirror; the output is uint8."""
     from nvidia.dali import Pipeline, fn
 
     crop, contents = task.config.crop_px, task.records()
@@ -185,7 +186,7 @@ def dali_decode(task: Task, *, flip: bool) -> Epochs:
 
 
 class _Records(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """A map-style dataset over the shards, as one would write it for torch."""
+    """A map-style dataset over the shards, written as usual for torch."""
 
     def __init__(self, task: Task, decode: Decode) -> None:
         self._task, self._decode = task, decode
@@ -237,7 +238,7 @@ def webdataset_loader(task: Task, decode: Decode) -> Epochs:
 
 
 def decode_alone(task: Task) -> Epochs:
-    """The bound: decoding and nothing else, in two processes that share nothing."""
+    """The upper bound: decoding and nothing else, in two processes that share nothing."""
     contents = task.records()
     context = multiprocessing.get_context("fork")
     with context.Pool(PROCESSES, _keep, (contents,)) as pool:

@@ -1,8 +1,8 @@
-"""One contestant, in a process of its own: measures when told to, and waits in between.
+"""Run one contestant in its own process: measure when asked, and wait in between.
 
     python worker.py LOADER DATASET PRESET BATCH
 
-Each line on stdin is a number of seconds to measure for; the answer is a line of JSON.
+Each line on stdin is the number of seconds to measure; the answer is a line of JSON.
 """
 
 # ruff: noqa: E402
@@ -19,12 +19,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
 from bench_input_peers.loaders import LOADERS, Epochs, Task
 
 SKIPPED_BATCHES = 4
-"""At the start of an epoch: made ahead, while the clock did not run."""
+"""At the start of an epoch: these were prefetched while nothing was timed."""
 REST_SECONDS = 1.0
 
 
 def measure(epochs: Epochs, seconds: float) -> float:
-    """Images a second, over as many epochs as it takes; their beginnings are left out."""
+    """Return images per second over as many epochs as needed, without their first batches."""
     images, spent = 0, 0.0
     while spent < seconds:
         epoch = next(epochs)
@@ -42,15 +42,15 @@ def measure(epochs: Epochs, seconds: float) -> float:
 def main() -> None:
     loader, dataset, preset, batch = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not look like an answer
+    os.dup2(2, 1)  # so that what a library prints is not taken for an answer
     epochs = LOADERS[loader](Task(Path(dataset), preset, int(batch)))
     measure(epochs, 0.1)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         rate = measure(epochs, float(line))
-        time.sleep(REST_SECONDS)  # let what is made ahead be finished before the next one's turn
+        time.sleep(REST_SECONDS)  # lets the prefetch finish before the next contestant's turn
         print(json.dumps({"images_per_second": rate}), file=answers, flush=True)
-    os._exit(0)  # some have threads or workers that take their time
+    os._exit(0)  # some loaders have threads or workers that end slowly
 
 
 if __name__ == "__main__":

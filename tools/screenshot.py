@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Photograph a page as a browser shows it.
+"""Take a screenshot of an HTML page in a real browser.
 
-    .venv/bin/python tools/screenshot PAGE.html OUT.png [--width PX] [--height PX] [--dark]
+    .venv/bin/python tools/screenshot.py PAGE.html OUT.png [--width PX] [--height PX] [--dark]
 
-By Debian's Chromium (tools/test installs it). The picture has 256 colours, to stay small.
+Uses Debian's Chromium, which tools/test installs. The picture has 256 colours, to stay small.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLOURS = 256
 
 
 def photograph(page_path: Path, *, width_px: int, height_px: int | None, dark: bool) -> bytes:
-    """PNG of the page, or of its first ``height_px``."""
+    """Return a PNG of the whole page, or of its first ``height_px``."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"),

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Draw the pictures of the README from a dataset that `imgprep build-shards` made.
+"""Draw the pictures for the documentation from a dataset that `imgprep build-shards` made.
 
-    .venv/bin/python tools/figures DATASET [--out FOLDER]
+    .venv/bin/python tools/figures.py DATASET [--out FOLDER]
 
-mean-image.png  the mean image, as the build left it
-records.png     the first records of each class, one row a class
-colour-axes.png the middle record with the lighting noise of AlexNet added: a row for each principal
-                component, from 3 standard deviations of the noise below to 3 above
+mean-image.png  the mean image, as the build wrote it
+records.png     the first records of each class, one row per class
+colour-axes.png the middle record with AlexNet's lighting noise added: a row for each principal
+                component, from -3 to +3 standard deviations of the noise
 
-Draws JPEG and PNG records; only committed for the demo's set (photographs under CC BY 2.0).
+Draws JPEG and PNG records. The committed pictures show the demo's dataset (photographs under CC BY
+2.0).
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ GAP_PX = 4
 RECORDS_A_CLASS = 8
 CLASSES_MAX = 8
 NOISE_STDEV = 0.1
-"""Of each of the three factors that AlexNet draws for an image."""
+"""Standard deviation of each of the three factors that AlexNet draws per image."""
 NOISE_STEPS = (-3.0, -1.5, 0.0, 1.5, 3.0)
 PALETTE_COLOURS = 256
 
 
 def records(dataset: Path, split: str) -> Iterator[tuple[str, int, Image.Image]]:
-    """Key, label and pixels of each record of a split, in the order of the shards."""
+    """Yield key, label and image of each record of a split, in the order of the shards."""
     info = json.loads((dataset / "dataset_info.json").read_text())
     for shard in info["splits"][split]["shards"]:
         with tarfile.open(dataset / shard["name"]) as tar:
@@ -49,7 +50,7 @@ def records(dataset: Path, split: str) -> Iterator[tuple[str, int, Image.Image]]
 
 
 def grid(rows: list[list[Image.Image]]) -> Image.Image:
-    """Pictures of one size side by side and below each other, with white gaps."""
+    """Arrange pictures of one size in rows and columns with white gaps."""
     width_px, height_px = rows[0][0].size
     columns = max(map(len, rows))
     size = (
@@ -68,7 +69,7 @@ def tile(picture: Image.Image) -> Image.Image:
 
 
 def first_of_each_class(dataset: Path) -> list[list[Image.Image]]:
-    """The records with the lowest keys of each class, which is their order in the source."""
+    """Return the records of each class with the lowest keys, which follow the source's order."""
     found: dict[int, list[Image.Image]] = {}
     for _, label, picture in sorted(records(dataset, "train"), key=lambda record: record[0]):
         row = found.setdefault(label, [])
@@ -78,7 +79,7 @@ def first_of_each_class(dataset: Path) -> list[list[Image.Image]]:
 
 
 def colour_axes(dataset: Path) -> list[list[Image.Image]]:
-    """A row a component: one record moved along it by multiples of the noise."""
+    """Return a row per component: one record shifted along it by multiples of the noise."""
     pca = json.loads((dataset / "rgb_pca.json").read_text())
     stdevs = np.sqrt(np.array(pca["eigenvalues"]))
     axes = np.array(pca["eigenvectors"])
@@ -113,7 +114,7 @@ def main() -> None:
     with Image.open(options.dataset / "mean_image.png") as mean_image:
         save(mean_image, out / "mean-image.png")
     sheet = grid(first_of_each_class(options.dataset))
-    # An overview may lose colours to stay small; the colour axes may not.
+    # The overview may lose colours to stay small; the colour axes must not.
     save(sheet.quantize(PALETTE_COLOURS, Image.Quantize.MEDIANCUT), out / "records.png")
     save(grid(colour_axes(options.dataset)), out / "colour-axes.png")
 

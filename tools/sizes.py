@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Bytes that a record takes in each encoding, and what all of ILSVRC2012 would take.
+"""Bytes per record in each encoding, and for all of ILSVRC2012.
 
-    .venv/bin/python tools/sizes FOLDER [--images N]
+    .venv/bin/python tools/sizes.py FOLDER [--images N]
 
-FOLDER is searched for image files. Each is prepared once and written in every encoding, by the
-code that writes shards, into nothing: what is counted is image, tar headers, padding and index.
+Prepares images from FOLDER once and writes them in every encoding, with the code that writes
+shards, to /dev/null. Counts image, tar headers, padding and index.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMS: tuple[ImageSpec, ...] = (
 
 
 def name_of(form: ImageSpec) -> str:
-    """The options that choose this form."""
+    """Return the command line options that select this form."""
     options = f"--encoding {form.encoding}"
     if form.encoding == "jpeg":
         options += f" --quality {form.quality} --subsampling {form.subsampling}"
@@ -45,13 +45,13 @@ def name_of(form: ImageSpec) -> str:
 
 
 def record_bytes(data: bytes) -> Iterator[tuple[int, int]]:
-    """For each form: bytes of the encoded image, and of its record in shard and index."""
+    """Yield for each form the bytes of the encoded image, and of its record in shard and index."""
     image_hwc = prepare(data, FORMS[0]).image_hwc
     with Path("/dev/null").open("wb") as nowhere:
         for form in FORMS:
             encoded = encode(image_hwc, form)
             sizes = []
-            for copies in (1, 101):  # the difference leaves out what a shard has once
+            for copies in (1, 101):  # the difference leaves out what each shard has once
                 writer = ShardWriter(nowhere, IMAGE_EXTENSIONS[form.encoding])
                 for index in range(copies):
                     writer.add(record_key("train", index), encoded, label_bytes(0, 4))
@@ -63,7 +63,9 @@ def record_bytes(data: bytes) -> Iterator[tuple[int, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=1000, help="at most (default: 1000)")
+    parser.add_argument(
+        "--images", type=int, default=1000, metavar="N", help="at most (default: 1000)"
+    )
     options = parser.parse_args()
     paths = sorted(path for path in options.folder.rglob("*") if path.is_file())
     Random(0).shuffle(paths)
@@ -74,7 +76,7 @@ def main() -> None:
         except ImageError as error:
             sys.stderr.write(f"{path}: {error}\n")
     if not rows:
-        parser.error(f"{options.folder} holds no image")
+        parser.error(f"{options.folder} contains no image")
     sizes = np.array(rows, dtype=np.float64)  # (images, forms, 2)
     mean = sizes.mean(axis=0)
     width = 1.96 * sizes[:, :, 1].std(axis=0) / np.sqrt(len(sizes)) * FULL_SET_IMAGES

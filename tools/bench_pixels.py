@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Milliseconds per image of each pixel stage, and how far `area` is from Pillow's BOX.
+"""Milliseconds per image of each pixel stage, and the difference of `area` from Pillow's BOX.
 
-    .venv/bin/python tools/bench_pixels FOLDER [--rounds N] [--limit N]
+    .venv/bin/python tools/bench_pixels.py FOLDER [--rounds N] [--limit N]
 
-FOLDER is searched for image files. One thread. A stage's figure is the least over the rounds of
-its time over all images, since other work on the machine can only add. The stages of one image
-follow each other, as in a build, so that each finds its input in the cache.
+Measures all files in FOLDER, in one thread. A stage's figure is the least time over the rounds,
+since other work on the machine can only add. All stages of one image run before the next image, as
+in a build, so that each stage finds its input in the cache.
 """
 
 # ruff: noqa: T201
@@ -35,7 +35,7 @@ window_of = partial(needed_window, size_px=SPEC.size_px, filter_name=SPEC.filter
 
 
 def one_round(files: list[bytes], pixel_sum_hwc: np.ndarray) -> list[float]:
-    """Seconds spent in each stage over all files."""
+    """Return the seconds spent in each stage over all files."""
     spent = [0.0] * len(STAGES)
     for data in files:
         marks = [time.perf_counter()]
@@ -75,14 +75,15 @@ def print_times(files: list[bytes], rounds: int) -> None:
 
 
 def print_distances(files: list[bytes]) -> None:
-    """`area` against its exact definition and against Pillow's BOX, on images that shrink."""
+    """Compare `area` with its exact definition and with Pillow's BOX, on images that shrink."""
     squares: dict[str, list[float]] = {"exact area": [], "Pillow BOX": []}
     largest = dict.fromkeys(squares, 0)
     for data in files:
         image_hwc = decode_image(data, max_megapixels=SPEC.max_megapixels, exif="ignore").image_hwc
         if min(image_hwc.shape[:2]) <= SPEC.size_px:
             continue
-        scaled_hw = scaled_size(*image_hwc.shape[:2], SPEC.size_px)
+        height, width, _ = image_hwc.shape
+        scaled_hw = scaled_size(height, width, SPEC.size_px)
         crop = centre_crop(scaled_hw, SPEC.size_px)
         area = kernel.area_shrink(image_hwc, scaled_hw, crop).astype(int)
         full = Image.fromarray(image_hwc).resize(scaled_hw[::-1], Image.Resampling.BOX)
@@ -111,7 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     paths = sorted(path for path in options.folder.rglob("*") if path.is_file())[: options.limit]
     if not paths:
-        parser.error(f"{options.folder} holds no files")
+        parser.error(f"{options.folder} contains no files")
     files = [path.read_bytes() for path in paths]
     print(f"{len(files)} images; " + ", ".join(f"{k} {v}" for k, v in codecs().items()))
     print_times(files, options.rounds)

@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""Fuzz the readers of files from elsewhere, guided by coverage (atheris) or under sanitizers.
+"""Fuzz the readers of untrusted files, guided by coverage (atheris) or under sanitizers.
 
-    .venv/bin/python tools/fuzz [TARGET ...] [--seconds N] [--corpus DIR]
-    .venv/bin/python tools/fuzz [TARGET ...] --sanitize [--seconds N]
-    .venv/bin/python tools/fuzz TARGET --replay FILE
-    .venv/bin/python tools/fuzz --list
+    .venv/bin/python tools/fuzz.py [TARGET ...] [--seconds N] [--corpus DIR]
+    .venv/bin/python tools/fuzz.py [TARGET ...] --sanitize [--seconds N]
+    .venv/bin/python tools/fuzz.py TARGET --replay FILE
+    .venv/bin/python tools/fuzz.py --list
 
-A target gives bytes to a reader as a file and fails unless the reader answers or raises an error of
-ours (tests/fuzzing.py). Without TARGET all run, one after the other, N seconds each. What fails is
-kept in .bench/fuzz/crashes, and the command that runs it again is printed; exit code 1 then.
+A target passes bytes to a reader as a file and fails unless the reader returns or raises one of our
+own errors (tests/fuzzing.py). Without TARGET all targets run in turn, N seconds each. Input that
+fails is saved in .bench/fuzz/crashes, the command that replays it is printed, and the exit code
+is 1.
 
-atheris is installed into .bench/fuzz on the first run. Its corpora stay in .bench/fuzz/corpus, so
-that a later run goes on. --sanitize compiles the C code anew with AddressSanitizer and
-UndefinedBehaviorSanitizer (needs gcc with libasan) and runs the targets that use it; its inputs are
-mutated blindly: gcc's coverage is not one that atheris reads.
+atheris is installed into .bench/fuzz on the first run. Its corpora stay in .bench/fuzz/corpus, and
+later runs extend them. --sanitize compiles the C code with AddressSanitizer and
+UndefinedBehaviorSanitizer (needs gcc with libasan) and runs the targets that use it. Its inputs are
+mutated without coverage, because atheris cannot read gcc's.
 """
 
 # ruff: noqa: T201
@@ -50,18 +51,18 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined",
 SANITIZED = {
     "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=2048",
     "UBSAN_OPTIONS": "print_stacktrace=1",
-    "PYTHONMALLOC": "malloc",  # so that each buffer of Python's is watched too
+    "PYTHONMALLOC": "malloc",  # so that AddressSanitizer checks Python's buffers too
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET")
-    parser.add_argument("--seconds", type=int, default=30, help="for each target [30]")
+    parser.add_argument("--seconds", type=int, default=30, help="per target (default: 30)")
     parser.add_argument("--corpus", type=Path, default=HOME / "corpus", metavar="DIR")
-    parser.add_argument("--sanitize", action="store_true", help="the C code under sanitizers")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input again")
-    parser.add_argument("--list", action="store_true", help="name the targets")
+    parser.add_argument("--sanitize", action="store_true", help="run the C code under sanitizers")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="run one saved input")
+    parser.add_argument("--list", action="store_true", help="list the targets")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     sys.path[:0] = [str(ROOT)]
@@ -76,19 +77,19 @@ def main() -> int:
         return 0
     unknown = sorted(set(options.targets) - names.keys())
     if unknown:
-        parser.error(f"no target {unknown[0]!r}; there are {', '.join(names)}")
+        parser.error(f"unknown target {unknown[0]!r}: use one of {', '.join(names)}")
     if options.replay and len(options.targets) != 1:
         parser.error("--replay needs one TARGET")
     if not options.sanitize and not options.replay:
         _install()
     CRASHES.mkdir(parents=True, exist_ok=True)
     failed = [name for name in options.targets or names if not _run(name, options)]
-    print(f"failed: {', '.join(failed)}" if failed else "no failure")
+    print(f"failed: {', '.join(failed)}" if failed else "no failures")
     return 1 if failed else 0
 
 
 def _names(*, sanitize: bool) -> dict[str, str]:
-    """Targets and what they do; they are loaded apart, since a child may need other modules."""
+    """Return targets and their descriptions, read in a child: a run may need other modules."""
     code = (
         "import json; from tests import fuzzing; "
         "print(json.dumps([[n, t.text, t.needs] for n, t in fuzzing.load_all().items()]))"
@@ -105,11 +106,11 @@ def _install() -> None:
     print(f"installing {ATHERIS} into {SITE}", flush=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(SITE)]
     if subprocess.run([*pip, ATHERIS], check=False).returncode:
-        sys.exit(f"tools/fuzz needs {ATHERIS} (wheels for Linux, CPython 3.11 to 3.13)")
+        sys.exit(f"tools/fuzz.py needs {ATHERIS} (wheels for Linux, CPython 3.11 to 3.13)")
 
 
 def _build() -> None:
-    """The C code with sanitizers, into .bench/fuzz/sanitized."""
+    """Compile the C code with sanitizers into .bench/fuzz/sanitized."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     for name, (source, flags) in SOURCES.items():
         out = HOME / "sanitized" / f"{name}{suffix}"
@@ -120,7 +121,7 @@ def _build() -> None:
 
 
 def _run(name: str, options: argparse.Namespace) -> bool:
-    """One target in a process of its own; whether it went well."""
+    """Run one target in its own process; return whether it succeeded."""
     command = [sys.executable, str(Path(__file__).resolve()), "--child", name]
     command += ["--seconds", str(options.seconds), "--corpus", str(options.corpus)]
     command += ["--replay", str(options.replay)] if options.replay else []
@@ -148,7 +149,7 @@ def _run(name: str, options: argparse.Namespace) -> bool:
         written = [str(kept)]
     for path in written:
         flag = " --sanitize" if options.sanitize else ""
-        print(f"again: {sys.executable} tools/fuzz {name}{flag} --replay {path}", flush=True)
+        print(f"replay: {sys.executable} tools/fuzz.py {name}{flag} --replay {path}", flush=True)
     return False
 
 
@@ -157,11 +158,11 @@ def _summary(text: str) -> str:
     coverage = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", text)
     if runs:
         cov, _, corpus = coverage[-1] if coverage else ("no", "", "no")
-        return f"{int(runs[-1]):,} runs, {cov} edges covered, {corpus} inputs kept"
+        return f"{int(runs[-1]):,} runs, {cov} edges covered, {corpus} inputs in the corpus"
     return (text.strip().splitlines() or ["done"])[-1]
 
 
-# ---- in the process of a target ------------------------------------------------------------
+# ---- in the process of one target ----------------------------------------------------------
 
 
 def _child(options: argparse.Namespace) -> int:
@@ -175,23 +176,23 @@ def _child(options: argparse.Namespace) -> int:
     target = fuzzing.load_all()[options.child]
     if options.replay:
         target.run(options.replay.read_bytes())
-        print("it passes")
+        print("passed")
         return 0
     current = CRASHES / f"{options.child}.current"
     seed = random.SystemRandom().randrange(2**32)
     end, runs = time.monotonic() + options.seconds, 0
     while time.monotonic() < end:
         data = target.hostile(random.Random(seed + runs))
-        current.write_bytes(data)  # before: a sanitizer ends the process
+        current.write_bytes(data)  # before the run, because a sanitizer ends the process
         target.run(data)
         runs += 1
     current.unlink()
-    print(f"{runs:,} runs, blind, seed {seed}")
+    print(f"{runs:,} runs without coverage, seed {seed}")
     return 0
 
 
 def _preload(name: str) -> None:
-    """The sanitized module under the name of the one that was installed."""
+    """Load the sanitized module under the name of the installed one."""
     path = HOME / "sanitized" / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec
@@ -214,16 +215,16 @@ def _atheris(options: argparse.Namespace) -> int:
         target = fuzzing.load_all()[options.child]
         for seed in target.seeds():
             (corpus / f"seed-{hashlib.sha1(seed).hexdigest()}").write_bytes(seed)
-            target.run(seed)  # what is imported late or made once is so now
+            target.run(seed)  # so that lazy imports and caches are done before fuzzing starts
 
     def mutate(data: bytes, size_max: int, seed: int) -> bytes:
-        """In turns ours, which keeps the structure, and libFuzzer's."""
+        """Alternate between our mutation, which keeps the structure, and libFuzzer's."""
         if seed % 2:
             return target.mutate(data, random.Random(seed))[:size_max]
         return bytes(atheris.Mutate(data, size_max))
 
     words = HOME / f"{options.child}.dict"
-    tokens = target.tokens or (b"\0",)  # an empty dictionary is refused
+    tokens = target.tokens or (b"\0",)  # libFuzzer rejects an empty dictionary
     lines = ["".join(f"\\x{byte:02x}" for byte in token) for token in tokens]
     words.write_text("".join(f'"{line}"\n' for line in lines))
     arguments = [

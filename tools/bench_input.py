@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Images a second of the training input, against others that end in the same tensors.
+"""Images per second of the training input, compared with others that give the same tensors.
 
-    .venv/bin/python tools/bench_input DATASET [--rounds N] [--json FILE]
+    .venv/bin/python tools/bench_input.py DATASET [--rounds N] [--json FILE]
 
-Every contestant runs in its own process with two threads or two workers, and waits while another
-one is measured. A round measures each once, in turn; a ratio is the median over the rounds of the
-ratio within a round, so that a change of the machine's speed touches both sides.
+Each contestant runs in its own process with two threads or two workers, and waits while another
+is measured. A round measures each contestant once, in turn. A ratio is the median over the rounds
+of the ratio within a round, so that a change in the machine's speed affects both sides.
 
-    ours               the trainer's own: shards -> tensors, one DALI graph
+    ours               the trainer: shards to tensors in one DALI graph
     torch-pillow       torch DataLoader, decoding by pillow-simd
     torch-simplejpeg   torch DataLoader, decoding by simplejpeg
     webdataset-pillow  the webdataset package
-    decode-alone       simplejpeg and nothing else: the bound
-    graph, graph-*     parts of ours, on records in memory: where the time goes
+    decode-alone       simplejpeg and nothing else: the upper bound
+    graph, graph-*     parts of ours, on records in memory: show where the time goes
 """
 
 # ruff: noqa: T201
@@ -44,7 +44,7 @@ CONTESTANTS = {
     "source": ["decode-alone", "ours", "torch-pillow", "webdataset-pillow"],
 }
 TARGETS = {"torch-pillow": 2.0, "decode-alone": 0.45}
-"""Least ratio of ours to each."""
+"""Required ratio of ours to each."""
 
 
 class Contestant:
@@ -83,7 +83,7 @@ class Contestant:
 
 
 def run_preset(preset: str, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Rates of each contestant, round by round."""
+    """Measure all contestants of a preset; return their rates, round by round."""
     names = [n for n in CONTESTANTS[preset] if not options.only or n in options.only]
     contestants = [Contestant(name, options, preset) for name in names]
     for _ in range(options.rounds):
@@ -95,8 +95,8 @@ def run_preset(preset: str, options: argparse.Namespace) -> dict[str, list[float
 
 
 def report(preset: str, rates: dict[str, list[float]]) -> dict[str, dict[str, object]]:
-    """Print the table of a preset; the same as JSON."""
-    print(f"\n{preset:<20}{'img/s':>8}   ours / it (least to most)   target")
+    """Print the table of a preset; return the same as JSON values."""
+    print(f"\n{preset:<20}{'img/s':>8}   ours / it (min to max)   target")
     rows: dict[str, dict[str, object]] = {}
     for name, values in rates.items():
         ratios = [a / b for a, b in zip(rates.get("ours", values), values, strict=True)]
@@ -121,10 +121,10 @@ def main() -> None:
     )
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="at least, each and a round")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per contestant and round")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--preset", choices=list(CONTESTANTS), action="append")
-    parser.add_argument("--only", action="append", help="a contestant; may be repeated")
+    parser.add_argument("--only", action="append", help="measure this contestant; may be repeated")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     packages = ("nvidia-dali-cuda120", "torch", "numpy", "pillow-simd", "simplejpeg", "webdataset")

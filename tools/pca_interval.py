@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How far the colour PCA of a dataset would move had other photographs been drawn: a bootstrap.
+"""Bootstrap intervals of a dataset's colour PCA: its change if other photographs had been drawn.
 
-    .venv/bin/python tools/pca_interval DATASET [--draws N] [--seed N]
+    .venv/bin/python tools/pca_interval.py DATASET [--draws N] [--seed N]
 
-Prints the standard deviations of the three components as stored, and their 95 % interval over
-draws of as many records, with replacement. Reads JPEG and PNG records as they are decoded.
+Prints the stored standard deviations of the three components, and their 95 % intervals over draws
+of as many records with replacement. Reads JPEG and PNG records.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PERCENTILES = (2.5, 97.5)
 
 
 def moments_of_records(dataset: Path) -> Iterator[RgbMoments]:
-    """The moments of each training record."""
+    """Yield the colour moments of each training record."""
     for shard in load_index(dataset).splits["train"].shards:
         with tarfile.open(dataset / shard.name) as tar:
             for member in tar:
@@ -44,7 +44,7 @@ def moments_of_records(dataset: Path) -> Iterator[RgbMoments]:
 
 
 def stdevs_of_draws(records: list[RgbMoments], draws: int, seed: int) -> NDArray[np.float64]:
-    """(draws, 3): standard deviations of the components of each draw, levels 0-255."""
+    """Return (draws, 3): the components' standard deviations in each draw, in levels 0-255."""
     rng = np.random.default_rng(seed)
     sums = np.array([(*one.sums, *one.second) for one in records], dtype=object)
     size_px, count = records[0].size_px, len(records)
@@ -65,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     records = list(moments_of_records(options.dataset))
     if len(records) < 2:
-        parser.error(f"{options.dataset} holds fewer than two JPEG or PNG training records")
+        parser.error(f"{options.dataset} has fewer than two JPEG or PNG training records")
     draws = stdevs_of_draws(records, options.draws, options.seed)
     low, high = np.percentile(draws, PERCENTILES, axis=0)
     stored = fit_pca(load_moments(options.dataset)).stdevs

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures ``imgprep build-shards`` side by side with its peers; see ``bench_build --help``."""
+"""Compare ``imgprep build-shards`` with other tools; see ``tools/bench_build.py --help``."""
 
 import sys
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""The steps that bench_step times."""
