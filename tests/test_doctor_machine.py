@@ -8,7 +8,6 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from imgprep.doctor import nvidia
 from imgprep.doctor.avx2 import compiled_with_avx2
 from imgprep.doctor.child import NoAnswerError, ask
 from imgprep.doctor.disk import measure
-from imgprep.doctor.machine import cpu_quota, memory_limit
 from imgprep.doctor.training import links_finding
 from tests.clobber import tmpfs_script
 
@@ -159,37 +157,6 @@ def test_a_broken_driver_must_be_fixed_and_no_gpu_is_a_plain_fact(tmp_path: Path
     found = training_with(tmp_path, "echo No devices were found; exit 6", CPU_BUILD)
     assert (found["GPUs"]["level"], found["GPUs"]["value"]) == ("ok", "none")
     assert "NVLink" not in found
-
-
-def reading(files: dict[str, str]) -> Callable[[str], str | None]:
-    return files.get
-
-
-def test_the_least_limit_of_all_control_groups_counts() -> None:
-    v2 = "0::/kube/pod/box\n"
-    files = {
-        "kube/pod/box/cpu.max": "max 100000\n",
-        "kube/pod/cpu.max": "150000 100000\n",
-        "kube/cpu.max": "800000 100000\n",
-        "kube/pod/box/memory.max": "max\n",
-        "kube/memory.max": "1073741824\n",
-    }
-    assert cpu_quota(v2, reading(files)) == 1.5
-    assert memory_limit(v2, reading(files)) == 2**30
-    assert cpu_quota(v2, reading({})) is None
-    inside = {"cpu.max": "200000 100000", "memory.max": "4096"}  # the container's own root
-    assert cpu_quota("0::/../..\n", reading(inside)) == 2.0
-    v1 = "9:memory:/docker/box\n4:cpu,cpuacct:/docker/box\n1:name=systemd:/\n0::/\n"
-    files = {
-        "cpu,cpuacct/docker/box/cpu.cfs_quota_us": "50000\n",
-        "cpu,cpuacct/docker/box/cpu.cfs_period_us": "100000\n",
-        "cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
-        "memory/docker/box/memory.limit_in_bytes": "536870912\n",
-        "memory/memory.limit_in_bytes": "9223372036854771712\n",
-    }
-    assert cpu_quota(v1, reading(files)) == 0.5
-    assert memory_limit(v1, reading(files)) == 2**29
-    assert cpu_quota("", reading(files)) is None
 
 
 def test_a_low_limit_of_open_files_must_be_raised() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -340,9 +339,10 @@ def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
 
 def _verify(dataset: str) -> None:
     from imgprep.errors import DamageError
+    from imgprep.processors import processors
     from imgprep.verify.dataset import verify
 
-    report = verify(dataset, decode=True, jobs=os.cpu_count() or 1, advanced=lambda done: None)
+    report = verify(dataset, decode=True, jobs=processors(), advanced=lambda done: None)
     click.echo(report.render(), err=True)
     if report.exit_code:
         raise DamageError(f"{dataset}: damaged; mend it before training (see above)")

@@ -20,6 +20,7 @@ def examine(dest: str | None = None, *, quick: bool = False) -> Report:
     ``dest`` is the folder to be built into; None is the current one, of which nothing is demanded.
     """
     from imgprep.doctor import disk, machine, software, speed, training
+    from imgprep.processors import processors
 
     with ThreadPoolExecutor(max_workers=len(_questions()) + 1) as pool:
         asked: dict[str, Future[dict[str, Any]]] = {
@@ -36,7 +37,7 @@ def examine(dest: str | None = None, *, quick: bool = False) -> Report:
     findings += machine.examine()
     rate = None
     if not quick:
-        finding, rate = speed.examine(machine.usable_cores())
+        finding, rate = speed.examine(processors())
         findings.append(finding)
     findings += disk.examine(dest, quick=quick, images_per_s=rate)
     return Report(tuple(findings))

@@ -5,7 +5,6 @@ Suffixes: ``hwc`` row, column, channel; ``yx`` row and column; ``n`` image in th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.dataset.format import NPY_HEADER_BYTES
+from imgprep.processors import processors
 from train.config import InputConfig, MeanKind
 from train.errors import ConfigError, DataError
 from train.feed.augment import EpochDraws
@@ -73,7 +73,7 @@ def graph_spec(
         size_px=data.size_px,
         crop_px=config.crop_px,
         batch_images=batch_images,
-        threads=config.threads or len(os.sched_getaffinity(0)),
+        threads=config.threads or processors(),
         mean=config.mean,
         mean_image_hwc=data.mean_image_hwc,
         mean_rgb=data.pca.mean_rgb.astype(np.float32),

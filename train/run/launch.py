@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imgprep.processors import processors
 from train.config import RunConfig
 from train.errors import ConfigError
 from train.world import World
@@ -47,9 +48,8 @@ def find_hardware() -> Hardware:
     """GPUs and processors of this machine; imports torch."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Hardware(gpus=gpus, cores=cores or 1)
+    return Hardware(gpus=gpus, cores=processors())
 
 
 def place(config: RunConfig, hardware: Hardware, world: World, processes: int | None) -> Placement:
