@@ -26,12 +26,12 @@ from imgprep.image import kernel
 from imgprep.image.decode import decode_image
 from imgprep.image.geometry import centre_crop, scaled_size
 from imgprep.image.prepare import codecs, encode
-from imgprep.image.resize import needed_window, resize_crop
+from imgprep.image.resize import needed_region, resize_crop
 from imgprep.spec import ImageSpec
 
 SPEC = ImageSpec()
 STAGES = ("decode", "resize and crop", "moments", "encode")
-window_of = partial(needed_window, size_px=SPEC.size_px, filter_name=SPEC.filter)
+region_of = partial(needed_region, size_px=SPEC.size_px, filter_name=SPEC.filter)
 
 
 def one_round(files: list[bytes], pixel_sum_hwc: np.ndarray) -> list[float]:
@@ -40,14 +40,14 @@ def one_round(files: list[bytes], pixel_sum_hwc: np.ndarray) -> list[float]:
     for data in files:
         marks = [time.perf_counter()]
         decoded = decode_image(
-            data, max_megapixels=SPEC.max_megapixels, exif=SPEC.exif, window_of=window_of
+            data, max_megapixels=SPEC.max_megapixels, exif=SPEC.exif, region_of=region_of
         )
         marks.append(time.perf_counter())
         image_hwc = resize_crop(
             decoded.image_hwc,
             size_px=SPEC.size_px,
             filter_name=SPEC.filter,
-            part=decoded.part,
+            placement=decoded.placement,
         )
         marks.append(time.perf_counter())
         kernel.add_moments(image_hwc, pixel_sum_hwc)
