@@ -15,14 +15,27 @@ import click
 from imgprep import __version__, console
 from imgprep.console import CONTEXT, ErrorGroup, json_option, options, print_json, quiet_option
 from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
+from imgprep.spec import (
+    ENCODINGS,
+    EXIF_POLICIES,
+    FILTERS,
+    LAYOUTS,
+    ON_ERRORS,
+    SOLVERS,
+    SPLIT_CHOICES,
+    SUBSAMPLINGS,
+    BuildSpec,
+    ImageSpec,
+)
 from imgprep.wording import plain
 
 if TYPE_CHECKING:
-    from imgprep.colour.pca import Solver
     from imgprep.dataset.markers import Skip
     from imgprep.sources.manifest import SourceScan
+    from imgprep.spec import Solver
 
-LAYOUTS = ("archives", "class-folders", "kaggle")
+IMAGE, BUILD = ImageSpec(), BuildSpec()
+"""The defaults."""
 EPILOG = "Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + "."
 
 
@@ -90,25 +103,26 @@ def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: 
 
 
 _SPEC_OPTIONS = options(
-    click.option("--size", "size_px", type=int, default=256, show_default=True, metavar="PX",
-                 help="Side of a record; the short side is resized to it."),
-    click.option("--filter", "filter_name", default="area", show_default=True,
-                 type=click.Choice(["area", "box", "bilinear", "hamming", "bicubic", "lanczos"]),
+    click.option("--size", "size_px", type=int, default=IMAGE.size_px, show_default=True,
+                 metavar="PX", help="Side of a record; the short side is resized to it."),
+    click.option("--filter", "filter_name", type=click.Choice(FILTERS), default=IMAGE.filter,
+                 show_default=True,
                  help="area: averages when shrinking, bicubic when enlarging, as the author did."),
-    click.option("--encoding", type=click.Choice(["jpeg", "png", "raw"]), default="jpeg",
+    click.option("--encoding", type=click.Choice(ENCODINGS), default=IMAGE.encoding,
                  show_default=True, help="Form of a record; raw is uint8 in .npy."),
-    click.option("--quality", type=int, default=95, show_default=True, help="JPEG quality."),
-    click.option("--subsampling", type=click.Choice(["420", "422", "444"]), default="420",
+    click.option("--quality", type=int, default=IMAGE.quality, show_default=True,
+                 help="JPEG quality."),
+    click.option("--subsampling", type=click.Choice(SUBSAMPLINGS), default=IMAGE.subsampling,
                  show_default=True, help="JPEG chroma subsampling."),
-    click.option("--exif", type=click.Choice(["ignore", "apply"]), default="ignore",
+    click.option("--exif", type=click.Choice(EXIF_POLICIES), default=IMAGE.exif,
                  show_default=True, help="Turn images as their EXIF orientation says."),
-    click.option("--max-megapixels", type=int, default=100, show_default=True,
+    click.option("--max-megapixels", type=int, default=IMAGE.max_megapixels, show_default=True,
                  help="Refuse images that declare more (decompression bombs)."),
-    click.option("--split", type=click.Choice(["all", "train", "val"]), default="all",
+    click.option("--split", type=click.Choice(SPLIT_CHOICES), default=BUILD.split,
                  show_default=True, help="Build only this split."),
     click.option("--shard-images", type=int, metavar="N",
                  help="Images a shard, at most [default: 1000; less for small sets]."),
-    click.option("--seed", type=int, default=0, show_default=True,
+    click.option("--seed", type=int, default=BUILD.seed, show_default=True,
                  help="Seed of the global shuffle."),
     click.option("--limit", type=int, metavar="N",
                  help="Take only N images of each split (a seeded sample)."),
@@ -129,7 +143,7 @@ _RUN_OPTIONS = options(
     click.option("--runner", callback=_runner_name, default="local", show_default=True,
                  metavar="local|ray|ray://HEAD:PORT",
                  help="What runs the shards: processes here, or a Ray cluster (imgprep[ray])."),
-    click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail",
+    click.option("--on-error", type=click.Choice(ON_ERRORS), default="fail",
                  show_default=True, help="Fail on bad images, or leave them out (exit code 3)."),
     click.option("--max-errors", type=int, metavar="N",
                  help="Stop after N bad images [default: 100 for fail, no limit for skip]."),
@@ -161,7 +175,6 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
       imgprep build-shards s3://bucket/ilsvrc2012 /data/imagenet-256
     """
     from imgprep.build.job import BuildOptions, build, dry_run
-    from imgprep.spec import BuildSpec, ImageSpec
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does
     image = ImageSpec(
@@ -202,8 +215,8 @@ def _warn_of_pillow() -> None:
 
 @cli.command()
 @dest_argument
-@click.option("--solver", type=click.Choice(["scikit-learn", "gradient-ascent"]),
-              default="scikit-learn", show_default=True, help="How the PCA is solved.")  # fmt: skip
+@click.option("--solver", type=click.Choice(SOLVERS), default=SOLVERS[0],
+              show_default=True, help="How the PCA is solved.")  # fmt: skip
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Also write a page with pictures into FILE.")  # fmt: skip
 @json_option

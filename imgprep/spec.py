@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -15,10 +16,18 @@ Subsampling = Literal["420", "422", "444"]
 ExifPolicy = Literal["ignore", "apply"]
 SplitChoice = Literal["all", "train", "val"]
 OnError = Literal["fail", "skip"]
+Layout = Literal["archives", "class-folders", "kaggle"]
+Solver = Literal["scikit-learn", "gradient-ascent"]
 
-FILTERS: tuple[str, ...] = get_args(FilterName)
-ENCODINGS: tuple[str, ...] = get_args(Encoding)
-SUBSAMPLINGS: tuple[str, ...] = get_args(Subsampling)
+# The choices, as the command line shows them.
+FILTERS: tuple[FilterName, ...] = get_args(FilterName)
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+SUBSAMPLINGS: tuple[Subsampling, ...] = get_args(Subsampling)
+EXIF_POLICIES: tuple[ExifPolicy, ...] = get_args(ExifPolicy)
+SPLIT_CHOICES: tuple[SplitChoice, ...] = get_args(SplitChoice)
+ON_ERRORS: tuple[OnError, ...] = get_args(OnError)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
 SHARD_IMAGES_MAX_AUTO = 1000
 SHARD_IMAGES_MIN_AUTO = 32
@@ -28,6 +37,11 @@ SHARDS_MIN_AUTO = 16
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise UsageError(message)
+
+
+def require_one_of(what: str, value: str, choices: Sequence[str]) -> None:
+    """Raises ``UsageError`` unless ``value`` is one of the choices."""
+    _require(value in choices, f"{what} must be one of {', '.join(choices)}; got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,17 +64,11 @@ class ImageSpec:
 
     def __post_init__(self) -> None:
         _require(8 <= self.size_px <= 4096, f"size must be 8 to 4096 pixels, not {self.size_px}")
-        _require(self.filter in FILTERS, f"filter {self.filter!r} is none of {', '.join(FILTERS)}")
-        _require(
-            self.encoding in ENCODINGS,
-            f"encoding {self.encoding!r} is none of {', '.join(ENCODINGS)}",
-        )
+        require_one_of("filter", self.filter, FILTERS)
+        require_one_of("encoding", self.encoding, ENCODINGS)
         _require(1 <= self.quality <= 100, f"quality must be 1 to 100, not {self.quality}")
-        _require(
-            self.subsampling in SUBSAMPLINGS,
-            f"subsampling {self.subsampling!r} is none of {', '.join(SUBSAMPLINGS)}",
-        )
-        _require(self.exif in get_args(ExifPolicy), f"exif is ignore or apply, not {self.exif!r}")
+        require_one_of("subsampling", self.subsampling, SUBSAMPLINGS)
+        require_one_of("exif", self.exif, EXIF_POLICIES)
         _require(
             1 <= self.max_megapixels <= 4000,
             f"max-megapixels must be 1 to 4000, not {self.max_megapixels}",
@@ -81,7 +89,7 @@ class BuildSpec:
     """Images taken of each split (a seeded sample), None for all."""
 
     def __post_init__(self) -> None:
-        _require(self.split in get_args(SplitChoice), f"split {self.split!r} is unknown")
+        require_one_of("split", self.split, SPLIT_CHOICES)
         _require(
             self.shard_images is None or self.shard_images >= 1,
             f"shard-images must be at least 1, not {self.shard_images}",

@@ -12,7 +12,7 @@ import numpy as np
 
 from imgprep.build.state import BuildIdentity, StatePaths, begin, load_pixel_sum
 from imgprep.colour.stats import load_moments, stats_report
-from imgprep.dataset.encodings import record_pixels
+from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.index import ShardInfo, load_index
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.markers import done_markers, read_marker
@@ -241,4 +241,4 @@ def record(data: bytes) -> None:
     """A record that is drawn."""
     for encoding in ("jpeg", "raw"):
         with ours():
-            assert record_pixels(data, encoding, 16).shape == (16, 16, 3)
+            assert encoding_of(encoding).pixels(data, 16).shape == (16, 16, 3)

@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from imgprep.errors import ImageError
-from imgprep.image.prepare import codecs, encode, prepare
+from imgprep.dataset.encodings import encoding_of
+from imgprep.errors import FormatError, ImageError
+from imgprep.image.prepare import codecs, prepare
 from imgprep.image.resize import resize_crop
-from imgprep.spec import FILTERS, SUBSAMPLINGS, ImageSpec, Subsampling
+from imgprep.spec import ENCODINGS, FILTERS, SUBSAMPLINGS, ImageSpec, Subsampling
+
+
+def encode(image_hwc: NDArray[np.uint8], spec: ImageSpec) -> bytes:
+    return encoding_of(spec.encoding).encode(image_hwc, spec)
 
 
 def picture(height: int, width: int) -> NDArray[np.uint8]:
@@ -96,7 +101,21 @@ def test_raw_is_npy_1_0_with_a_128_byte_header(size_px: int) -> None:
     assert (loaded == image_hwc).all()
 
 
-@pytest.mark.parametrize("encoding", ["jpeg", "png", "raw"])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_every_encoding_reads_back_what_it_wrote(name: str) -> None:
+    encoding, image_hwc = encoding_of(name), picture(64, 64)
+    assert encoding.name == name
+    content = encoding.encode(image_hwc, ImageSpec(size_px=64, encoding=encoding.name))
+    assert encoding.fault(content, 64) is None
+    assert "65" in str(encoding.fault(content, 65))
+    assert encoding.fault(b"", 64)
+    pixels = encoding.pixels(content, 64)
+    assert np.abs(pixels.astype(int) - image_hwc).max() <= (0 if encoding.is_lossless else 40)
+    with pytest.raises(FormatError, match=r"the record (does not decode|decodes to)"):
+        encoding.pixels(content, 65)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_the_same_pixels_give_the_same_bytes(encoding: str) -> None:
     spec = ImageSpec(encoding=encoding)  # type: ignore[arg-type]
     first = encode(picture(64, 64), spec)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.index import load_index
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.markers import read_marker
@@ -32,7 +34,6 @@ from tests.trees import make_class_folders
 from train.config import InputConfig, RunConfig
 from train.errors import CheckpointError, ConfigError, DataError
 from train.feed.dataset import open_dataset
-from train.feed.declared import Declared
 from train.feed.records import RecordReader
 from train.net import native
 from train.run.logs import STEP_FIELDS, read_rows
@@ -182,7 +183,7 @@ def test_an_integer_without_end_in_a_checkpoint_is_refused(tmp_path: Path) -> No
 
 
 def test_records_are_known_by_how_they_begin() -> None:
-    fault = Declared("jpeg", 40).fault
+    fault = partial(encoding_of("jpeg").fault, size_px=40)
     clean = jpeg_of(40)
     for content in (clean, clean, jpeg_of(40, quality=50), clean + b"x"):
         assert fault(content) is None
@@ -191,7 +192,7 @@ def test_records_are_known_by_how_they_begin() -> None:
     assert fault(other) == "declares 41x41 pixels, not 40 square"
     assert fault(clean[:100]) == "truncated JPEG: it ends inside its header"
     assert fault(b"") == fault(saved(Image.new("RGB", (40, 40)), "PNG")) == "not a JPEG"
-    fault = Declared("png", 40).fault
+    fault = partial(encoding_of("png").fault, size_px=40)
     assert fault(saved(Image.new("RGB", (40, 40)), "PNG")) is None
     assert fault(saved(Image.new("RGB", (40, 41)), "PNG")) == "declares 40x41 pixels, not 40 square"
     assert fault(clean) == fault(b"") == "not a PNG"

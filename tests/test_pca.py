@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from imgprep.colour.moments import Moments, RgbMoments
-from imgprep.colour.pca import SOLVERS, RgbPca, Solver, angle_degrees, fit_pca, orient, sigma_points
+from imgprep.colour.pca import RgbPca, angle_degrees, fit_pca, orient, sigma_points
 from imgprep.errors import FormatError, UsageError
+from imgprep.spec import SOLVERS, Solver
 
 Pixels = NDArray[np.uint8]
 SIZE_PX = 16

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from imgprep.dataset.encodings import record_pixels
+from imgprep.dataset.encodings import encoding_of
 from imgprep.errors import DestinationError, UsageError
 from imgprep.pages import preview as records_preview
 from imgprep.pages.sheet import Row, Sheet, Tile, check_target, draw
@@ -102,7 +102,7 @@ def test_a_tile_is_the_tensor_that_trains(
         (stored,) = reader.read([record["record"]])
         assert record["label"] == stored.label
         assert reader.where(record["record"]).endswith(record["key"])
-        whole = record_pixels(stored.content, "jpeg", data.size_px)
+        whole = encoding_of("jpeg").pixels(stored.content, data.size_px)
         np.testing.assert_array_equal(cut(pixels, record["box"]), whole)
 
 
@@ -220,7 +220,7 @@ def test_every_encoding_can_be_looked_at(
     reader = RecordReader(data, "train")
     keys = {reader.where(n).rpartition(": ")[2]: n for n in range(len(reader))}
     (stored,) = reader.read([keys[first["key"]]])
-    np.testing.assert_array_equal(tile, record_pixels(stored.content, data.encoding, 96))
+    np.testing.assert_array_equal(tile, encoding_of(data.encoding).pixels(stored.content, 96))
     config = InputConfig(crop_px=96, lighting="off", flip=False, mean="none")
     for each in make_preview(data, RunConfig(input=config), TrainerSheetOptions(draws=1)).shown:
         np.testing.assert_array_equal(each.views_ehwc[0], each.stored_hwc)

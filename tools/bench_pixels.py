@@ -22,14 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from PIL import Image
 
+from imgprep.dataset.encodings import encoding_of
 from imgprep.image import kernel
 from imgprep.image.decode import decode_image
 from imgprep.image.geometry import centre_crop, scaled_size
-from imgprep.image.prepare import codecs, encode
+from imgprep.image.prepare import codecs
 from imgprep.image.resize import needed_region, resize_crop
 from imgprep.spec import ImageSpec
 
 SPEC = ImageSpec()
+ENCODING = encoding_of(SPEC.encoding)
 STAGES = ("decode", "resize and crop", "moments", "encode")
 region_of = partial(needed_region, size_px=SPEC.size_px, filter_name=SPEC.filter)
 
@@ -52,7 +54,7 @@ def one_round(files: list[bytes], pixel_sum_hwc: np.ndarray) -> list[float]:
         marks.append(time.perf_counter())
         kernel.add_moments(image_hwc, pixel_sum_hwc)
         marks.append(time.perf_counter())
-        encode(image_hwc, SPEC)
+        ENCODING.encode(image_hwc, SPEC)
         marks.append(time.perf_counter())
         for stage in range(len(STAGES)):
             spent[stage] += marks[stage + 1] - marks[stage]

@@ -19,10 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from imgprep.dataset.format import IMAGE_EXTENSIONS, label_bytes, record_key
+from imgprep.dataset.encodings import encoding_of
+from imgprep.dataset.format import label_bytes, record_key
 from imgprep.dataset.shards import ShardWriter
 from imgprep.errors import ImageError
-from imgprep.image.prepare import encode, prepare
+from imgprep.image.prepare import prepare
 from imgprep.spec import ImageSpec
 
 FULL_SET_IMAGES = 1_281_167 + 50_000
@@ -49,10 +50,10 @@ def record_bytes(data: bytes) -> Iterator[tuple[int, int]]:
     image_hwc = prepare(data, FORMS[0]).image_hwc
     with Path("/dev/null").open("wb") as nowhere:
         for form in FORMS:
-            encoded = encode(image_hwc, form)
+            encoded = encoding_of(form.encoding).encode(image_hwc, form)
             sizes = []
             for copies in (1, 101):  # the difference leaves out what each shard has once
-                writer = ShardWriter(nowhere, IMAGE_EXTENSIONS[form.encoding])
+                writer = ShardWriter(nowhere, encoding_of(form.encoding).extension)
                 for index in range(copies):
                     writer.add(record_key("train", index), encoded, label_bytes(0, 4))
                 facts = writer.finish()

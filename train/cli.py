@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from imgprep import __version__, console
 from imgprep.console import CONTEXT, ErrorGroup, json_option, options, print_json, quiet_option
+from imgprep.dataset.format import SPLITS
 from imgprep.errors import EXIT_CODES
 from imgprep.wording import plain
-from train.config import Device, Parallel
+from train.config import Device, FloatType, Parallel, ScheduleKind
 from train.presets import PRESETS
 
 SHOWN_CODES = (0, 1, 2)
@@ -46,7 +47,7 @@ cache_options = options(
 )  # fmt: skip
 device_option = click.option(
     "--device",
-    type=click.Choice(Device.__args__),  # type: ignore[attr-defined]
+    type=click.Choice(get_args(Device)),
     help="Where to compute [default: auto: GPUs if there are any].",
 )
 
@@ -81,7 +82,7 @@ _FIT_OPTIONS = options(
                  help="TOML settings over the preset; flags come over both."),
     click.option("--set", "assignments", multiple=True, metavar="SETTING=VALUE",
                  help="Any other setting, such as optim.lr_factor=0.5; as often as you like."),
-    click.option("--parallel", type=click.Choice(Parallel.__args__),  # type: ignore[attr-defined]
+    click.option("--parallel", type=click.Choice(get_args(Parallel)),
                  help="none: one device; columns: a column on each of two; data: copies "
                       "[default: auto: columns on two GPUs, else none]."),
     device_option,
@@ -98,14 +99,14 @@ _FIT_OPTIONS = options(
     click.option("--momentum", type=float, metavar="X", help="[default: 0.9]"),
     click.option("--weight-decay", "--wd", "weight_decay", type=float, metavar="X",
                  help="[default: 0.0005]"),
-    click.option("--schedule", type=click.Choice(["plateau", "steps", "dexp", "constant"]),
+    click.option("--schedule", type=click.Choice(get_args(ScheduleKind)),
                  help="How the rate falls [default: the preset's]."),
     click.option("--warm-start", metavar="CHECKPOINT",
                  help="Begin a new run with these weights, where the layers fit."),
     click.option("--classes", default="auto", show_default=True, metavar="N",
                  help="Outputs of the network; auto: as the dataset has."),
     click.option("--seed", type=int, metavar="N", help="[default: 0]"),
-    click.option("--amp", type=click.Choice(["float32", "float16", "bfloat16"]),
+    click.option("--amp", type=click.Choice(get_args(FloatType)),
                  help="Arithmetic under autocast [default: float32]."),
     click.option("--threads", "-j", type=int, metavar="N",
                  help="Decoding threads a process [default: its processors]."),
@@ -169,7 +170,7 @@ def fit(dataset: str, **given: Any) -> None:
 @dataset_argument
 @click.option("--views", type=click.Choice(["1", "10"]), default="1", show_default=True,
               help="1: the centre crop; 10: corners, centre and their mirror images.")  # fmt: skip
-@click.option("--split", type=click.Choice(["val", "train"]), default="val", show_default=True)
+@click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @device_option
 @cache_options
@@ -274,7 +275,7 @@ def preview(dataset: str, **given: Any) -> None:
 @click.option("--html", type=FILE, required=True, metavar="FILE", help="The page to write.")
 @click.option("--dataset", metavar="DATASET",
               help="The run's dataset [default: where the run says it lies].")  # fmt: skip
-@click.option("--split", type=click.Choice(["val", "train"]), default="val", show_default=True)
+@click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True)
 @device_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="Picks the photographs.")  # fmt: skip

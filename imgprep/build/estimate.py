@@ -11,6 +11,7 @@ import numpy as np
 
 from imgprep.errors import DestinationError, ImageError
 from imgprep.sources.manifest import SourceScan
+from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.markers import Skip
 from imgprep.order import shuffled
 from imgprep.build.split_plan import SplitPlan
@@ -26,8 +27,6 @@ READ_AHEAD_IMAGES = 32
 RECORD_OVERHEAD_BYTES = 2200
 """Two tar headers, padding, label and index line."""
 PIXEL_SUM_BYTES_PER_PX = 12
-_JPEG_BYTES_PER_PX = ((95, 0.54), (90, 0.38), (75, 0.22), (0, 0.15))
-"""Rough upper means of photographs by quality, 4:2:0; 4:4:4 takes a third more."""
 REFUSE_BELOW = 0.8
 """Free space is refused when it is certainly too small, not when the guess is narrowly missed."""
 
@@ -73,13 +72,7 @@ class Estimate:
 
 def record_bytes_guess(spec: ImageSpec) -> float:
     """Expected bytes of a record, without reading any image."""
-    pixels = spec.size_px**2
-    if spec.encoding == "raw":
-        return 3.0 * pixels + RECORD_OVERHEAD_BYTES
-    if spec.encoding == "png":
-        return 2.0 * pixels + RECORD_OVERHEAD_BYTES
-    per_px = next(rate for quality, rate in _JPEG_BYTES_PER_PX if spec.quality >= quality)
-    return per_px * pixels * (1.0 if spec.subsampling == "420" else 4 / 3) + RECORD_OVERHEAD_BYTES
+    return encoding_of(spec.encoding).expected_bytes(spec) + RECORD_OVERHEAD_BYTES
 
 
 def check_space(dest: Location, spec: ImageSpec, images: int, shards: int) -> None:
@@ -102,8 +95,9 @@ def estimate_build(
     scan: SourceScan, plans: list[SplitPlan], spec: BuildSpec, *, dest: Location, jobs: int
 ) -> Estimate:
     """Prepare and encode a seeded sample in this process; nothing is written."""
-    from imgprep.image.prepare import encode, prepare
+    from imgprep.image.prepare import prepare
 
+    encoding = encoding_of(spec.image.encoding)
     images = sum(plan.images for plan in plans)
     picks = np.sort(shuffled(images, seed=spec.seed, name="estimate")[:SAMPLE_IMAGES])
     sizes: list[int] = []
@@ -120,7 +114,7 @@ def estimate_build(
                     reader.will_need(rows[number : number + READ_AHEAD_IMAGES])
                 try:
                     prepared = prepare(reader.read(row), spec.image)
-                    sizes.append(len(encode(prepared.image_hwc, spec.image)))
+                    sizes.append(len(encoding.encode(prepared.image_hwc, spec.image)))
                 except ImageError as exc:
                     bad.append(Skip(where=manifest.where(row), cause=str(exc)))
         first += plan.images

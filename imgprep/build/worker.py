@@ -11,14 +11,15 @@ from functools import partial as partial_call
 
 from imgprep.storage.writing import write_errors
 from imgprep.errors import BuildError, ImageError
-from imgprep.dataset.format import IMAGE_EXTENSIONS, label_bytes, record_key, shard_stem
+from imgprep.dataset.encodings import encoding_of
+from imgprep.dataset.format import label_bytes, record_key, shard_stem
 from imgprep.sources.manifest import SplitManifest
 from imgprep.dataset.markers import Marker, Skip
 from imgprep.colour.moments import MomentsAccumulator
 from imgprep.dataset.npyfile import map_npy
 from imgprep.build.split_plan import SplitPlan
 from imgprep.runners.runner import Tick
-from imgprep.image.prepare import Prepared, encode, prepare
+from imgprep.image.prepare import Prepared, prepare
 from imgprep.sources.reader import SourceReader
 from imgprep.dataset.shards import ShardFacts, ShardWriter
 from imgprep.spec import ImageSpec
@@ -108,7 +109,7 @@ def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[],
                 setup,
                 store,
                 partial,
-                ShardWriter(partial.file, IMAGE_EXTENSIONS[setup.image.encoding]),
+                ShardWriter(partial.file, encoding_of(setup.image.encoding).extension),
                 MomentsAccumulator(setup.image.size_px) if task.split == "train" else None,
             )
             _fill(draft, split, tick)
@@ -155,6 +156,7 @@ def _open_split(setup: WorkerSetup, split: str) -> _Split:
 
 def _fill(draft: _Draft, split: _Split, tick: Tick) -> None:
     image_spec, skip_bad = draft.setup.image, draft.setup.skip_bad
+    encoding = encoding_of(image_spec.encoding)
     rows = split.plan.rows(draft.task.number)
     indices = rows.tolist()
     labels = split.manifest.rows["label"][rows].tolist()
@@ -172,7 +174,7 @@ def _fill(draft: _Draft, split: _Split, tick: Tick) -> None:
         if draft.accumulator is not None:
             draft.accumulator.add(prepared.image_hwc)
         if skip_bad or not draft.skipped:
-            image = encode(prepared.image_hwc, image_spec)
+            image = encoding.encode(prepared.image_hwc, image_spec)
             label_ascii = label_bytes(label, draft.setup.label_digits)
             draft.writer.add(record_key(draft.task.split, index), image, label_ascii)
         tick(None)

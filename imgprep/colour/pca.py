@@ -20,16 +20,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.colour.moments import Moments, RgbMoments
-from imgprep.errors import FormatError, UsageError
-
-Solver = Literal["scikit-learn", "gradient-ascent"]
-SOLVERS: tuple[str, ...] = get_args(Solver)
+from imgprep.errors import FormatError
+from imgprep.spec import SOLVERS, Solver, require_one_of
 
 Reading = Literal["source", "paper"]
 """Of AlexNet's colour noise: as the 2012 source has it, or by the words of the paper."""
@@ -122,8 +120,7 @@ def fit_pca(moments: Moments | RgbMoments, solver: Solver = "scikit-learn") -> R
     points = sigma_points(rgb)
     rank = (len(points) - 1) // 2
     steps: tuple[int, ...] = ()
-    if solver not in SOLVERS:
-        raise UsageError(f"solver {solver!r} is none of {', '.join(SOLVERS)}")
+    require_one_of("solver", solver, SOLVERS)
     if rank == 0:
         values, vectors = np.zeros(3), _OPPONENT_COLUMNS
     elif solver == "scikit-learn":

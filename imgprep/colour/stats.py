@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.colour.moments import Moments, RgbMoments
-from imgprep.colour.pca import LEVELS, SIGN_CONVENTION, RgbPca, Solver, angle_degrees, fit_pca
+from imgprep.colour.pca import LEVELS, SIGN_CONVENTION, RgbPca, angle_degrees, fit_pca
 from imgprep.colour.published import (
     PUBLISHED_MEANS,
     PUBLISHED_PCAS,
@@ -26,6 +26,7 @@ from imgprep.colour.published import (
 from imgprep.dataset.format import PIXEL_SUM, RGB_PCA, SCHEMA_VERSION
 from imgprep.dataset.npyfile import read_npy
 from imgprep.errors import FormatError
+from imgprep.spec import Solver
 from imgprep.storage import Location, open_store
 from imgprep.storage.reading import exists, load_json, read_bytes
 

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.dataset.format import (
-    DALI_INDEX_VERSION,
-    IMAGE_EXTENSIONS,
-    LABEL_DIGITS_MAX,
-    LABEL_EXTENSION,
-)
+from imgprep.dataset.encodings import encoding_of
+from imgprep.dataset.format import DALI_INDEX_VERSION, LABEL_DIGITS_MAX, LABEL_EXTENSION
 from imgprep.dataset.index import ShardInfo
 from imgprep.errors import FormatError
 from imgprep.storage import Store
@@ -51,7 +47,7 @@ def read_dali_index(store: Store, shard: ShardInfo, encoding: str) -> ShardSpans
     fits = (
         first.decode("ascii", "replace") == f"{DALI_INDEX_VERSION} {shard.records}"
         and len(words) == 8 * shard.records
-        and set(words[0::8]) <= {IMAGE_EXTENSIONS[encoding].encode()}
+        and set(words[0::8]) <= {encoding_of(encoding).extension.encode()}
         and set(words[4::8]) <= {LABEL_EXTENSION.encode()}
         # first each by itself, so that no sum can have overflowed
         and bool((spans >= 0).all() and (spans <= min(shard.bytes, SHARD_BYTES_MAX)).all())

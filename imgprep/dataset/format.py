@@ -30,8 +30,6 @@ DALI_INDEX_VERSION: Final = "v1.2"
 NPY_HEADER_BYTES: Final = 128
 """Every ``raw`` record starts with a .npy 1.0 header of this length; pixels follow, HWC uint8."""
 
-IMAGE_EXTENSIONS: Final[dict[str, str]] = {"jpeg": "jpg", "png": "png", "raw": "npy"}
-
 
 def shard_stem(split: str, number: int) -> str:
     """``train-000012``: the name of a shard without its extension."""

@@ -83,16 +83,18 @@ def photos() -> list[bytes]:
 def serve() -> None:
     """The child: for each line on stdin that holds seconds, work so long and answer how much."""
     from imgprep.colour.moments import MomentsAccumulator
-    from imgprep.image.prepare import encode, prepare
+    from imgprep.dataset.encodings import encoding_of
+    from imgprep.image.prepare import prepare
     from imgprep.spec import ImageSpec
 
     spec, cuts = ImageSpec(), photos()
     sums = MomentsAccumulator(spec.size_px)
+    encoding = encoding_of(spec.encoding)
 
     def one(number: int) -> None:
         image_hwc = prepare(cuts[number % len(cuts)], spec).image_hwc
         sums.add(image_hwc)
-        encode(image_hwc, spec)
+        encoding.encode(image_hwc, spec)
 
     for number in range(len(cuts)):  # warm up
         one(number)

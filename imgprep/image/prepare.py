@@ -1,13 +1,11 @@
-"""Turn the bytes of a source file into the pixels of a record, and those into its bytes."""
+"""Turn the bytes of a source file into the pixels of a record."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from imgprep.image.decode import Notes, decode_image
@@ -16,11 +14,6 @@ from imgprep.image.kernel import BACKEND
 from imgprep.image.pillowcheck import find_pillow
 from imgprep.image.resize import needed_region, resize_crop
 from imgprep.spec import ImageSpec
-
-PNG_COMPRESS_LEVEL = 1
-"""zlib level of ``png`` records: 3 times as fast as level 6, with files 4 % larger."""
-
-_NPY_HEADER_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +42,6 @@ def prepare(data: bytes, spec: ImageSpec) -> Prepared:
     # A region is never smaller than the record; only a whole image can be.
     enlarged = min(decoded.image_hwc.shape[:2]) < size_px
     return Prepared(image_hwc, decoded.notes, enlarged)
-
-
-def encode(image_hwc: NDArray[np.uint8], spec: ImageSpec) -> bytes:
-    """The record of C-contiguous (size, size, 3) uint8 pixels.
-
-    ``jpeg`` is written by libjpeg-turbo 3 (baseline, standard Huffman tables), ``png`` by Pillow,
-    and ``raw`` as an ``.npy`` file of version 1.0 with a header of 128 bytes.
-    """
-    if spec.encoding == "jpeg":
-        return bytes(
-            simplejpeg.encode_jpeg(
-                image_hwc, quality=spec.quality, colorsubsampling=spec.subsampling
-            )
-        )
-    if spec.encoding == "png":
-        from PIL import Image
-
-        stream = io.BytesIO()
-        Image.fromarray(image_hwc).save(stream, "PNG", compress_level=PNG_COMPRESS_LEVEL)
-        return stream.getvalue()
-    return _npy_header(image_hwc.shape) + image_hwc.tobytes()
-
-
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
-    room = _NPY_HEADER_BYTES - 10
-    return b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little") + f"{text:<{room - 1}}\n".encode()
 
 
 def codecs() -> dict[str, str]:

@@ -1,8 +1,13 @@
-"""Resize and centre-crop in one step: only pixels inside the crop are computed."""
+"""Resize and centre-crop in one step: only pixels inside the crop are computed.
+
+To add a filter, add an entry to ``_FILTERS`` below and its name to ``imgprep.spec.FilterName``.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +24,118 @@ from imgprep.image.geometry import (
 )
 from imgprep.image.kernel import area_shrink
 
-ENLARGING_FILTER = "bicubic"
-"""The filter that ``area`` uses to enlarge, as in cuda-convnet2 (INTER_CUBIC)."""
-
-# Half width of each Pillow kernel at scale 1, in pixels (Resample.c).
-_SUPPORT_PX = {"box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0, "lanczos": 3.0}
-
-# Filters for which resizing a source box differs from resizing the whole image. Pillow stores the
-# box in 32-bit floats: an error of one bit makes BOX pick another pixel, and in the other filters
-# can change a level between the two passes, which their negative lobes amplify to 2 levels.
-_BOX_SENSITIVE = frozenset({"box", "bicubic", "lanczos"})
-# These filters resize the whole image up to this many scaled pixels per pixel of the crop.
+# Filters that resize the whole image do so up to this many scaled pixels per pixel of the crop.
 _WHOLE_LIMIT = 4
+
+
+class Resampler(Protocol):
+    """Computes the ``crop`` of an image scaled to ``scaled_hw``: (size, size, 3) uint8.
+
+    ``image_hwc`` is the ``needed_region`` of the image, and ``placement`` says where it is.
+    """
+
+    def __call__(
+        self,
+        image_hwc: NDArray[np.uint8],
+        scaled_hw: tuple[int, int],
+        crop: Crop,
+        *,
+        placement: Placement,
+    ) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PillowFilter:
+    """A ``Resampler`` that uses one of Pillow's antialiased filters; it needs the whole image."""
+
+    method: Image.Resampling
+    support_px: float
+    """Half width of the kernel at scale 1 (Resample.c)."""
+    box_sensitive: bool
+    """Resizing a source box differs from resizing the whole image.
+
+    Pillow stores the box in 32-bit floats: an error of one bit makes BOX pick another pixel, and
+    in the other filters can change a level between the two passes, which their negative lobes
+    amplify to 2 levels.
+    """
+
+    def __call__(
+        self,
+        image_hwc: NDArray[np.uint8],
+        scaled_hw: tuple[int, int],
+        crop: Crop,
+        *,
+        placement: Placement,
+    ) -> NDArray[np.uint8]:
+        """See ``Resampler``."""
+        source_pixels = placement.full_height * placement.full_width
+        scaled_pixels = scaled_hw[0] * scaled_hw[1]
+        whole = scaled_pixels <= max(source_pixels, _WHOLE_LIMIT * crop.size_px**2)
+        if self.box_sensitive and whole:
+            full = Image.fromarray(image_hwc).resize(scaled_hw[::-1], self.method)
+            right, bottom = crop.left + crop.size_px, crop.top + crop.size_px
+            return np.array(full.crop((crop.left, crop.top, right, bottom)))
+        if self.method == Image.Resampling.BOX:
+            return _nearest(image_hwc, scaled_hw, crop)
+        return self._resample_box(image_hwc, scaled_hw, crop)
+
+    def _resample_box(
+        self, image_hwc: NDArray[np.uint8], scaled_hw: tuple[int, int], crop: Crop
+    ) -> NDArray[np.uint8]:
+        """Resample only the crop, from the source pixels within reach of the filter.
+
+        Cutting them out first keeps the copy into Pillow small, and the 32-bit box coordinates
+        close to zero and so precise.
+        """
+        height, width, _ = image_hwc.shape
+        left, top, right, bottom = source_box((height, width), scaled_hw, crop)
+        x_from, x_to = self._reach(left, right, width, crop.size_px)
+        y_from, y_to = self._reach(top, bottom, height, crop.size_px)
+        source = np.ascontiguousarray(image_hwc[y_from:y_to, x_from:x_to])
+        resized = Image.fromarray(source).resize(
+            (crop.size_px, crop.size_px),
+            self.method,
+            box=(left - x_from, top - y_from, right - x_from, bottom - y_from),
+        )
+        return np.array(resized)
+
+    def _reach(self, start: float, stop: float, n_source: int, size_px: int) -> tuple[int, int]:
+        """The first source sample that outputs from start to stop use, and one past the last."""
+        scale = max((stop - start) / size_px, 1.0)
+        margin = math.ceil(self.support_px * scale) + 2
+        return max(math.floor(start) - margin, 0), min(math.ceil(stop) + margin, n_source)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What computes the pixels in each direction."""
+
+    shrink: Resampler
+    enlarge: Resampler
+    shrinks_region: bool = False
+    """``shrink`` reads only the source pixels that the crop covers, not the whole image."""
+
+
+def _both(resampler: Resampler) -> Filter:
+    return Filter(resampler, resampler)
+
+
+_BICUBIC = PillowFilter(Image.Resampling.BICUBIC, 2.0, box_sensitive=True)
+_FILTERS: dict[str, Filter] = {
+    # As cuda-convnet2: INTER_AREA shrinks, INTER_CUBIC enlarges.
+    "area": Filter(shrink=area_shrink, enlarge=_BICUBIC, shrinks_region=True),
+    "box": _both(PillowFilter(Image.Resampling.BOX, 0.5, box_sensitive=True)),
+    "bilinear": _both(PillowFilter(Image.Resampling.BILINEAR, 1.0, box_sensitive=False)),
+    "hamming": _both(PillowFilter(Image.Resampling.HAMMING, 1.0, box_sensitive=False)),
+    "bicubic": _both(_BICUBIC),
+    "lanczos": _both(PillowFilter(Image.Resampling.LANCZOS, 3.0, box_sensitive=True)),
+}
 
 
 def needed_region(height: int, width: int, *, size_px: int, filter_name: str) -> Region:
     """The region of an image of this size that ``resize_crop`` reads."""
-    if min(height, width) < size_px or (filter_name != "area" and min(height, width) != size_px):
+    short = min(height, width)
+    if short < size_px or (short > size_px and not _FILTERS[filter_name].shrinks_region):
         return Region(0, height, 0, width)
     scaled_hw = scaled_size(height, width, size_px)
     return covered_region((height, width), scaled_hw, centre_crop(scaled_hw, size_px))
@@ -66,27 +166,13 @@ def resize_crop(
     crop = centre_crop(scaled_hw, size_px)
     if short == size_px:
         return _cut(image_hwc, crop.top - placement.top, crop.left - placement.left, size_px).copy()
-    if filter_name == "area":
-        if short > size_px:
-            return area_shrink(image_hwc, scaled_hw, crop, placement=placement)
-        filter_name = ENLARGING_FILTER
-    scaled_pixels = scaled_hw[0] * scaled_hw[1]
-    whole = scaled_pixels <= max(height * width, _WHOLE_LIMIT * size_px * size_px)
-    if filter_name in _BOX_SENSITIVE and whole:
-        full = Image.fromarray(image_hwc).resize(scaled_hw[::-1], _method(filter_name))
-        right, bottom = crop.left + size_px, crop.top + size_px
-        return np.array(full.crop((crop.left, crop.top, right, bottom)))
-    if filter_name == "box":
-        return _nearest(image_hwc, scaled_hw, crop)
-    return _resample_box(image_hwc, scaled_hw, crop, filter_name)
+    chosen = _FILTERS[filter_name]
+    resample = chosen.shrink if short > size_px else chosen.enlarge
+    return resample(image_hwc, scaled_hw, crop, placement=placement)
 
 
 def _cut(image_hwc: NDArray[np.uint8], top: int, left: int, size_px: int) -> NDArray[np.uint8]:
     return image_hwc[top : top + size_px, left : left + size_px]
-
-
-def _method(filter_name: str) -> Image.Resampling:
-    return Image.Resampling[filter_name.upper()]
 
 
 def _nearest(
@@ -99,33 +185,3 @@ def _nearest(
         for at, n_source, n_scaled in zip(offsets, image_hwc.shape, scaled_hw, strict=False)
     )
     return image_hwc[np.ix_(rows, columns)]
-
-
-def _resample_box(
-    image_hwc: NDArray[np.uint8], scaled_hw: tuple[int, int], crop: Crop, filter_name: str
-) -> NDArray[np.uint8]:
-    """Resample only the crop with Pillow, from the source pixels within reach of the filter.
-
-    Cutting them out first keeps the copy into Pillow small, and the 32-bit box coordinates close
-    to zero and so precise.
-    """
-    height, width, _ = image_hwc.shape
-    left, top, right, bottom = source_box((height, width), scaled_hw, crop)
-    x_from, x_to = _reach(left, right, width, crop.size_px, filter_name)
-    y_from, y_to = _reach(top, bottom, height, crop.size_px, filter_name)
-    source = np.ascontiguousarray(image_hwc[y_from:y_to, x_from:x_to])
-    resized = Image.fromarray(source).resize(
-        (crop.size_px, crop.size_px),
-        _method(filter_name),
-        box=(left - x_from, top - y_from, right - x_from, bottom - y_from),
-    )
-    return np.array(resized)
-
-
-def _reach(
-    start: float, stop: float, n_source: int, size_px: int, filter_name: str
-) -> tuple[int, int]:
-    """The first source sample that outputs between start and stop use, and one past the last."""
-    scale = max((stop - start) / size_px, 1.0)
-    margin = math.ceil(_SUPPORT_PX[filter_name] * scale) + 2
-    return max(math.floor(start) - margin, 0), min(math.ceil(stop) + margin, n_source)

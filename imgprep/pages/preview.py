@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.dataset.dali_index import read_dali_index
-from imgprep.dataset.encodings import record_pixels
+from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.format import LABEL_DIGITS_MAX, sources_name
 from imgprep.dataset.index import DatasetIndex, ShardInfo, load_index, load_labels
 from imgprep.dataset.labels import LabelMap
@@ -209,7 +209,7 @@ def _of_shard(
                 )
             tar.seek(offset)
             try:
-                pixels = record_pixels(tar.read(size), index.encoding, index.size_px)
+                pixels = encoding_of(index.encoding).pixels(tar.read(size), index.size_px)
             except FormatError as exc:
                 where = f"{store.where(shard.name)}: {key}"
                 raise FormatError(f"{where}: {exc}; run imgprep verify --decode") from exc

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.colour.pca import LEVELS, Reading, RgbPca, Solver
+from imgprep.colour.pca import LEVELS, Reading, RgbPca
 from imgprep.colour.stats import StatsReport, load_moments, stats_report
 from imgprep.dataset.format import REPORT, sources_name
 from imgprep.dataset.index import DatasetIndex, load_index, load_labels
@@ -18,6 +18,7 @@ from imgprep.dataset.labels import LabelMap
 from imgprep.errors import FormatError
 from imgprep.order import stream_key
 from imgprep.pages.preview import PreviewOptions, SheetRecord, choose_records
+from imgprep.spec import Solver
 from imgprep.storage import Location, Store
 from imgprep.storage.reading import load_json
 from imgprep.verify.dataset import read_source_labels

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep import __version__
-from imgprep.colour.pca import LEVELS, Reading, RgbPca, Solver, angle_degrees
+from imgprep.colour.pca import LEVELS, Reading, RgbPca, angle_degrees
 from imgprep.colour.published import PUBLISHED_MEANS, PUBLISHED_PCAS
 from imgprep.colour.stats import StatsReport
 from imgprep.pages.images import jpeg, png
@@ -25,6 +25,7 @@ from imgprep.pages.stats_data import (
     shift_levels,
     under_noise,
 )
+from imgprep.spec import Solver
 from imgprep.storage import Location
 from imgprep.wording import printable
 

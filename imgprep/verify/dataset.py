@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from imgprep.colour.moments import Moments
 from imgprep.colour.stats import load_moments
+from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.format import (
     DATASET_INFO,
     LABELS,
@@ -37,7 +38,6 @@ from imgprep.storage import Location, Store, open_store
 from imgprep.storage.reading import exists, load_json, names_in, read_bytes
 from imgprep.verify.shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
 
-LOSSLESS = ("png", "raw")
 SOURCE_LINE_BYTES_MAX = 64 * 1024
 """A packed file may hold a line of any length; two paths, every byte escaped, are shorter."""
 
@@ -232,5 +232,5 @@ def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | N
         return
     difference = np.abs(decoded.mean_image_hwc() - mean_image)
     report.mean_difference_levels = float(difference.max())
-    if index.encoding in LOSSLESS and decoded != moments:
+    if encoding_of(index.encoding).is_lossless and decoded != moments:
         report.damages.append(Damage(RGB_PCA, "is not the statistics of the decoded records"))

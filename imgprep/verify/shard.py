@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from imgprep.colour.moments import Moments, MomentsAccumulator
-from imgprep.dataset.encodings import record_view
-from imgprep.dataset.format import DALI_INDEX_VERSION, IMAGE_EXTENSIONS, LABEL_DIGITS_MAX
+from imgprep.dataset.encodings import encoding_of
+from imgprep.dataset.format import DALI_INDEX_VERSION, LABEL_DIGITS_MAX
 from imgprep.dataset.index import DatasetIndex, ShardInfo
 from imgprep.dataset.markers import read_marker
 from imgprep.dataset.shard_walk import BadTarError, Member, index_line, records
@@ -146,7 +146,7 @@ def _check_tar(check: ShardCheck, setup: VerifySetup, tar: mmap.mmap, tick: Tick
     if setup.decode and check.task.split == "train":
         accumulator = MomentsAccumulator(setup.size_px)
     try:
-        for image, label in records(tar, IMAGE_EXTENSIONS[setup.encoding]):
+        for image, label in records(tar, encoding_of(setup.encoding).extension):
             lines.append(index_line(image, label))
             _check_record(check, setup, tar, (image, label), accumulator)
             tick(None)
@@ -207,7 +207,7 @@ def _decode(
     accumulator: MomentsAccumulator | None,
 ) -> None:
     try:
-        image_hwc = record_view(data, setup.encoding, setup.size_px)
+        image_hwc = encoding_of(setup.encoding).view(data, setup.size_px)
     except FormatError as exc:
         _damage(check, str(exc), where)
         return

@@ -24,14 +24,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from train.errors import DataError
-from train.feed.declared import declared
+from imgprep.dataset.encodings import encoding_of
 from train.feed.inputs import (
     FeedBatch,
     GraphSpec,
-    as_bytes,
     graph_inputs,
-    raw_pixels,
     row_pixels,
     view_corners,
 )
@@ -91,21 +88,16 @@ def decode_error(content: bytes, encoding: str, size_px: int) -> str | None:
     """Why a record cannot be used, or None if it can."""
     from nvidia.dali import Pipeline, fn
 
-    if encoding == "raw":
-        try:
-            raw_pixels(content, size_px)
-        except DataError as exc:
-            return str(exc)
-        return None
-    fault = declared(encoding, size_px).fault(content)
-    if fault:
+    stored = encoding_of(encoding)
+    fault = stored.fault(content, size_px)
+    if fault or not stored.needs_decoder:
         return fault
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None)
     with pipeline:
         pipeline.set_outputs(fn.decoders.image(fn.external_source(name="record"), device="cpu"))
     pipeline.build()
     try:
-        pipeline.feed_input("record", [as_bytes(content)])
+        pipeline.feed_input("record", [np.frombuffer(content, np.uint8)])
         (image,) = pipeline.run()
     except RuntimeError as exc:
         lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
@@ -141,7 +133,7 @@ class _Nodes:
         self._fn, self._types = fn, types
         self._spec, self._device = spec, device
         self._dtype = types.FLOAT16 if spec.half else types.FLOAT
-        layout = "HWC" if spec.encoding == "raw" else None
+        layout = None if spec.needs_decoder else "HWC"
         self._record = fn.external_source(
             name="record", no_copy=True, dtype=types.UINT8, layout=layout
         )
@@ -170,7 +162,7 @@ class _Nodes:
 
     def _whole(self) -> Any:
         """The record, decoded."""
-        if self._spec.encoding == "raw":
+        if not self._spec.needs_decoder:
             return self._record.gpu() if self._device == "gpu" else self._record
         return self._fn.decoders.image(self._record, **self._decoding())
 
@@ -186,7 +178,7 @@ class _Nodes:
         """The crop (crop, crop, 3) uint8, by decoding no more than its blocks."""
         corner = self._input("corner_yx", 1, self._types.INT32)
         part = {"shape": [self._spec.crop_px] * 2, "axes": [0, 1]}
-        if self._spec.encoding == "raw":
+        if not self._spec.needs_decoder:
             return self._fn.slice(self._whole(), start=corner, **part)
         return self._fn.decoders.image_slice(self._record, start=corner, **part, **self._decoding())
 

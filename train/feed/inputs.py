@@ -12,13 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.dataset.format import NPY_HEADER_BYTES
+from imgprep.dataset.encodings import encoding_of
 from imgprep.processors import processors
 from train.config import InputConfig, MeanKind
 from train.errors import ConfigError, DataError
 from train.feed.augment import EpochDraws
 from train.feed.dataset import TrainingSet
-from train.feed.declared import declared
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -48,6 +47,11 @@ class GraphSpec:
     channels_last: bool = True
     views: Literal[1, 10] = 1
     """10: the ten test views (paper 4.1), one output each, from one decode."""
+
+    @property
+    def needs_decoder(self) -> bool:
+        """Whether records are files that DALI decodes; else they are pixels."""
+        return encoding_of(self.encoding).needs_decoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -114,15 +118,7 @@ def graph_inputs(spec: GraphSpec, batch: FeedBatch) -> dict[str, Any]:
         DataError: a record is not of the dataset's format and size.
     """
     draws = batch.draws
-    if spec.encoding == "raw":
-        records = [raw_pixels(content, spec.size_px) for content in batch.records]
-    else:
-        fault = declared(spec.encoding, spec.size_px).fault
-        wrong = next((cause for content in batch.records if (cause := fault(content))), None)
-        if wrong:
-            raise DataError(wrong)
-        records = [as_bytes(content) for content in batch.records]
-    feeds: dict[str, Any] = {"record": records}
+    feeds: dict[str, Any] = {"record": [record_array(spec, each) for each in batch.records]}
     if spec.views == 10:
         return feeds
     if spec.warp:
@@ -173,12 +169,16 @@ def warp_matrices(draws: EpochDraws, crop_px: int) -> NDArray[np.float32]:
     return matrices.astype(np.float32)
 
 
-def as_bytes(content: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(content, np.uint8)
+def record_array(spec: GraphSpec, content: bytes) -> NDArray[np.uint8]:
+    """What DALI gets of a record: its file (n,), or its pixels where they need no decoder.
 
-
-def raw_pixels(content: bytes, size_px: int) -> NDArray[np.uint8]:
-    if len(content) != NPY_HEADER_BYTES + 3 * size_px**2:
-        raise DataError(f"{len(content):,} bytes are not {size_px} pixels square")
-    pixels = np.frombuffer(content, np.uint8, offset=NPY_HEADER_BYTES)
-    return pixels.reshape(size_px, size_px, 3)
+    Raises:
+        DataError: the file is not a record of the dataset's encoding and size.
+    """
+    encoding = encoding_of(spec.encoding)
+    fault = encoding.fault(content, spec.size_px)
+    if fault:
+        raise DataError(fault)
+    if encoding.needs_decoder:
+        return np.frombuffer(content, np.uint8)
+    return encoding.view(content, spec.size_px)

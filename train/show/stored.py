@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.dataset.encodings import record_pixels
+from imgprep.dataset.encodings import encoding_of
 from imgprep.errors import FormatError
 from train.errors import DataError
 from train.feed.dataset import TrainingSet
@@ -21,6 +21,6 @@ def stored_pixels(
         DataError: it does not decode; the message names shard and key.
     """
     try:
-        return record_pixels(record.content, data.encoding, data.size_px)
+        return encoding_of(data.encoding).pixels(record.content, data.size_px)
     except FormatError as exc:
         raise DataError(f"{reader.where(number)}: {exc}; run imgprep verify --decode") from exc
