@@ -17,7 +17,7 @@ from tests.mutations import mutate_json, mutate_zip
 from train.config import RunConfig
 from train.feed.dataset import open_dataset
 from train.feed.records import RecordReader
-from train.net import native, net_plan
+from train.net import native, net_layout
 from train.optim.schedule import ScheduleState
 from train.run.logs import EPOCH_FIELDS, STEP_FIELDS, read_rows
 from train.saved import checkpoint as checkpoints
@@ -105,7 +105,7 @@ def _loaded(path: Path) -> None:
 
 def _use(saved: checkpoints.Checkpoint) -> None:
     config = from_json(saved.config)
-    net_plan(config.net, classes=saved.classes, image_px=config.input.crop_px)
+    net_layout(config.net, classes=saved.classes, image_px=config.input.crop_px)
     ScheduleState.from_json(saved.schedule)
     changed_settings(saved, config)
     expected = Expected(
@@ -210,7 +210,7 @@ def settings(data: bytes) -> None:
     path = put("settings", "config.toml", data)
     with ours():
         config = resolve(None, read_toml(path), {})
-        net_plan(config.net, classes=4, image_px=config.input.crop_px)
+        net_layout(config.net, classes=4, image_px=config.input.crop_px)
         assert from_json(asdict(config)) == config
 
 

@@ -18,6 +18,7 @@ from train.saved.compatible import (
     check_labels,
     check_resume,
 )
+from train.settings import from_json
 
 
 def saved(config: RunConfig | None = None, **changes: Any) -> Checkpoint:
@@ -48,7 +49,6 @@ OTHER_VALUES: dict[str, Any] = {
     "activation": "tanh",
     "first_layer": "conv-lrn-pool-relu",
     "dropout": "inverted",
-    "init": "he",
     "classes": 7,
     "lrn_size": 7,
     "dropout_keep": 0.75,
@@ -127,6 +127,38 @@ def test_a_setting_that_the_checkpoint_does_not_know_is_a_change() -> None:
     old["optim"]["step_epochs"] = []
     with pytest.raises(CheckpointError, match=r"net\.activation: the checkpoint has nothing"):
         check_resume(replace(saved(), config=old), expected())
+
+
+OLD_DEFAULTS = {"input.layout": "channels-last", "net.init": "normal"}
+
+
+def old_settings(**values: object) -> dict[str, Any]:
+    """Settings as an older version stored them, with the settings that it still had."""
+    old = asdict(RunConfig(optim=OptimConfig(step_epochs=())))
+    old["optim"]["step_epochs"] = []
+    for dotted, value in {**OLD_DEFAULTS, "optim.scale_lr_from_batch": None, **values}.items():
+        section, _, name = dotted.partition(".")
+        old[section][name] = value
+    return old
+
+
+def test_a_checkpoint_with_removed_settings_resumes_if_they_had_their_defaults() -> None:
+    checkpoint = replace(saved(), config=old_settings())
+    check_resume(checkpoint, expected())
+    assert changed_settings(checkpoint, RunConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("input.layout", "nchw"), ("net.init", "he"), ("optim.scale_lr_from_batch", 128)],
+)
+def test_a_checkpoint_with_a_removed_setting_of_another_value_is_refused(
+    name: str, value: object
+) -> None:
+    checkpoint = replace(saved(), config=old_settings(**{name: value}))
+    with pytest.raises(CheckpointError, match=f"{name}: the checkpoint has {value}, .*removed"):
+        check_resume(checkpoint, expected())
+    assert from_json(checkpoint.config) == RunConfig()  # its weights can still be measured
 
 
 def test_measuring_needs_the_same_classes() -> None:

@@ -25,7 +25,7 @@ CROP_PX = 96
 def saved_net(folder: Path, **settings: Any) -> tuple[Net, Path]:
     """A narrow net with weights large enough for every term to show, and its checkpoint."""
     config = RunConfig(
-        net=replace(NetConfig(width_divisor=16, init="he"), **settings),
+        net=replace(NetConfig(width_divisor=16, init_sd=0.04, init_sd_conv345=0.12), **settings),
         input=InputConfig(crop_px=CROP_PX),
     )
     devices = (torch.device("cpu"),)

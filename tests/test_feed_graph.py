@@ -56,8 +56,7 @@ def through_graph(
     graph = Graph(graph_spec(data, config, batch_images=len(draws), noise=noise), "cpu", None)
     graph.submit(FeedBatch(records=records, draws=draws))
     (images,) = graph.collect()
-    array = np.asarray(images).astype(np.float64)
-    return array.transpose(0, 3, 1, 2) if config.layout == "channels-last" else array
+    return np.asarray(images).astype(np.float64).transpose(0, 3, 1, 2)
 
 
 def check(
@@ -105,12 +104,10 @@ def test_scale_jitter_with_everything_else(data: TrainingSet, mean: MeanKind) ->
 
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("extras", [{}, {"translate_px": 8, "vertical_flip": True}])
-def test_planes_and_half_precision(
-    data: TrainingSet, mean: MeanKind, extras: dict[str, object]
-) -> None:
-    config = replace(SOURCE, mean=mean, dtype="float16", layout="nchw", **extras)  # type: ignore[arg-type]
+def test_half_precision(data: TrainingSet, mean: MeanKind, extras: dict[str, object]) -> None:
+    config = replace(SOURCE, mean=mean, dtype="float16", **extras)  # type: ignore[arg-type]
     check(data, config, atol=1e-2, rtol=1e-3)
-    check(data, replace(config, vertical_flip=True, layout="channels-last"), atol=1e-2, rtol=1e-3)
+    check(data, replace(config, vertical_flip=True), atol=1e-2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("crop_px", [8, 225, 255, 256])
@@ -165,8 +162,7 @@ def test_gaussian_noise_is_that_of_the_position(data: TrainingSet) -> None:
     assert float(noise.std()) == pytest.approx(5, rel=0.01)
     assert abs(float(noise.mean())) < 0.05
     assert float((noise[0] * noise[1]).mean()) == pytest.approx(0, abs=1)
-    planes = replace(noisy, layout="nchw")
-    with loading(data, planes, Share(1, 2), batch_images=10) as other:
+    with loading(data, noisy, Share(1, 2), batch_images=10) as other:
         batch = next(iter(other.epoch(0)))
         torch.testing.assert_close(batch.images - plain[5:10], noise[5:10], atol=1e-3, rtol=0)
 

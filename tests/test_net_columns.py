@@ -107,8 +107,10 @@ def test_columns_are_the_grouped_net(settings: dict[str, Any]) -> None:
 def test_canonical_state_goes_round_bit_by_bit(settings: dict[str, Any], columns: bool) -> None:
     net = make_net(columns=columns, settings=settings)
     state = net.canonical_state()
-    assert {name: tuple(value.shape) for name, value in state.items()} == canonical_shapes(net.plan)
-    assert list(state) == list(canonical_shapes(net.plan))
+    assert {name: tuple(value.shape) for name, value in state.items()} == canonical_shapes(
+        net.layout
+    )
+    assert list(state) == list(canonical_shapes(net.layout))
     values = {name: torch.randn_like(value) for name, value in state.items()}
     other = make_net(columns=not columns, settings=settings)
     other.load_canonical_state(values)
@@ -151,7 +153,9 @@ def test_weights_of_another_net_are_refused() -> None:
     with pytest.raises(CheckpointError, match="another architecture"):
         net.load_canonical_state({})
     other = make_net(columns=False, classes=9).canonical_state()
-    with pytest.raises(CheckpointError, match=r"fc8\.weight is \(9, 512\) where this net has"):
+    with pytest.raises(
+        CheckpointError, match=r"fc8\.weight has shape \(9, 512\), but this net needs"
+    ):
         net.load_canonical_state(other)
     assert largest_difference(net.canonical_state(), state) == 0
 

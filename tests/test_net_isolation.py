@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.logical import LogicalDevices, MixedDevicesError, check_devices
 from tests.nets import CPU, SMALL, SMALL_PX, SOURCE, batch
 from train.config import NetConfig
-from train.net import MaskKey, Masks, net_plan
+from train.net import MaskKey, Masks, net_layout
 from train.net.columns import ColumnNet, Pair
 from train.net.init import initial_state
 from train.net.link import Link
@@ -21,9 +21,9 @@ KEY = MaskKey.whole(seed=0, step=0, rows=2)
 
 def column_net(kind: type[ColumnNet] = ColumnNet, **settings: Any) -> ColumnNet:
     config = NetConfig(**{**SMALL, **settings})
-    plan = net_plan(config, classes=7, image_px=SMALL_PX)
-    net = kind(plan, config, [CPU, CPU])
-    net.load_canonical_state(initial_state(plan, config, seed=0))
+    layout = net_layout(config, classes=7, image_px=SMALL_PX)
+    net = kind(layout, config, [CPU, CPU])
+    net.load_canonical_state(initial_state(layout, config, seed=0))
     return net
 
 

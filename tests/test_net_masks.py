@@ -45,7 +45,7 @@ def test_columns_have_the_halves_of_the_grouped_masks() -> None:
     halves = columns.draw_masks(key)
     for name in ("fc6", "fc7"):
         (mask,) = expected[name]
-        assert mask.shape == (3, grouped.plan.hidden_units)
+        assert mask.shape == (3, grouped.layout.hidden_units)
         assert mask.dtype == torch.bool
         assert torch.equal(torch.cat(halves[name], 1), mask)
         assert torch.equal(one_gpu.draw_masks(key)[name][0], mask)
@@ -94,7 +94,7 @@ def test_drawing_leaves_torchs_own_generator_alone() -> None:
 
 def test_rows_outside_the_batch_are_refused() -> None:
     for first, rows in ((0, 4), (3, 1), (-1, 2), (2, -1)):
-        with pytest.raises(ValueError, match="do not lie in a batch of 3"):
+        with pytest.raises(ValueError, match="are not within a batch of 3"):
             MaskKey(seed=0, step=0, first_row=first, rows=rows, global_rows=3)
     MaskKey(seed=0, step=0, first_row=3, rows=0, global_rows=3)
 
@@ -109,7 +109,7 @@ def test_vanilla_halves_at_test_and_inverted_doubles_in_training(columns: bool) 
         for flavour in ("vanilla", "inverted")
     }
     images, _ = batch(2)
-    units = nets["vanilla"].plan.hidden_units
+    units = nets["vanilla"].layout.hidden_units
     shape = (2, units // 2) if columns else (2, units)
     ones = tuple(torch.ones(shape, dtype=torch.bool) for _ in range(2 if columns else 1))
     all_on = {"fc6": ones, "fc7": ones}

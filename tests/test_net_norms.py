@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from train.errors import ConfigError
 from train.net import native
-from train.net.norms import ChannelNorm, Response, SpatialNorm
+from train.net.norms import ChannelNorm, NormConstants, SpatialNorm
 
-PAPER = Response(k=2.0, alpha=1e-4, beta=0.75)
-STRONG = Response(k=1.5, alpha=0.3, beta=0.75)
+PAPER = NormConstants(k=2.0, alpha=1e-4, beta=0.75)
+STRONG = NormConstants(k=1.5, alpha=0.3, beta=0.75)
 COMPILED = [name for name in native.available_backends() if name != "torch"]
 
 
@@ -38,7 +38,7 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def formula(x: Tensor, constants: Response, size: int, groups: int) -> Tensor:
+def formula(x: Tensor, constants: NormConstants, size: int, groups: int) -> Tensor:
     """Paper 3.3, value by value."""
     result = torch.empty_like(x)
     own = x.shape[1] // groups
@@ -56,7 +56,7 @@ def test_lrn_is_torchs_in_both_conventions_of_alpha(divided: bool, channels: int
     """Torch divides alpha by the size, as the source does; the paper's formula needs 5 alpha."""
     x = noise(2, channels, 3, 4) * 100
     alpha = 1e-4 / 5 if divided else 1e-4
-    norm = ChannelNorm(Response(k=2.0, alpha=alpha, beta=0.75), size=5, groups=1)
+    norm = ChannelNorm(NormConstants(k=2.0, alpha=alpha, beta=0.75), size=5, groups=1)
     expected = functional.local_response_norm(x, 5, 1e-4 if divided else 5e-4, 0.75, 2.0)
     torch.testing.assert_close(norm(x), expected, rtol=1e-13, atol=0)
 
@@ -72,7 +72,7 @@ def test_lrn_is_torchs_in_both_conventions_of_alpha(divided: bool, channels: int
 def test_lrn_is_the_formula_and_never_looks_over_the_seam(
     own: int, groups: int, half: int, beta: float, channels_last: bool
 ) -> None:
-    constants = Response(k=1.5, alpha=0.3, beta=beta)
+    constants = NormConstants(k=1.5, alpha=0.3, beta=beta)
     x = noise(2, own * groups, 2, 3)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -84,7 +84,7 @@ def test_lrn_is_the_formula_and_never_looks_over_the_seam(
 @pytest.mark.parametrize("rectify", [False, True])
 @pytest.mark.parametrize(("channels", "groups"), [(6, 1), (6, 2), (3, 3)])
 def test_lrn_has_its_gradient(beta: float, rectify: bool, channels: int, groups: int) -> None:
-    norm = ChannelNorm(Response(k=1.5, alpha=0.3, beta=beta), size=5, groups=groups)
+    norm = ChannelNorm(NormConstants(k=1.5, alpha=0.3, beta=beta), size=5, groups=groups)
     x = noise(2, channels, 2, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda each: norm(each, rectify=rectify), (x,))
 
@@ -131,7 +131,7 @@ def test_the_kernels_are_the_torch_form(
     before, native.BACKEND = native.BACKEND, name
     try:
         x = wide.detach().float().contiguous(memory_format=torch.channels_last).requires_grad_()
-        assert native.takes(x)
+        assert native.is_supported(x)
         y = norm(x, rectify=rectify)
         y.backward(upstream.float())
     finally:
@@ -181,7 +181,7 @@ def test_any_layout_gives_the_same(name: str, backend: Callable[[str], None]) ->
     base = noise(2, 7, 5, 4).float()
     last = base.contiguous(memory_format=torch.channels_last)
     views = [base, last, last[:, :, ::2], last[:, 1:6], base.transpose(2, 3), last[:1]]
-    assert [native.takes(view) for view in views] == [False, True, False, False, False, True]
+    assert [native.is_supported(view) for view in views] == [False, True, False, False, False, True]
     for view in views:
         leaf = view.detach().requires_grad_()
         y = norm(leaf)
@@ -228,7 +228,7 @@ def test_the_kernel_refuses_wrong_memory() -> None:
 
 def test_the_backend_is_chosen_by_name() -> None:
     assert native.choose_backend(None) == native.available_backends()[0]
-    with pytest.raises(ConfigError, match="TRAIN_KERNEL is 'gpu'"):
+    with pytest.raises(ConfigError, match=r"TRAIN_KERNEL must be one of .* got 'gpu'"):
         native.choose_backend("gpu")
     code = "from train.net.native import BACKEND; print(BACKEND)"
     environment = {**os.environ, "TRAIN_KERNEL": "torch"}

@@ -108,13 +108,6 @@ def test_validation_errors_do_not_move_the_other_kinds(kind: Any) -> None:
     assert not state.finished
 
 
-def test_linear_scaling_multiplies_both_rates() -> None:
-    plain = OptimConfig(lr_bias_multiplier=2.0)
-    scaled = OptimConfig(lr_bias_multiplier=2.0, batch_images=256, scale_lr_from_batch=128)
-    one, two = (rate(config, start(config), 0) for config in (plain, scaled))
-    assert (two.lr_weights, two.lr_biases) == (2 * one.lr_weights, 2 * one.lr_biases)
-
-
 def test_a_rate_set_by_hand_holds_from_then_on_and_is_recorded() -> None:
     config = OptimConfig(schedule="steps", step_epochs=(2, 4), epochs=6)
     by_hand = OptimConfig(lr=0.005, schedule="steps", step_epochs=(2, 4), epochs=6)
@@ -159,7 +152,7 @@ def test_a_malformed_state_is_refused(value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    [{"lr_drops": -1}, {"plateau_epochs": 0}, {"bias_drops": -1}, {"scale_lr_from_batch": 0}],
+    [{"lr_drops": -1}, {"plateau_epochs": 0}, {"bias_drops": -1}],
 )
 def test_senseless_settings_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):

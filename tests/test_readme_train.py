@@ -10,7 +10,7 @@ import pytest
 
 from tests.documents import README, TRAIN_PAGE, marked, section, text_of
 from train.config import NetConfig
-from train.net.layout import net_plan
+from train.net.layout import net_layout
 from train.presets import PRESETS, preset
 from train.settings import to_toml
 
@@ -70,12 +70,14 @@ def test_every_option_that_the_pages_name_exists() -> None:
     ["60,965,224 parameters", "468,992 an image", "60,030,976 bytes", "243,860,896 bytes"],
 )
 def test_figures_of_the_network(figure: str) -> None:
-    plan = net_plan(NetConfig(), classes=1000)
-    sent = 4 * sum(values * (1 if layer == "fc8" else 2) for layer, values in plan.joints().items())
+    layout = net_layout(NetConfig(), classes=1000)
+    sent = 4 * sum(
+        values * (1 if layer == "fc8" else 2) for layer, values in layout.joints().items()
+    )
     assert figure in text_of(TRAIN_PAGE).replace("\n", " ")
     assert figure in {
-        f"{plan.parameters:,} parameters",
+        f"{layout.parameters:,} parameters",
         f"{2 * sent:,} an image",
         f"{128 * 2 * sent:,} bytes",
-        f"{4 * plan.parameters:,} bytes",
+        f"{4 * layout.parameters:,} bytes",
     }

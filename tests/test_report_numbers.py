@@ -101,7 +101,7 @@ def test_fc8_of_the_features_is_the_network(columns: bool, dropout: str) -> None
     net = make_net(columns=columns, settings=settings)
     images, _ = batch(3)
     features = net.forward_features(images, None)
-    assert features.shape == (3, net.plan.hidden_units)
+    assert features.shape == (3, net.layout.hidden_units)
     torch.testing.assert_close(net.classify(features), net(images, None), rtol=0, atol=0)
     whole = make_net(columns=False, settings=settings)
     torch.testing.assert_close(features, whole.forward_features(images, None))

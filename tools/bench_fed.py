@@ -150,7 +150,7 @@ def _save_seconds(net: Any, sgd: Any, config: Any, batch_images: int) -> float:
                 config=dataclasses.asdict(config),
                 dataset_fingerprint="",
                 label_order_sha256="",
-                classes=net.plan.layers["fc8"].outputs,
+                classes=net.layout.layers["fc8"].outputs,
                 world=checkpoints.Shape(1, batch_images, 1),
             )
             checkpoints.save(Path(folder), state, keep=1)

@@ -14,6 +14,7 @@ from imgprep.storage.atomic import is_deeper
 from train.config import RunConfig
 from train.errors import ConfigError
 from train.presets import preset
+from train.retired import RETIRED, changed_retired, without_retired
 
 DEPTH_MAX = 8
 INTEGER_END = 2**63
@@ -35,6 +36,12 @@ def resolve(name: str | None, file: Settings, flags: Settings) -> RunConfig:
     if not isinstance(chosen, str):
         raise ConfigError(f"preset must be of type str, not {chosen!r:.80}")
     overrides = merge(file, flags)
+    for setting, value in changed_retired(overrides).items():
+        raise ConfigError(
+            f"{setting} was removed, so it cannot be {value!r:.80}: leave it out (the default was "
+            f"{RETIRED[setting]!r}), or use the version of imgprep that began the run"
+        )
+    overrides = without_retired(overrides)
     optim = overrides.get("optim")
     epochs = optim.get("epochs") if isinstance(optim, Mapping) else None
     base = preset(chosen, None if epochs is None else _number(epochs, int, "optim.epochs"))
@@ -90,7 +97,7 @@ def to_toml(config: RunConfig) -> str:
 
 
 def from_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
-    """``("optim.lr=0.02", "net.init=he")`` as nested settings; values are TOML, or bare words.
+    """``("optim.lr=0.02", "net.lrn=false")`` as nested settings; values are TOML, or bare words.
 
     Raises:
         ConfigError: an assignment has no ``=``.
@@ -113,10 +120,12 @@ def from_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
 def from_json(value: Settings) -> RunConfig:
     """Settings as a checkpoint holds them: complete, nested, None as null or ``"none"``.
 
+    Settings that were removed are ignored: none of them changes what trained weights compute.
+
     Raises:
         ConfigError: as ``resolve``.
     """
-    config: RunConfig = _with(RunConfig(), value)
+    config: RunConfig = _with(RunConfig(), without_retired(value))
     return config
 
 

@@ -136,9 +136,9 @@ def lrn_step(variant: str, batch: int) -> Callable[[], Seconds]:
     import torch
     from torch.nn.functional import local_response_norm
 
-    from train.net.norms import ChannelNorm, Response
+    from train.net.norms import ChannelNorm, NormConstants
 
-    ours = ChannelNorm(Response(k=2.0, alpha=1e-4, beta=0.75), size=5, groups=2)
+    ours = ChannelNorm(NormConstants(k=2.0, alpha=1e-4, beta=0.75), size=5, groups=2)
     shape = (batch, *LRN_SHAPE)
     if variant == "lrn-stock":  # columns as images: the same numbers without a copy
         shape = (2 * batch, LRN_SHAPE[0] // 2, *LRN_SHAPE[1:])
@@ -169,10 +169,10 @@ def layer_times(batch: int, rounds: int) -> dict[str, Seconds]:
     mask = torch.rand(batch, 4096) < 0.5
     act = tower.activation
     parts: list[tuple[str, Callable[[Any], Any]]] = [
-        ("conv1", tower.conv1_of),
-        ("relu lrn pool 1", tower.finish1),
+        ("conv1", tower.conv1_output),
+        ("relu lrn pool 1", tower.after_conv1),
         ("conv2", lambda x: tower.run("conv2", x)),
-        ("relu lrn pool 2", tower.finish2),
+        ("relu lrn pool 2", tower.after_conv2),
         *((f"conv{k} relu", lambda x, k=k: act(tower.run(f"conv{k}", x))) for k in (3, 4, 5)),
         ("pool 5", lambda x: torch.nn.functional.max_pool2d(x, 3, 2).flatten(1)),
         ("fc6", lambda x: tower.hidden("fc6", x, mask)),

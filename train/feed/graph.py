@@ -197,15 +197,12 @@ class _Nodes:
         return image
 
     def _finish(self, image: Any) -> Any:
-        """Noise, division, layout and type; the channel mean goes with the noise."""
+        """Noise, division and type; the channel mean goes with the noise."""
         spec, fn = self._spec, self._fn
-        if not spec.channels_last:
-            image = fn.transpose(image, perm=[2, 0, 1], output_layout="CHW")
         if spec.noise:
             image = self._with_noise(image)
         elif spec.mean == "channel" and not spec.warp:
-            shape = (1, 1, 3) if spec.channels_last else (3, 1, 1)
-            image = image - self._constant(spec.mean_rgb.reshape(shape))
+            image = image - self._constant(spec.mean_rgb.reshape(1, 1, 3))
         still_bytes = spec.mean == "none" and not spec.noise and not spec.warp
         # A cast from float32 to float32 would be one more pass over the memory.
         return fn.cast(image, dtype=self._dtype) if spec.half or still_bytes else image
@@ -213,8 +210,6 @@ class _Nodes:
     def _with_noise(self, image: Any) -> Any:
         spec, fn = self._spec, self._fn
         less = self._input("less", 1, self._types.FLOAT)
-        if not spec.channels_last:
-            return fn.normalize(image, mean=fn.reshape(less, shape=[3, 1, 1]), stddev=spec.divide)
         rows = fn.reshape(image, shape=[-1, 3 * row_pixels(spec)])
         rows = fn.normalize(rows, mean=fn.reshape(less, shape=[1, -1]), stddev=spec.divide)
         return fn.reshape(rows, shape=[spec.crop_px, spec.crop_px, 3], layout="HWC")
@@ -234,7 +229,7 @@ class _Nodes:
             mean=less,
             std=[spec.divide] * 3,
             dtype=types.FLOAT if spec.flip_vertical else self._dtype,
-            output_layout="HWC" if spec.channels_last else "CHW",
+            output_layout="HWC",
         )
         if spec.flip_vertical:
             mirrored = self._input("flip_vertical", 0, types.INT32)

@@ -44,7 +44,6 @@ class GraphSpec:
     """Interpolate linearly where pixels do not fall on pixels."""
     half: bool = False
     """Give float16."""
-    channels_last: bool = True
     views: Literal[1, 10] = 1
     """10: the ten test views (paper 4.1), one output each, from one decode."""
 
@@ -88,7 +87,6 @@ def graph_spec(
         warp=config.scale_jitter > 0 or config.translate_px > 0,
         smooth=config.scale_jitter > 0,
         half=config.dtype == "float16",
-        channels_last=config.layout == "channels-last",
     )
 
 
@@ -145,12 +143,10 @@ def graph_inputs(spec: GraphSpec, batch: FeedBatch) -> dict[str, Any]:
 
 
 def row_pixels(spec: GraphSpec) -> int:
-    """Pixels of the rows in which the noise is added: up to 8 rows of a channels-last crop.
+    """Pixels of the rows in which the noise is added: up to 8 rows of a crop.
 
     Adding three values over and over costs DALI 10 % of the whole graph more than adding rows.
     """
-    if not spec.channels_last:
-        return 1
     return spec.crop_px * max(rows for rows in range(1, 9) if spec.crop_px % rows == 0)
 
 

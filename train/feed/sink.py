@@ -1,4 +1,4 @@
-"""From DALI's buffers to torch tensors on the device, of the type and layout asked for."""
+"""From DALI's buffers to torch tensors on the device, of the type asked for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class Sink:
     ) -> None:
         self._device = device
         self._crop_px, self._views = config.crop_px, views
-        self._channels_last = config.layout == "channels-last"
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         self._pixel_sd = pixel_sd
         self._stream: torch.cuda.Stream | None = None
@@ -40,7 +39,7 @@ class Sink:
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Images (n, 3, crop, crop) for each view, and labels (n,), ready to use.
 
-        ``views`` are DALI tensors in the graph's layout; none at all stand for an empty batch. On
+        ``views`` are DALI tensors (n, crop, crop, 3); none at all stand for an empty batch. On
         a CPU the result shares their memory where the type allows it.
         """
         if self._device.type == "cuda":
@@ -72,9 +71,7 @@ class Sink:
             return [empty for _ in range(self._views)]
         images_v = []
         for view in views:
-            image = torch.utils.dlpack.from_dlpack(view)
-            if self._channels_last:
-                image = image.permute(0, 3, 1, 2)
+            image = torch.utils.dlpack.from_dlpack(view).permute(0, 3, 1, 2)  # channels last
             if self._pixel_sd:
                 image = image + self._pixel_sd * self._pixel_noise(image, pixel_seed)
             images_v.append(image.to(self._dtype))
@@ -86,7 +83,7 @@ class Sink:
         noise = torch.empty_like(image)
         for row, seed in zip(noise, pixel_seed.tolist(), strict=True):
             generator.manual_seed(seed)
-            # Drawn in one fixed layout, so that the layout of the images does not matter.
+            # Drawn as (3, crop, crop), whatever the memory format of the images.
             row.copy_(torch.randn(row.shape, generator=generator, device=image.device))
         return noise
 

@@ -1,6 +1,8 @@
-"""AlexNet on one device or on two, with one layout of weights for both.
+"""AlexNet on one device, or in two columns on two devices, with one set of canonical weights.
 
-``build_net`` makes the net; ``Net`` says what it can do.
+In: settings (``NetConfig``), the number of classes, devices and a seed. Out: a ``Net`` that maps
+image tensors to logits. Start with ``build_net`` below, then ``layout`` (the layers and their
+sizes) and ``tower`` (what each layer computes).
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from train.net.alexnet import GroupedNet
 from train.net.base import Masks, Net, Role, check_state
 from train.net.columns import ColumnNet
 from train.net.init import initial_state
-from train.net.layout import Plan, net_plan
+from train.net.layout import NetLayout, net_layout
 from train.net.randomness import MaskKey
 
-__all__ = ["MaskKey", "Masks", "Net", "Plan", "Role", "build_net", "check_state", "net_plan"]
+__all__ = ["MaskKey", "Masks", "Net", "NetLayout", "Role", "build_net", "check_state", "net_layout"]
 
 
 def build_net(
@@ -30,18 +32,20 @@ def build_net(
     seed: int,
     image_px: int = 224,
 ) -> Net:
-    """The net with its first weights: float32, the same from one seed however it is divided.
+    """Build the net with its initial weights: float32, equal for equal seeds however it is split.
 
-    With ``columns`` two devices (which may be one twice), else one. ConfigError if they do not fit
-    the architecture, or if images of ``image_px`` are too small.
+    ``columns`` takes two devices (they may be the same one), otherwise there must be one.
+
+    Raises:
+        ConfigError: the devices do not fit the architecture, or ``image_px`` is too small.
     """
-    plan = net_plan(config, classes=classes, image_px=image_px)
+    layout = net_layout(config, classes=classes, image_px=image_px)
     net: Net
     if columns:
-        net = ColumnNet(plan, config, devices)
+        net = ColumnNet(layout, config, devices)
     elif len(devices) == 1:
-        net = GroupedNet(plan, config, devices[0])
+        net = GroupedNet(layout, config, devices[0])
     else:
-        raise ConfigError(f"a net that is not in columns takes one device, not {len(devices)}")
-    net.load_canonical_state(initial_state(plan, config, seed=seed))
+        raise ConfigError(f"a net without columns runs on one device; got {len(devices)}")
+    net.load_canonical_state(initial_state(layout, config, seed=seed))
     return net

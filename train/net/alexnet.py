@@ -7,24 +7,24 @@ from torch import Tensor
 
 from train.config import NetConfig
 from train.net.base import DROPPED, Masks, Net
-from train.net.layout import Plan
+from train.net.layout import NetLayout
 from train.net.randomness import MaskKey
 from train.net.tower import Tower
 
 
 class GroupedNet(Net):
-    """Any architecture on one device. Its weights are empty until they are loaded."""
+    """Any architecture on one device. Its weights are uninitialised until they are loaded."""
 
-    def __init__(self, plan: Plan, config: NetConfig, device: torch.device) -> None:
-        tower = Tower(plan.layers, plan, config, groups=plan.columns)
-        super().__init__(plan, config, [device], [tower.placed(device)])
-        self.tower = [tower]  # in a list, so that it is no second submodule
+    def __init__(self, layout: NetLayout, config: NetConfig, device: torch.device) -> None:
+        tower = Tower(layout.layers, layout, config, groups=layout.columns)
+        super().__init__(layout, config, [device], [tower.allocated_on(device)])
+        self.tower = [tower]  # in a list, so that torch does not register it a second time
 
     def forward_features(self, images: Tensor, masks: Masks | None = None) -> Tensor:
         (tower,) = self.tower
         x = tower.pool5(tower.pool2(tower.pool1(images)))
-        if "conv6" in self.plan.layers:
-            x = tower.sixth(x)
+        if "conv6" in self.layout.layers:
+            x = tower.conv6_output(x)
         x = x.flatten(1)
         for name in DROPPED:
             x = tower.hidden(name, x, None if masks is None else masks[name][0])
@@ -32,4 +32,6 @@ class GroupedNet(Net):
 
     def draw_masks(self, key: MaskKey) -> Masks:
         (device,) = self.devices
-        return {name: (torch.cat(self._halves(name, key, device, 0, 1), 1),) for name in DROPPED}
+        return {
+            name: (torch.cat(self._column_masks(name, key, device, 0, 1), 1),) for name in DROPPED
+        }

@@ -2,7 +2,7 @@
 
 One process drives both devices. Each column keeps its half of every layer; where the columns
 meet, each sends the other its activations, and autograd sends the gradients back: 468,992 bytes
-an image in all. fc8 lies on the first device whole, so there only the second column sends.
+per image in all. The first device holds all of fc8, so there only the second column sends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from train.config import NetConfig
 from train.errors import ConfigError
 from train.net.base import DROPPED, Masks, Net
-from train.net.layout import Plan
+from train.net.layout import NetLayout
 from train.net.link import Link
 from train.net.randomness import MaskKey
 from train.net.tower import Tower
@@ -24,21 +24,24 @@ Pair = tuple[Tensor, Tensor]
 
 
 class ColumnNet(Net):
-    """Two columns. Weights are empty until they are loaded. ``link`` counts what is sent."""
+    """Two columns. Weights are uninitialised until they are loaded. ``link`` counts bytes sent."""
 
-    def __init__(self, plan: Plan, config: NetConfig, devices: Sequence[torch.device]) -> None:
-        if plan.columns != 2 or len(devices) != 2:
+    def __init__(
+        self, layout: NetLayout, config: NetConfig, devices: Sequence[torch.device]
+    ) -> None:
+        if layout.columns != 2 or len(devices) != 2:
             raise ConfigError(
-                f"the {config.architecture} net on {len(devices)} device(s) has no two columns"
+                f"columns need an architecture with two columns and two devices; got "
+                f"{config.architecture} and {len(devices)} device{'s' * (len(devices) != 1)}"
             )
-        halves = {name: layer.half() for name, layer in plan.layers.items()}
+        halves = {name: layer.half() for name, layer in layout.layers.items()}
         second = {name: layer for name, layer in halves.items() if layer.split}
         columns = (
-            Tower(halves, plan, config, groups=1).placed(devices[0]),
-            Tower(second, plan, config, groups=1).placed(devices[1]),
+            Tower(halves, layout, config, groups=1).allocated_on(devices[0]),
+            Tower(second, layout, config, groups=1).allocated_on(devices[1]),
         )
-        super().__init__(plan, config, devices, list(columns))
-        self.columns = columns  # a tuple, so that they are no second submodules
+        super().__init__(layout, config, devices, list(columns))
+        self.columns = columns  # a tuple, so that torch does not register them a second time
         self.link = Link((self.devices[0], self.devices[1]))
 
     def forward_features(self, images: Tensor, masks: Masks | None = None) -> Tensor:
@@ -46,9 +49,9 @@ class ColumnNet(Net):
         pair = (a.pool2(a.pool1(images)), b.pool2(b.pool1(self.link.deliver(images))))
         joined = self._join("conv3", pair)
         pair = (a.pool5(joined[0]), b.pool5(joined[1]))
-        if "conv6" in self.plan.layers:
+        if "conv6" in self.layout.layers:
             joined = self._join("conv6", pair)
-            pair = (a.sixth(joined[0]), b.sixth(joined[1]))
+            pair = (a.conv6_output(joined[0]), b.conv6_output(joined[1]))
         pair = (pair[0].flatten(1), pair[1].flatten(1))
         for name in DROPPED:
             joined = self._join(name, pair)
@@ -65,11 +68,11 @@ class ColumnNet(Net):
     def draw_masks(self, key: MaskKey) -> Masks:
         return {
             name: tuple(
-                self._halves(name, key, device, column)[0]
+                self._column_masks(name, key, device, column)[0]
                 for column, device in enumerate(self.devices)
             )
             for name in DROPPED
         }
 
     def link_bytes_per_image(self) -> dict[str, int]:
-        return self.plan.link_bytes_per_image()
+        return self.layout.link_bytes_per_image()

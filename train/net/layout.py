@@ -1,4 +1,4 @@
-"""The layers of each architecture: sizes, groups, and where the columns meet; no torch.
+"""The layers of each architecture: sizes, groups, and where the columns meet; without torch.
 
 Shapes are those of the whole net on one device, where the two columns of 2012 are the two groups
 of a grouped convolution. A column owns one half of every layer's outputs.
@@ -34,28 +34,28 @@ class Layer:
     inputs: int
     outputs: int
     kernel: int = 1
-    """Side of the filters; a fully connected layer has none, and ``is_conv`` False."""
+    """Side of the filters in pixels; 1 for a fully connected layer."""
     stride: int = 1
     padding: int = 0
     groups: int = 1
     is_conv: bool = False
     split: bool = True
-    """Its outputs are divided between the columns; fc8 lies on the first device whole."""
+    """Its outputs are divided between the columns; the first device holds all of fc8."""
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Of the torch weight: (outputs, inputs of a group[, kernel, kernel])."""
+        """Shape of the torch weight: (outputs, inputs of a group[, kernel, kernel])."""
         fan = (self.outputs, self.inputs // self.groups)
         return (*fan, self.kernel, self.kernel) if self.is_conv else fan
 
     @property
     def parameters(self) -> int:
-        """Weights and biases together."""
+        """Number of weights and biases together."""
         fan_in = self.inputs // self.groups * (self.kernel**2 if self.is_conv else 1)
         return self.outputs * (fan_in + 1)
 
     def half(self) -> Layer:
-        """The share of one column: half the outputs, from the inputs of one group."""
+        """Return the layer of one column: half the outputs, from the inputs of one group."""
         if not self.split:
             return self
         inputs = self.inputs // self.groups
@@ -63,31 +63,32 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """A whole net. ``sides`` are the sides in pixels after conv1, pool1, pool2 and pool5."""
+class NetLayout:
+    """The layers and sizes of a whole net."""
 
     layers: Mapping[str, Layer]
     columns: int
-    """2 where conv2, conv4 and conv5 read their own column only, else 1."""
+    """2 if conv2, conv4 and conv5 read only their own column, else 1."""
     image_px: int
     padding_px: int
     """Zeros to the right of and below the image, so that conv1's last window fits (3 for 224)."""
     sides: tuple[int, int, int, int]
+    """Sides in pixels after conv1, pool1, pool2 and pool5."""
 
     @property
     def parameters(self) -> int:
-        """60,965,224 for the paper's net with 1000 classes."""
+        """Number of weights and biases: 60,965,224 for the paper's net with 1000 classes."""
         return sum(layer.parameters for layer in self.layers.values())
 
     @property
     def hidden_units(self) -> int:
-        """Outputs of fc6 and of fc7, over both columns."""
+        """Outputs of fc6, and also of fc7, over both columns."""
         return self.layers["fc7"].outputs
 
     def joints(self) -> dict[str, int]:
-        """Values of one image that a column sends where the columns meet, by the layer that reads.
+        """Values per image that a column sends at each joint, by the layer that reads them.
 
-        At fc8 only the second column sends. Empty for a net of one column.
+        At fc8 only the second column sends. Empty for a net with one column.
         """
         if self.columns == 1:
             return {}
@@ -102,9 +103,9 @@ class Plan:
         return {**values, "fc7": half["fc6"], "fc8": half["fc7"]}
 
     def link_bytes_per_image(self) -> dict[str, int]:
-        """Float32 bytes that one image sends forward at each joint; as many come back in training.
+        """Float32 bytes that one image sends forward at each joint; training sends as many back.
 
-        Counts both directions; empty for a net of one column.
+        Counts both directions; empty for a net with one column.
         """
         return {
             joint: values * FLOAT_BYTES * (1 if joint == "fc8" else 2)
@@ -113,22 +114,26 @@ class Plan:
 
 
 def pooled(side: int) -> int:
-    """Side after 3/2 max pooling; the published sides 55, 27, 13 divide without a rest."""
+    """Side after 3/2 max pooling; the published sides 55, 27, 13 divide without remainder."""
     return (side - POOL_SIZE) // POOL_STRIDE + 1
 
 
-def net_plan(config: NetConfig, *, classes: int, image_px: int = 224) -> Plan:
-    """The layers that the settings ask for. ConfigError if the image is too small for them."""
+def net_layout(config: NetConfig, *, classes: int, image_px: int = 224) -> NetLayout:
+    """Work out the layers that the settings ask for.
+
+    Raises:
+        ConfigError: the image is too small for them.
+    """
     widths = tuple(width // config.width_divisor for width in _WIDTHS[config.architecture])
     hidden = HIDDEN_UNITS // config.width_divisor
     columns = 1 if config.architecture == "one-gpu" else 2
-    # One window more than fits, as the source's ceil does: 1 + ceil((224 - 11) / 4) = 55.
+    # The source rounds up, so the last window reaches over the edge: 1 + ceil(213 / 4) = 55.
     conv1 = 1 + -(-(image_px - CONV1_KERNEL) // CONV1_STRIDE)
     pool1 = pooled(conv1)
     pool2 = pooled(pool1)
     pool5 = pooled(pool2)
     if pool5 < 1:
-        raise ConfigError(f"images of {image_px} px are too small: the net needs at least 64")
+        raise ConfigError(f"images of {image_px} px are too small: the net needs at least 64 px")
     layers = [
         _conv("conv1", 3, widths[0], kernel=CONV1_KERNEL, stride=CONV1_STRIDE),
         _conv("conv2", widths[0], widths[1], kernel=5, padding=2, groups=columns),
@@ -140,7 +145,7 @@ def net_plan(config: NetConfig, *, classes: int, image_px: int = 224) -> Plan:
         Layer(name="fc7", inputs=hidden, outputs=hidden),
         Layer(name="fc8", inputs=hidden, outputs=classes, split=False),
     ]
-    return Plan(
+    return NetLayout(
         layers={layer.name: layer for layer in layers},
         columns=columns,
         image_px=image_px,

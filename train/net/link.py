@@ -1,4 +1,4 @@
-"""The one way from a device to the other: activations forward, their gradients back."""
+"""The only connection between the devices: activations forward, their gradients back."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 Observer = Callable[[Tensor, int, int], None]
-"""Told of each tensor that arrived, the column it left and the column that it came to."""
+"""Called with each tensor that arrived, the column that sent it and the column that got it."""
 
 
 class Link:
     """Sends tensors between the columns and counts their bytes, by joint.
 
-    With an ``observer`` a tensor is copied even where both columns lie on one device, so that
-    what arrives is another tensor than what left, as between two GPUs.
+    With an ``observer`` a tensor is copied even where both columns are on one device, so that the
+    arriving tensor is not the one that was sent, as between two GPUs.
     """
 
     def __init__(self, devices: tuple[torch.device, torch.device]) -> None:
@@ -27,31 +27,31 @@ class Link:
         self.backward_bytes: Counter[str] = Counter()
         self.input_bytes: Counter[str] = Counter()
         self.observer: Observer | None = None
-        self._lock = threading.Lock()  # autograd has a thread for each GPU
+        self._lock = threading.Lock()  # autograd runs one thread per GPU
 
     def reset(self) -> None:
-        """Count from 0 again."""
+        """Set all counts to 0."""
         self.forward_bytes.clear()
         self.backward_bytes.clear()
         self.input_bytes.clear()
 
     def send(self, tensor: Tensor, joint: str, source: int, target: int) -> Tensor:
-        """The tensor on the device of column ``target``; its gradient returns the same way."""
+        """Send a tensor to the device of column ``target``; its gradient returns the same way."""
         result = _Send.apply(tensor, self, joint, source, target)  # type: ignore[no-untyped-call]
         assert isinstance(result, Tensor)
         return result
 
     def deliver(self, images: Tensor) -> Tensor:
-        """The input, which the first column has, for the second: it needs no gradient.
+        """Copy the input from the first column to the second; it needs no gradient.
 
-        Its bytes are counted apart: an image goes to both columns, it is none of their messages.
+        Its bytes are counted apart: the image goes to both columns, they do not exchange it.
         """
         return self.move(images.detach(), "images", 0, 1, self.input_bytes)
 
     def move(
         self, tensor: Tensor, joint: str, source: int, target: int, counter: Counter[str]
     ) -> Tensor:
-        """Copy, count and report; no gradient."""
+        """Copy, count and report a tensor, without gradient."""
         with self._lock:
             counter[joint] += tensor.numel() * tensor.element_size()
         if self.observer is None and self.devices[source] == self.devices[target]:

@@ -1,7 +1,7 @@
-"""Keep the allocator's pages between steps: on a CPU worth a quarter of the step.
+"""Keep the allocator's pages between steps, which saves a quarter of the step on a CPU.
 
-By default glibc maps each large activation afresh and gives it back, so every step pays for page
-faults and zeroing of gigabytes. With both thresholds off the process keeps its peak memory.
+By default glibc maps each large activation and unmaps it again, so every step pays for page
+faults and zeroing of gigabytes. With both thresholds off, the process keeps its peak memory.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _NEVER = 2**31 - 1
 
 
 def keep_pages() -> bool:
-    """Tell glibc to reuse memory rather than return it; call before the first tensor is made.
+    """Make glibc reuse memory instead of returning it; call before the first tensor is made.
 
-    Affects the whole process, cannot be undone in it, and saves nothing on a GPU. Returns whether
-    it took: False, and no change, with another C library.
+    Affects the whole process, cannot be undone, and saves nothing on a GPU. Returns whether it
+    worked: False, without any change, with another C library.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

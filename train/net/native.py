@@ -1,9 +1,9 @@
-"""The compiled CPU kernels, where they were built, and the threads that run them.
+"""The compiled CPU kernels of the LRN, if they were built, and the threads that run them.
 
-They take float32 images whose channels lie side by side in memory. The environment variable
-``TRAIN_KERNEL`` picks the code when this module is imported: ``auto`` (the default) is the first
-that works of ``c-avx2``, ``c`` (the same source without AVX2) and ``torch``, which has no compiled
-code and is what every other device and type uses.
+They take float32 images in channels-last memory. The environment variable ``TRAIN_KERNEL``
+chooses the backend when this module is imported: ``auto`` (the default) takes the first that works
+of ``c-avx2``, ``c`` (the same source without AVX2) and ``torch``. ``torch`` needs no compiled code;
+every other device and type uses it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Array = NDArray[np.float32]
 
 KERNEL_VARIABLE = "TRAIN_KERNEL"
 PARTS_PER_THREAD = 8
-"""So that a thread whose processor is busy with something else holds up little."""
+"""Small parts, so that a thread on a busy processor delays the others little."""
 SMALL = 1 << 16
-"""Fewer values than this are not worth a second thread."""
+"""With fewer values than this a second thread does not pay."""
 
 _cpu: Any
 try:
@@ -38,31 +38,35 @@ except ImportError:  # not built: no compiler when the package was installed
 
 
 def available_backends() -> tuple[str, ...]:
-    """The backends that work in this process, fastest first."""
+    """List the backends that work in this process, fastest first."""
     compiled = () if _cpu is None else (("c-avx2", "c") if _cpu.HAS_AVX2 else ("c",))
     return (*compiled, "torch")
 
 
 def choose_backend(wanted: str | None) -> str:
-    """The backend for a value of ``TRAIN_KERNEL``; ConfigError if it does not work here."""
+    """Choose the backend for a value of ``TRAIN_KERNEL``.
+
+    Raises:
+        ConfigError: it does not work here.
+    """
     working = available_backends()
     if wanted in (None, "", "auto"):
         return working[0]
     if wanted not in working:
         raise ConfigError(
-            f"{KERNEL_VARIABLE} is {wanted!r}, but here only auto, {', '.join(working)} work"
+            f"{KERNEL_VARIABLE} must be one of auto, {', '.join(working)} here; got {wanted!r}"
         )
     return str(wanted)
 
 
 BACKEND: str = choose_backend(os.environ.get(KERNEL_VARIABLE))
-"""Which code this process uses; benchmarks and tests set it."""
+"""The backend that this process uses; benchmarks and tests set it."""
 
 
-def takes(x: Tensor) -> bool:
+def is_supported(x: Tensor) -> bool:
     """Whether the kernels can read this tensor: float32 (n, c, h, w) on a CPU, channels last.
 
-    Under ``torch.compile`` never: it sees through torch's operations, but not into compiled code.
+    Never under ``torch.compile``, which cannot trace compiled code.
     """
     return (
         BACKEND != "torch"
@@ -76,7 +80,7 @@ def takes(x: Tensor) -> bool:
 
 
 def rows_of(x: Tensor) -> Array:
-    """The memory of a tensor that ``takes`` accepts, one row a pixel: (pixels, c), no copy."""
+    """View the memory of a supported tensor with one row per pixel: (pixels, c), no copy."""
     rows: Array = x.detach().permute(0, 2, 3, 1).reshape(-1, x.shape[1]).numpy()
     return rows
 
@@ -84,7 +88,7 @@ def rows_of(x: Tensor) -> Array:
 def lrn_forward(
     x: Tensor, *, groups: int, size: int, k: float, alpha: float, rectify: bool
 ) -> Tensor:
-    """``y = x / (k + alpha * sum)**0.75``, of ``max(x, 0)`` with ``rectify``."""
+    """Compute ``y = x / (k + alpha * sum)**0.75``, of ``max(x, 0)`` with ``rectify``."""
     y = torch.empty_like(x, memory_format=torch.channels_last)
     channels, avx2 = x.shape[1], BACKEND == "c-avx2"
 
@@ -98,7 +102,7 @@ def lrn_forward(
 def lrn_backward(
     x: Tensor, gradient: Tensor, *, groups: int, size: int, k: float, alpha: float, rectify: bool
 ) -> Tensor:
-    """The gradient of x, from x and the gradient of y."""
+    """Compute the gradient of x from x and the gradient of y."""
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     result = torch.empty_like(x, memory_format=torch.channels_last)
     channels, avx2 = x.shape[1], BACKEND == "c-avx2"
@@ -110,14 +114,14 @@ def lrn_backward(
     return result
 
 
-_helpers: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def in_parallel(work: Callable[..., None], *arrays: Array) -> None:
-    """``work(*arrays)``, the rows divided among as many threads as torch uses.
+    """Call ``work(*arrays)`` on parts of the rows, in as many threads as torch uses.
 
-    Threads of Python's, because ``work`` gives up the interpreter's lock and a second OpenMP
-    runtime beside torch's would compete with it. The calling thread works too.
+    Python threads suffice, because ``work`` releases the GIL; a second OpenMP runtime beside
+    torch's would compete with it. The calling thread works too.
     """
     threads = torch.get_num_threads() if arrays[0].size >= SMALL else 1
     count = threads * PARTS_PER_THREAD if threads > 1 else 1
@@ -130,18 +134,18 @@ def in_parallel(work: Callable[..., None], *arrays: Array) -> None:
         ]
     )
 
-    def drain() -> None:
-        for part in parts:  # each thread takes the next when it is free; the lock guards the list
+    def take_parts() -> None:
+        for part in parts:  # each thread takes the next part when it is free; the GIL guards them
             work(*part)
 
-    helping = [_helpers_of(threads - 1).submit(drain) for _ in range(threads - 1)]
-    drain()
-    for future in helping:
+    futures = [_pool(threads - 1).submit(take_parts) for _ in range(threads - 1)]
+    take_parts()
+    for future in futures:
         future.result()
 
 
-def _helpers_of(threads: int) -> ThreadPoolExecutor:
-    key = (os.getpid(), threads)  # a forked child has none of its parent's threads
-    if key not in _helpers:
-        _helpers[key] = ThreadPoolExecutor(threads, thread_name_prefix="train-kernel")
-    return _helpers[key]
+def _pool(threads: int) -> ThreadPoolExecutor:
+    key = (os.getpid(), threads)  # a forked child does not have its parent's threads
+    if key not in _pools:
+        _pools[key] = ThreadPoolExecutor(threads, thread_name_prefix="train-kernel")
+    return _pools[key]

@@ -1,14 +1,15 @@
 """Response normalisation: ``y = x / s**beta`` with ``s = k + alpha * W(x**2)``, W a window's sum.
 
-Two windows are in use. ``ChannelNorm`` is the LRN of the paper (3.3), across neighbouring channels:
-from ``i - size // 2`` to ``i + size // 2``, clipped to the column. The 2012 release (layers-145.cfg
-35-45 and 95-105) divides alpha by ``size``, as torch and Caffe do; the paper's formula does not.
-``SpatialNorm`` is in the source only (layer ``cnorm2``, layers-145.cfg 107-117): 5x5 neighbours of
-the same map, scale 1e-3 divided by 25, power 0.75, additive constant 1, clipped to the map.
+There are two kinds of window. ``ChannelNorm`` is the LRN of the paper (3.3), across neighbouring
+channels: from ``i - size // 2`` to ``i + size // 2``, clipped to the column. The 2012 release
+(layers-145.cfg 35-45 and 95-105) divides alpha by ``size``, as torch and Caffe do; the paper's
+formula does not. ``SpatialNorm`` is in the source only (layer ``cnorm2``, layers-145.cfg 107-117):
+5x5 neighbours in the same map, scale 1e-3 divided by 25, power 0.75, additive constant 1, clipped
+to the map.
 
 Both windows are symmetric, so the gradient in closed form needs the same W:
 ``dx = g / s**beta - 2 alpha beta x W(g x / s**(beta + 1))``.
-The backward pass keeps only x and computes s again: less memory, and no slower.
+The backward pass keeps only x and recomputes s: this saves memory and is not slower.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from train.net.native import lrn_backward, lrn_forward, takes
+from train.net.native import is_supported, lrn_backward, lrn_forward
 
-Window = Callable[[Tensor], Tensor]
-"""Sums over the window around each value: a new tensor of the same shape and layout."""
+WindowSum = Callable[[Tensor], Tensor]
+"""Sums the window around each value into a new tensor of the same shape and memory format."""
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
-    """The constants of ``s = k + alpha * sum`` and of ``x / s**beta``."""
+class NormConstants:
+    """Constants of ``s = k + alpha * sum`` and of ``x / s**beta``."""
 
     k: float
     alpha: float
@@ -39,18 +40,18 @@ class Response:
 
 
 def inverse_power(s: Tensor, beta: float) -> Tensor:
-    """``s**-beta``, by square roots for the published beta of 0.75."""
+    """Compute ``s**-beta``, by square roots for the published beta of 0.75."""
     if beta == 0.75:
         root = s.rsqrt()
         return root.sqrt().mul_(root)
     return s.pow(-beta)
 
 
-def response_norm(x: Tensor, window: Window, constants: Response) -> Tensor:
-    """``x / (k + alpha * window(x**2))**beta``, differentiable once in x.
+def response_norm(x: Tensor, window: WindowSum, constants: NormConstants) -> Tensor:
+    """Compute ``x / (k + alpha * window(x**2))**beta``, differentiable once in x.
 
     Any device and type; half-precision values are squared and summed as float32, because the
-    square of 256 is no float16.
+    square of 256 overflows float16.
     """
     result = _ResponseNorm.apply(x, window, constants)  # type: ignore[no-untyped-call]
     assert isinstance(result, Tensor)
@@ -63,7 +64,7 @@ def _wide(x: Tensor) -> Tensor:
 
 class _ResponseNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, window: Window, constants: Response) -> Tensor:
+    def forward(ctx: Any, x: Tensor, window: WindowSum, constants: NormConstants) -> Tensor:
         ctx.save_for_backward(x)
         ctx.window, ctx.constants = window, constants
         wide = _wide(x)
@@ -74,7 +75,7 @@ class _ResponseNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        constants: Response = ctx.constants
+        constants: NormConstants = ctx.constants
         wide, upstream = _wide(x), _wide(gradient)
         s = ctx.window(wide * wide).mul_(constants.alpha).add_(constants.k)
         power = inverse_power(s, constants.beta)
@@ -86,7 +87,7 @@ class _ResponseNorm(torch.autograd.Function):
 
 
 def channel_sums(values: Tensor, size: int, groups: int) -> Tensor:
-    """Sums over ``size`` neighbouring channels (dim 1), clipped to each group: a new tensor."""
+    """Sum ``size`` neighbouring channels (dim 1), clipped to each group, into a new tensor."""
     grouped = values.view(len(values), groups, values.shape[1] // groups, *values.shape[2:])
     sums = grouped.clone()
     for shift in range(1, min(size // 2, grouped.shape[2] - 1) + 1):
@@ -98,19 +99,19 @@ def channel_sums(values: Tensor, size: int, groups: int) -> Tensor:
 class ChannelNorm(nn.Module):
     """LRN of (n, channels, height, width) over ``size`` channels in each of ``groups`` groups.
 
-    ``constants.alpha`` is what multiplies the sum of squares: for ``F.local_response_norm`` it
-    would be ``alpha / size``. With ``rectify`` it normalises ``max(x, 0)``, in the same pass.
+    ``constants.alpha`` multiplies the sum of squares; the alpha of ``F.local_response_norm`` is
+    ``size`` times as large. With ``rectify`` it normalises ``max(x, 0)``, in the same pass.
     """
 
-    def __init__(self, constants: Response, *, size: int, groups: int) -> None:
+    def __init__(self, constants: NormConstants, *, size: int, groups: int) -> None:
         super().__init__()
         self.constants = constants
         self.size = size
         self.groups = groups
 
     def forward(self, x: Tensor, *, rectify: bool = False) -> Tensor:
-        if self.constants.beta == 0.75 and takes(x):
-            result = _Native.apply(x, self, rectify)  # type: ignore[no-untyped-call]
+        if self.constants.beta == 0.75 and is_supported(x):
+            result = _NativeNorm.apply(x, self, rectify)  # type: ignore[no-untyped-call]
             assert isinstance(result, Tensor)
             return result
         window = partial(channel_sums, size=self.size, groups=self.groups)
@@ -120,7 +121,7 @@ class ChannelNorm(nn.Module):
         return f"{self.constants}, size={self.size}, groups={self.groups}"
 
 
-class _Native(torch.autograd.Function):
+class _NativeNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: ChannelNorm, rectify: bool) -> Tensor:
         ctx.save_for_backward(x)
@@ -140,17 +141,19 @@ class _Native(torch.autograd.Function):
         return lrn_backward(x, gradient, **ctx.settings), None, None
 
 
-SIDE = 5
-CONSTANTS = Response(k=1.0, alpha=1e-3 / SIDE**2, beta=0.75)
+SPATIAL_SIDE = 5
+SPATIAL_CONSTANTS = NormConstants(k=1.0, alpha=1e-3 / SPATIAL_SIDE**2, beta=0.75)
 
 
 def plane_sums(values: Tensor) -> Tensor:
-    """Sums over the 5x5 neighbourhood in each map of (n, channels, height, width)."""
-    return functional.avg_pool2d(values, SIDE, stride=1, padding=SIDE // 2, divisor_override=1)
+    """Sum the 5x5 neighbourhood in each map of (n, channels, height, width)."""
+    return functional.avg_pool2d(
+        values, SPATIAL_SIDE, stride=1, padding=SPATIAL_SIDE // 2, divisor_override=1
+    )
 
 
 class SpatialNorm(nn.Module):
-    """The source's in-plane norm of (n, channels, height, width)."""
+    """The source's norm within each map of (n, channels, height, width)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return response_norm(x, plane_sums, CONSTANTS)
+        return response_norm(x, plane_sums, SPATIAL_CONSTANTS)

@@ -1,8 +1,8 @@
-"""Random numbers of the training step, which depend on seed, step and name alone.
+"""Random numbers of the training step, which depend only on seed, step and stream name.
 
-Nothing here knows how many processes or devices there are: the masks of a *global* batch are
-drawn, and each process keeps its rows, each column its units. The same numbers come out of the
-same kind of device (a CPU and a GPU, or two models of GPU, draw different ones).
+The number of processes and devices does not matter: masks are drawn for the *global* batch, and
+each process keeps its rows, each column its units. Equal devices draw equal numbers (a CPU and a
+GPU, or two models of GPU, draw different ones).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from imgprep.order import stream_key
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskKey:
-    """Which masks: update ``step`` (from 0) of ``seed``, and which rows of its global batch."""
+    """Selects masks: update ``step`` (from 0) of ``seed``, and rows of its global batch."""
 
     seed: int
     step: int
@@ -28,21 +28,21 @@ class MaskKey:
     def __post_init__(self) -> None:
         if not 0 <= self.first_row <= self.first_row + self.rows <= self.global_rows:
             raise ValueError(
-                f"rows {self.first_row} to {self.first_row + self.rows} do not lie in a batch of "
+                f"rows {self.first_row} to {self.first_row + self.rows} are not within a batch of "
                 f"{self.global_rows}"
             )
 
     @classmethod
     def whole(cls, *, seed: int, step: int, rows: int) -> MaskKey:
-        """All rows of a batch that one process computes."""
+        """Select all rows of a batch that one process computes."""
         return cls(seed=seed, step=step, first_row=0, rows=rows, global_rows=rows)
 
 
 def torch_generator(seed: int, step: int, stream: str, device: torch.device) -> torch.Generator:
-    """A generator on ``device`` for the random stream of that name in that step of ``seed``.
+    """Make a generator on ``device`` for the named random stream of a step of ``seed``.
 
     On a CPU torch keeps 32 bits of the seed, so among very many streams some will coincide; for
-    masks of different steps that is of no consequence.
+    masks of different steps that does no harm.
     """
     generator = torch.Generator(device=device)
     generator.manual_seed(stream_key(seed, f"torch:{stream}:{step}") & (2**63 - 1))
@@ -52,10 +52,10 @@ def torch_generator(seed: int, step: int, stream: str, device: torch.device) -> 
 def keep_mask(
     key: MaskKey, stream: str, units: int, *, keep: float, device: torch.device
 ) -> Tensor:
-    """What dropout leaves on: bool (rows, units) on ``device``, each True with chance ``keep``.
+    """Draw a dropout mask: bool (rows, units) on ``device``, True with probability ``keep``.
 
-    Rows of the global batch are drawn and cut, so a process's mask does not depend on how the
-    batch is divided.
+    The mask of the global batch is drawn and its rows are cut out, so the mask of a process does
+    not depend on how the batch is divided.
     """
     generator = torch_generator(key.seed, key.step, stream, device)
     uniform = torch.rand(key.global_rows, units, generator=generator, device=device)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.config import Activation, NetConfig
-from train.net.layout import POOL_SIZE, POOL_STRIDE, Layer, Plan
-from train.net.norms import ChannelNorm, Response, SpatialNorm
+from train.net.layout import POOL_SIZE, POOL_STRIDE, Layer, NetLayout
+from train.net.norms import ChannelNorm, NormConstants, SpatialNorm
 
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: functional.relu(x, inplace=True),
@@ -18,16 +18,16 @@ ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "leaky-relu": lambda x: functional.leaky_relu(x, 0.01, inplace=True),
 }
-"""Those that write in place take only what a convolution or a matrix product just made."""
+"""The in-place ones may only take the fresh output of a convolution or a matrix product."""
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """Overlapping 3/2 maxima (paper 3.4); a gradient goes to the first of equal values."""
+    """Take overlapping 3/2 maxima (paper 3.4); the gradient goes to the first of equal values."""
     return functional.max_pool2d(x, POOL_SIZE, POOL_STRIDE)
 
 
 def _module(layer: Layer) -> nn.Module:
-    """Empty, on the meta device: weights come from ``train.net.init``."""
+    """Make an empty module on the meta device; weights come from ``train.net.init``."""
     if not layer.is_conv:
         return nn.Linear(layer.inputs, layer.outputs, device="meta")
     return nn.Conv2d(
@@ -42,16 +42,16 @@ def _module(layer: Layer) -> nn.Module:
 
 
 class Tower(nn.Module):
-    """Layers between the joints, as methods; what they read has been joined by the caller.
+    """The layers between the joints, as methods; the caller joins their inputs.
 
-    ``layers`` are those of this device, ``groups`` the columns that lie side by side in it.
+    ``layers`` are those of this device; ``groups`` is the number of columns in it.
     """
 
     def __init__(
-        self, layers: Mapping[str, Layer], plan: Plan, config: NetConfig, *, groups: int
+        self, layers: Mapping[str, Layer], layout: NetLayout, config: NetConfig, *, groups: int
     ) -> None:
         super().__init__()
-        self.padding_px = plan.padding_px
+        self.padding_px = layout.padding_px
         self.activation = ACTIVATIONS[config.activation]
         self.rectifies = config.activation == "relu"
         self.first_layer = config.first_layer
@@ -61,14 +61,14 @@ class Tower(nn.Module):
             self.add_module(name, _module(layer))
         size = config.lrn_size
         alpha = config.lrn_alpha / size if config.lrn_alpha_divided else config.lrn_alpha
-        constants = Response(k=config.lrn_k, alpha=alpha, beta=config.lrn_beta)
+        constants = NormConstants(k=config.lrn_k, alpha=alpha, beta=config.lrn_beta)
         self.lrn = ChannelNorm(constants, size=size, groups=groups) if config.lrn else None
         self.spatial: nn.Module = SpatialNorm() if config.spatial_norm else nn.Identity()
 
-    def placed(self, device: torch.device) -> Tower:
-        """The same with weights on ``device``, empty.
+    def allocated_on(self, device: torch.device) -> Tower:
+        """Allocate uninitialised weights on ``device``; returns the tower itself.
 
-        Not by ``to_empty``: it takes 0.6 s to import what torch traces with.
+        ``to_empty`` would import torch's tracing code, which takes 0.6 s.
         """
         for module in self.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
@@ -76,7 +76,7 @@ class Tower(nn.Module):
         return self
 
     def run(self, name: str, x: Tensor) -> Tensor:
-        """The convolution or matrix product of that name."""
+        """Apply the convolution or matrix product of that name."""
         result = self.get_submodule(name)(x)
         assert isinstance(result, Tensor)
         return result
@@ -94,26 +94,26 @@ class Tower(nn.Module):
 
     def pool1(self, images: Tensor) -> Tensor:
         """(n, 3, px, px) -> (n, conv1, 27, 27): layer 1 in either order (paper or source)."""
-        return self.finish1(self.conv1_of(images))
+        return self.after_conv1(self.conv1_output(images))
 
-    def conv1_of(self, images: Tensor) -> Tensor:
-        """(n, 3, px, px) -> (n, conv1, 55, 55), not yet activated."""
+    def conv1_output(self, images: Tensor) -> Tensor:
+        """(n, 3, px, px) -> (n, conv1, 55, 55), before the activation."""
         images = images.contiguous(memory_format=torch.channels_last)
-        pad = self.padding_px  # right and bottom: the last windows read zeros, that is the mean
+        pad = self.padding_px  # right and bottom: the last windows read zeros, which is the mean
         return self.run("conv1", functional.pad(images, (0, pad, 0, pad)))
 
-    def finish1(self, x: Tensor) -> Tensor:
-        """What follows conv1: activation, LRN and pooling."""
+    def after_conv1(self, x: Tensor) -> Tensor:
+        """Apply what follows conv1: activation, LRN and pooling."""
         if self.first_layer == "conv-lrn-pool-relu":
             return self.activation(max_pool(self._normalised(x)))
         return max_pool(self._activated_and_normalised(x))
 
     def pool2(self, x: Tensor) -> Tensor:
         """(n, conv1, 27, 27) -> (n, conv2, 13, 13)."""
-        return self.finish2(self.run("conv2", x))
+        return self.after_conv2(self.run("conv2", x))
 
-    def finish2(self, x: Tensor) -> Tensor:
-        """What follows conv2: activation, norms and pooling."""
+    def after_conv2(self, x: Tensor) -> Tensor:
+        """Apply what follows conv2: activation, norms and pooling."""
         return max_pool(self.spatial(self._activated_and_normalised(x)))
 
     def pool5(self, joined: Tensor) -> Tensor:
@@ -122,12 +122,12 @@ class Tower(nn.Module):
             joined = self.activation(self.run(name, joined))
         return max_pool(joined)
 
-    def sixth(self, joined: Tensor) -> Tensor:
+    def conv6_output(self, joined: Tensor) -> Tensor:
         """(n, both columns of conv5, 6, 6) -> (n, conv6, 6, 6)."""
         return self.activation(self.run("conv6", joined))
 
     def hidden(self, name: str, joined: Tensor, mask: Tensor | None) -> Tensor:
-        """fc6 or fc7 of (n, inputs), with dropout: by the bool mask, or at test without one."""
+        """Apply fc6 or fc7 to (n, inputs), with dropout: a bool mask in training, None at test."""
         x = self.activation(self.run(name, joined))
         if self.dropout == "inverted":
             return x if mask is None else x * (mask.to(x.dtype) / self.keep)

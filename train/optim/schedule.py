@@ -1,8 +1,9 @@
 """The learning rate as a pure function of settings, progress and validation errors so far.
 
-Four kinds. ``plateau``: divided by ten when the validation error stalls (paper, section 5).
-``steps``: at the epochs that the author chose by hand (lab notes of layer-params-145). ``dexp``:
-his later automatic schedule, equal steps down to the last rate (layer-params-170). ``constant``.
+There are four kinds. ``plateau`` divides by ten when the validation error stalls (paper, section
+5). ``steps`` does so at given epochs, which the author chose by hand (lab notes of
+layer-params-145). ``dexp`` is the author's later automatic schedule: equal steps down to the last
+rate (layer-params-170). ``constant`` keeps the rate.
 """
 
 from __future__ import annotations
@@ -17,30 +18,30 @@ from train.errors import CheckpointError
 
 DEXP_BIAS_TARGET_FACTOR = 10.0
 DEXP_BIAS_STEPS = 2
-"""``dexp`` takes the biases' rate down by 10 in two halves (layer-params-170.cfg of 2012)."""
+"""``dexp`` divides the biases' rate by 10 for the second half (layer-params-170.cfg of 2012)."""
 CONV1 = "conv1"
 CONV1_SLOW_FACTOR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Learning rates of one update. Rate 0 means no update at all, not even decay or momentum
+    """Learning rates of one update. Rate 0 means no update at all, without decay or momentum
     (weights.cu 148 of the 2012 source)."""
 
     lr_weights: float
     lr_biases: float
     layer_factors: Mapping[str, float] = field(default_factory=dict)
-    """Multipliers of single layers: 0 freezes one. Layers not named have 1."""
+    """Multipliers of single layers: 0 freezes a layer. Layers not listed have 1."""
 
     def of(self, layer: str, kind: str) -> float:
-        """Rate of a layer's ``weight`` or ``bias``."""
+        """Return the rate of a layer's ``weight`` or ``bias``."""
         rate = self.lr_biases if kind == "bias" else self.lr_weights
         return rate * self.layer_factors.get(layer, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A learning rate set by hand on resuming, kept for the record."""
+    """A learning rate that the user set on resuming, kept for the record."""
 
     epoch: float
     old_lr: float
@@ -49,24 +50,24 @@ class Override:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleState:
-    """What the schedule remembers; equal settings, state and epoch give equal rates."""
+    """State of the schedule; equal settings, state and epoch give equal rates."""
 
     asked_lr: float
-    """``OptimConfig.lr`` as last asked for: another value on resuming is an override."""
+    """``OptimConfig.lr`` as last set: another value on resuming is an override."""
     base_lr: float
-    """Rate before any drop, so that later drops keep their sizes after an override."""
+    """Rate before any drop, so that later drops keep their factors after an override."""
     drops: int = 0
     best_error: float | None = None
     waiting_since: float = 0.0
     """Epochs finished at the last improvement or drop."""
     finished: bool = False
-    """A plateau schedule has stalled once more after its last drop: stop."""
+    """A plateau schedule has stalled again after its last drop, so the run ends."""
     errors: tuple[tuple[float, float], ...] = ()
-    """(epochs finished, top-1 error) of every validation."""
+    """Finished epochs and top-1 error of every validation."""
     overrides: tuple[Override, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, lists and dicts."""
+        """Convert to plain numbers, lists and dicts."""
         state = asdict(self)
         state["errors"] = [list(each) for each in self.errors]
         state["overrides"] = list(state["overrides"])
@@ -74,10 +75,10 @@ class ScheduleState:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ScheduleState:
-        """Inverse of ``to_json``.
+        """Invert ``to_json``.
 
         Raises:
-            CheckpointError: ``value`` is not what ``to_json`` gives.
+            CheckpointError: ``value`` does not come from ``to_json``.
         """
         try:
             parts = dict(value)
@@ -85,23 +86,20 @@ class ScheduleState:
             overrides = tuple(Override(**each) for each in parts.pop("overrides"))
             return cls(errors=errors, overrides=overrides, **parts)
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise CheckpointError(f"the state of the schedule is malformed: {exc!r}") from exc
+            raise CheckpointError(f"the schedule's state is malformed: {exc!r}") from exc
 
 
 def start(config: OptimConfig) -> ScheduleState:
-    """The state at the first update."""
+    """Return the state before the first update."""
     return ScheduleState(asked_lr=config.lr, base_lr=config.lr)
 
 
 def rate(config: OptimConfig, state: ScheduleState, epoch: float) -> Rates:
-    """Rates when ``epoch`` epochs are done; a fraction counts, as in the 2012 source.
+    """Work out the rates after ``epoch`` finished epochs; fractions count, as in the 2012 source.
 
-    ``dexp`` is spread over ``config.epochs``: other lengths move its steps.
+    ``dexp`` is spread over ``config.epochs``, so another length moves its steps.
     """
-    scale = 1.0
-    if config.scale_lr_from_batch is not None:
-        scale = config.batch_images / config.scale_lr_from_batch
-    lr = state.base_lr * scale
+    lr = state.base_lr
     return Rates(
         lr_weights=lr * _decay(config, state, epoch),
         lr_biases=lr * config.lr_bias_multiplier * _bias_decay(config, state, epoch),
@@ -112,14 +110,14 @@ def rate(config: OptimConfig, state: ScheduleState, epoch: float) -> Rates:
 def after_validation(
     config: OptimConfig, state: ScheduleState, epoch: float, top1_error: float
 ) -> ScheduleState:
-    """The state once the net of ``epoch`` finished epochs has been validated.
+    """Return the state after the validation that follows ``epoch`` finished epochs.
 
-    The error improves when it is lower than the best by more than ``plateau_min_gain``; gains
-    smaller than that add up, as the best stays what it was. ``plateau_epochs`` without one bring
-    a drop, and after ``lr_drops`` drops the end. Other kinds only keep the record.
+    An error improves on the best if it is lower by more than ``plateau_min_gain``; smaller gains
+    add up, because they leave the best unchanged. ``plateau_epochs`` without an improvement cause
+    a drop, or the end once there were ``lr_drops`` drops. Other kinds only record the error.
     """
     if not isfinite(top1_error):
-        raise ValueError(f"top-1 error {top1_error} is not a number")
+        raise ValueError(f"the top-1 error must be a finite number; got {top1_error}")
     state = replace(state, errors=(*state.errors, (float(epoch), float(top1_error))))
     if state.best_error is None or state.best_error - top1_error > config.plateau_min_gain:
         return replace(state, best_error=float(top1_error), waiting_since=float(epoch))
@@ -131,8 +129,8 @@ def after_validation(
 
 
 def resumed(config: OptimConfig, state: ScheduleState, epoch: float) -> ScheduleState:
-    """The state to go on with. A new ``config.lr`` becomes the rate of the weights from now on
-    (times the scaling by batch), drops go on from there, and the change is recorded."""
+    """Return the state of a resumed run. A new ``config.lr`` becomes the rate of the weights from
+    now on, later drops start from it, and the change is recorded."""
     if config.lr == state.asked_lr:
         return state
     decay = _decay(config, state, epoch)
@@ -169,7 +167,7 @@ def _drops(config: OptimConfig, state: ScheduleState, epoch: float) -> int:
 
 
 def _dexp(target_factor: float, steps: int, progress: float) -> float:
-    """1 down to ``1 / target_factor`` in ``steps`` equal parts of the run, each by one ratio."""
+    """Go from 1 to ``1 / target_factor`` in ``steps`` equal parts, by a constant ratio."""
     if steps == 1:
         return 1.0
     step = min(floor(progress * steps), steps - 1)

@@ -4,7 +4,7 @@
     w <- w + v
 
 After a drop of the rate the old velocity keeps its size, as in the 2012 source (weights.cu
-146-198), unlike in ``torch.optim.SGD``, whose buffer is multiplied by the new rate.
+146-198). In ``torch.optim.SGD`` the new rate multiplies the old velocity too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BUFFER = "momentum_buffer"
 
 
 class RoleLike(Protocol):
-    """What a parameter is: ``conv1``'s ``weight``, say."""
+    """Layer and kind of a parameter, such as ``conv1`` and ``weight``."""
 
     @property
     def layer(self) -> str: ...
@@ -33,19 +33,19 @@ class RoleLike(Protocol):
 
 
 class NetLike(Protocol):
-    """What ``Sgd`` needs of a network."""
+    """The part of a network that ``Sgd`` needs."""
 
     def named_parameters(self) -> Iterable[tuple[str, Parameter]]: ...
     def parameter_roles(self) -> Mapping[str, RoleLike]: ...
 
 
 class Sgd:
-    """Updates a network's parameters in place, on whatever devices they lie.
+    """Updates a network's parameters in place, on any devices.
 
-    torch's fused kernel does it in one pass over memory (43 ms for the net's 61 M parameters on
-    two cores, against 100 ms with ``torch._foreach_*``). With its rate 1 and dampening
-    ``1 - lr`` its buffer becomes ``momentum * buffer + lr * (gradient + weight_decay * w)``: it
-    is exactly ``-v``, and needs no rescaling when the rate changes.
+    torch's fused kernel needs one pass over memory (43 ms for the net's 61 M parameters on two
+    cores, against 100 ms with ``torch._foreach_*``). With rate 1 and dampening ``1 - lr`` its
+    buffer becomes ``momentum * buffer + lr * (gradient + weight_decay * w)``: this is exactly
+    ``-v``, and needs no rescaling when the rate changes.
     """
 
     def __init__(self, net: NetLike, config: OptimConfig) -> None:
@@ -54,39 +54,40 @@ class Sgd:
         self._parameters = dict(net.named_parameters())
         if self._parameters.keys() != self._roles.keys():
             odd = sorted(self._parameters.keys() ^ self._roles.keys())
-            raise ValueError(f"parameters without a role, or roles without a parameter: {odd}")
+            raise ValueError(f"parameters and roles must have the same names; they differ in {odd}")
         self.optimizer = torch.optim.SGD(
             [{"params": [parameter]} for parameter in self._parameters.values()],
             lr=1.0,
             momentum=config.momentum,
             fused=True,
         )
-        """For what wants torch's own: a group a parameter. Its ``step`` is not the update."""
+        """For code that expects a torch optimizer, such as the gradient scaler: one group per
+        parameter. Its ``step`` is not the update."""
         for parameter in self._parameters.values():
             self.optimizer.state[parameter][_BUFFER] = torch.zeros_like(parameter)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """What ``torch.amp.GradScaler`` looks for: ``scaler.step(sgd, rates)`` undoes the scaling
-        and makes the update, unless a gradient overflowed; ``scaler.update()`` comes after it."""
+        """The groups that ``torch.amp.GradScaler`` reads: ``scaler.step(sgd, rates)`` undoes the
+        scaling and updates, unless a gradient overflowed; call ``scaler.update()`` next."""
         return self.optimizer.param_groups
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def step(self, rates: Rates) -> None:
-        """Update every parameter whose rate is not 0 from its ``grad``; no device is waited for.
+        """Update each parameter whose rate is not 0 from its ``grad``; waits for no device.
 
-        Under LARS the gradients of the weights are overwritten.
+        LARS overwrites the gradients of the weights.
         """
         active: dict[str, float] = {}
         for name, role in self._roles.items():
             lr = rates.of(role.layer, role.kind)
             if lr != 0:
                 active[name] = lr
-                self._match_layout(name)
+                self._match_strides(name)
         if self._config.lars > 0:
             self._scale_by_trust([name for name in active if self._roles[name].kind == "weight"])
         every_group = self.optimizer.param_groups
@@ -97,7 +98,7 @@ class Sgd:
             self.optimizer.param_groups = every_group
 
     def velocities(self) -> dict[str, Tensor]:
-        """Copies of the paper's v by parameter name: what the last update added to the weights."""
+        """Copy the paper's v by parameter name: what the last update added to the weights."""
         return {
             name: -self.optimizer.state[parameter][_BUFFER]
             for name, parameter in self._parameters.items()
@@ -105,27 +106,29 @@ class Sgd:
 
     @torch.no_grad()
     def load_velocities(self, velocities: Mapping[str, Tensor]) -> None:
-        """Inverse of ``velocities``, from any device.
+        """Invert ``velocities``; the tensors may be on any device.
 
         Raises:
             CheckpointError: names or shapes are not those of the parameters.
         """
         if velocities.keys() != self._parameters.keys():
             odd = sorted(velocities.keys() ^ self._parameters.keys())
-            raise CheckpointError(f"velocities of other parameters than the net's: {odd}")
+            raise CheckpointError(
+                f"the velocities belong to another net: they differ in {', '.join(odd)}"
+            )
         for name, parameter in self._parameters.items():
             if velocities[name].shape != parameter.shape:
                 raise CheckpointError(
-                    f"velocity of {name}: shape {tuple(velocities[name].shape)}, "
-                    f"not {tuple(parameter.shape)}"
+                    f"the velocity of {name} has shape {tuple(velocities[name].shape)}, but its "
+                    f"parameter has {tuple(parameter.shape)}"
                 )
         for name, parameter in self._parameters.items():
             self.optimizer.state[parameter][_BUFFER].copy_(velocities[name]).neg_()
 
     def _groups(self, active: Mapping[str, float]) -> list[dict[str, object]]:
-        """Parameter groups for torch: one kernel call for each (rate, decay)."""
+        """Make torch's parameter groups: one kernel call for each pair of rate and decay."""
         config = self._config
-        plain = config.momentum == 0  # then torch knows no buffer, nor dampening
+        plain = config.momentum == 0  # then torch uses neither buffer nor dampening
         groups: dict[tuple[float, float], list[Parameter]] = {}
         for name, lr in active.items():
             groups.setdefault((lr, self._decay(name)), []).append(self._parameters[name])
@@ -145,9 +148,9 @@ class Sgd:
             return self._config.weight_decay if self._config.decay_biases else 0.0
         return 0.0 if self._config.lars > 0 else self._config.weight_decay
 
-    def _match_layout(self, name: str) -> None:
-        """Give a gradient its parameter's strides: the fused CPU kernel walks memory and asks
-        for none (torch 2.13), so another layout would silently permute the update."""
+    def _match_strides(self, name: str) -> None:
+        """Give a gradient its parameter's strides: the fused CPU kernel ignores strides (torch
+        2.13), so another memory format would silently permute the update."""
         parameter = self._parameters[name]
         gradient = parameter.grad
         assert gradient is not None, f"{name} has no gradient"
@@ -155,10 +158,10 @@ class Sgd:
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
     def _scale_by_trust(self, names: Iterable[str]) -> None:
-        """Layer-wise adaptive rates (You et al. 2017): make each weight's gradient
-        ``trust * (g + wd * w)``, ``trust = lars * |w| / (|g| + wd * |w|)``.
+        """Apply layer-wise adaptive rates (You et al. 2017): each weight's gradient becomes
+        ``trust * (g + wd * w)`` with ``trust = lars * |w| / (|g| + wd * |w|)``.
 
-        Norms are of the whole layer, both columns together, so the split changes nothing.
+        The norms cover the whole layer, both columns together, so columns change nothing.
         """
         layers: dict[str, list[Parameter]] = {}
         for name in names:
@@ -174,7 +177,7 @@ class Sgd:
 
 
 def _norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Euclidean norm of several tensors together, a scalar on the first one's device."""
+    """Compute the Euclidean norm of several tensors together: a scalar on the first's device."""
     squares = [torch.linalg.vector_norm(tensor).square() for tensor in tensors]
     first = squares[0].device
     return torch.stack([each.to(first, non_blocking=True) for each in squares]).sum().sqrt()

@@ -10,11 +10,10 @@ import torch
 from train.config import RunConfig
 from train.feed.dataset import TrainingSet
 from train.feed.remote.shards import check_cache
-from train.net import net_plan
+from train.net import net_layout
 from train.net.alexnet import GroupedNet
 from train.net.base import DROPPED
-from train.net.layout import FLOAT_BYTES
-from train.net.layout import Plan as NetPlan
+from train.net.layout import FLOAT_BYTES, NetLayout
 from train.run.launch import Placement
 from train.world import World
 
@@ -103,7 +102,7 @@ def make_plan(config: RunConfig, data: TrainingSet, placement: Placement, world:
     """
     processes = world.size if world.launched else placement.processes
     classes = config.net.classes or data.classes
-    plan = net_plan(config.net, classes=classes, image_px=config.input.crop_px)
+    layout = net_layout(config.net, classes=classes, image_px=config.input.crop_px)
     steps_per_epoch = -(-data.records("train") // config.optim.batch_images)
     rows = -(-config.optim.batch_images // processes // config.optim.accumulate)
     return Plan(
@@ -111,39 +110,40 @@ def make_plan(config: RunConfig, data: TrainingSet, placement: Placement, world:
         placement=placement,
         processes=processes,
         classes=classes,
-        parameters=plan.parameters,
+        parameters=layout.parameters,
         train_images=data.records("train"),
         val_images=data.records("val") if "val" in data.index.splits else 0,
         batch_images=config.optim.batch_images,
         epochs=config.optim.epochs,
         steps_per_epoch=steps_per_epoch,
         steps=min(config.steps or 2**63, config.optim.epochs * steps_per_epoch),
-        link_bytes_per_step=_link_bytes(config, plan, placement, processes),
+        link_bytes_per_step=_link_bytes(config, layout, placement, processes),
         memory_bytes_per_device=(
-            COPIES_OF_WEIGHTS * FLOAT_BYTES * plan.parameters + rows * _saved_bytes(config, plan)
+            COPIES_OF_WEIGHTS * FLOAT_BYTES * layout.parameters
+            + rows * _saved_bytes(config, layout)
         )
         // placement.devices_per_process,
         cache=check_cache(data, config.input),
     )
 
 
-def _link_bytes(config: RunConfig, plan: NetPlan, placement: Placement, processes: int) -> int:
+def _link_bytes(config: RunConfig, layout: NetLayout, placement: Placement, processes: int) -> int:
     total = 0
     if placement.parallel == "columns":
         rows = -(-config.optim.batch_images // processes)
-        total += 2 * rows * sum(plan.link_bytes_per_image().values())  # and back
+        total += 2 * rows * sum(layout.link_bytes_per_image().values())  # and back
     if processes > 1:
-        total += 2 * FLOAT_BYTES * plan.parameters * (processes - 1) // processes
+        total += 2 * FLOAT_BYTES * layout.parameters * (processes - 1) // processes
     return total
 
 
-def _saved_bytes(config: RunConfig, plan: NetPlan) -> int:
+def _saved_bytes(config: RunConfig, layout: NetLayout) -> int:
     """Bytes of activations that the forward pass keeps for the backward pass, an image.
 
     One image goes through a network of weights that were never written, so they take no memory;
     on torch's device "meta" it would take two seconds, to import what it traces with.
     """
-    net = GroupedNet(plan, config.net, torch.device("cpu"))
+    net = GroupedNet(layout, config.net, torch.device("cpu"))
     weights = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
     seen: dict[int, torch.UntypedStorage] = {}  # held, so that no two have one address
 
@@ -154,7 +154,7 @@ def _saved_bytes(config: RunConfig, plan: NetPlan) -> int:
         return tensor
 
     image = torch.zeros((1, 3, config.input.crop_px, config.input.crop_px))
-    mask = torch.zeros((1, plan.hidden_units), dtype=torch.bool)
+    mask = torch.zeros((1, layout.hidden_units), dtype=torch.bool)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         net(image, dict.fromkeys(DROPPED, (mask,)))
     return sum(storage.nbytes() for storage in seen.values())

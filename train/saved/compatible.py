@@ -8,10 +8,11 @@ from typing import Any
 
 from train.config import RunConfig
 from train.errors import CheckpointError
+from train.retired import RETIRED, changed_retired, without_retired
 from train.saved.checkpoint import Checkpoint
 
 NEW_RUN = "start a new run (another --out)"
-AT_START_ONLY = frozenset({"init", "init_sd", "init_sd_conv345", "init_bias", "classes"})
+AT_START_ONLY = frozenset({"init_sd", "init_sd_conv345", "init_bias", "classes"})
 """Settings of the net that matter only before the first update (the classes are checked apart)."""
 ORDER_SETTINGS = ("shuffle", "window_shards")
 """Settings of the input that move images to other places of an epoch."""
@@ -99,12 +100,14 @@ def check_dataset(checkpoint: Checkpoint, fingerprint: str) -> None:
 
 def changed_settings(checkpoint: Checkpoint, config: RunConfig) -> list[str]:
     """One line for each setting that differs and is allowed to, for the log of the run."""
-    saved, asked = checkpoint.config, _plain(asdict(config))
+    saved, asked = without_retired(checkpoint.config), _plain(asdict(config))
     return [str(change) for change in _differences(saved, asked)]
 
 
 def _refusals(checkpoint: Checkpoint, expected: Expected) -> Iterator[Change]:
-    saved, asked = checkpoint.config, _plain(asdict(expected.config))
+    saved, asked = without_retired(checkpoint.config), _plain(asdict(expected.config))
+    for name, value in changed_retired(checkpoint.config).items():
+        yield Change(name, value, RETIRED[name], f"this setting was removed: {NEW_RUN}")
     if checkpoint.dataset_fingerprint != expected.dataset_fingerprint:
         yield Change(
             "dataset fingerprint",

@@ -51,13 +51,13 @@ def _onnx_bytes(saved: Checkpoint) -> bytes:
         raise ConfigError(
             "ONNX needs the package onnx: run tools/setup, or pip install 'imgprep[onnx]'"
         ) from exc
-    from train.net import check_state, net_plan
+    from train.net import check_state, net_layout
     from train.settings import from_json
     from train.show.onnx_graph import onnx_model
 
     config = from_json(saved.config)
-    plan = net_plan(config.net, classes=saved.classes, image_px=config.input.crop_px)
-    check_state(saved.model, plan)
+    layout = net_layout(config.net, classes=saved.classes, image_px=config.input.crop_px)
+    check_state(saved.model, layout)
     about = {
         "input": "RGB, 0-255, minus the training set's mean; no division",
         "mean": config.input.mean,
@@ -65,5 +65,5 @@ def _onnx_bytes(saved: Checkpoint) -> bytes:
         "dataset_fingerprint": saved.dataset_fingerprint,
         "epochs": str(saved.position.epoch),
     }
-    content: bytes = onnx_model(plan, config.net, saved.model, about)
+    content: bytes = onnx_model(layout, config.net, saved.model, about)
     return content

@@ -15,7 +15,7 @@ from train.config import RunConfig
 from train.errors import ConfigError, DataError
 from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.loader import EvalLoader, Share
-from train.net import Net, build_net, check_state, net_plan
+from train.net import Net, build_net, check_state, net_layout
 from train.net.memory import keep_pages
 from train.run.evaluate import Evaluation, evaluate
 from train.run.launch import find_hardware
@@ -88,8 +88,8 @@ def saved_net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: t
         CheckpointError: it was trained on other classes than ``data`` has.
     """
     check_labels(saved, label_order_sha256=data.label_order_sha256, classes=data.classes)
-    plan = net_plan(config.net, classes=saved.classes, image_px=config.input.crop_px)
-    check_state(saved.model, plan)
+    layout = net_layout(config.net, classes=saved.classes, image_px=config.input.crop_px)
+    check_state(saved.model, layout)
     net = build_net(
         config.net,
         classes=saved.classes,

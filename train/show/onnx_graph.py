@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from train.config import NetConfig
-from train.net.layout import POOL_SIZE, POOL_STRIDE, Plan
-from train.net.norms import CONSTANTS, SIDE
+from train.net.layout import POOL_SIZE, POOL_STRIDE, NetLayout
+from train.net.norms import SPATIAL_CONSTANTS, SPATIAL_SIDE
 
 OPSET = 17
 IR_VERSION = 8
@@ -29,15 +29,15 @@ ACTIVATIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 
 def onnx_model(
-    plan: Plan, config: NetConfig, state: Mapping[str, Tensor], about: Mapping[str, str]
+    layout: NetLayout, config: NetConfig, state: Mapping[str, Tensor], about: Mapping[str, str]
 ) -> bytes:
     """Serialise a model from ``images`` float32 (n, 3, px, px) to ``logits`` (n, classes).
 
     ``state`` holds weights and biases by canonical name, ``about`` becomes the model's metadata.
     """
-    graph = _Graph(plan, config, state)
+    graph = _Graph(layout, config, state)
     graph.build()
-    px, classes = plan.image_px, plan.layers["fc8"].outputs
+    px, classes = layout.image_px, layout.layers["fc8"].outputs
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -59,8 +59,8 @@ def onnx_model(
 class _Graph:
     """Nodes and constants, added from the input on; ``self._x`` names the newest value."""
 
-    def __init__(self, plan: Plan, config: NetConfig, state: Mapping[str, Tensor]) -> None:
-        self._plan = plan
+    def __init__(self, layout: NetLayout, config: NetConfig, state: Mapping[str, Tensor]) -> None:
+        self._layout = layout
         self._config = config
         self._state = state
         self._x = "images"
@@ -89,7 +89,7 @@ class _Graph:
             self._layer(name)
             self._activate()
         self._pool()
-        if "conv6" in self._plan.layers:
+        if "conv6" in self._layout.layers:
             self._layer("conv6")
             self._activate()
         self._node("Flatten", self._x, axis=1)
@@ -112,7 +112,7 @@ class _Graph:
         return name
 
     def _layer(self, name: str, output: str | None = None) -> None:
-        layer = self._plan.layers[name]
+        layer = self._layout.layers[name]
         parts = [
             self._constant(part, self._state[part].float().numpy())
             for part in (f"{name}.weight", f"{name}.bias")
@@ -121,7 +121,7 @@ class _Graph:
             self._node("Gemm", self._x, *parts, transB=1, output=output)
             return
         # Top, left, bottom, right: conv1 is padded below and on the right only.
-        more = self._plan.padding_px if name == "conv1" else 0
+        more = self._layout.padding_px if name == "conv1" else 0
         pads = [layer.padding, layer.padding, layer.padding + more, layer.padding + more]
         self._node(
             "Conv",
@@ -146,8 +146,8 @@ class _Graph:
         if not config.lrn:
             return
         whole, parts = self._x, [self._x]
-        if self._plan.columns > 1:
-            parts = [f"{whole}.column{k}" for k in range(self._plan.columns)]
+        if self._layout.columns > 1:
+            parts = [f"{whole}.column{k}" for k in range(self._layout.columns)]
             self.nodes.append(helper.make_node("Split", [whole], parts, axis=1))
         alpha = config.lrn_alpha * (1 if config.lrn_alpha_divided else config.lrn_size)
         normed = [
@@ -171,12 +171,16 @@ class _Graph:
         self._node(
             "AveragePool",
             self._x,
-            kernel_shape=[SIDE] * 2,
-            pads=[SIDE // 2] * 4,
+            kernel_shape=[SPATIAL_SIDE] * 2,
+            pads=[SPATIAL_SIDE // 2] * 4,
             count_include_pad=1,
         )
-        scale = self._constant("spatial.alpha", np.float32(CONSTANTS.alpha * SIDE**2))
+        scale = self._constant(
+            "spatial.alpha", np.float32(SPATIAL_CONSTANTS.alpha * SPATIAL_SIDE**2)
+        )
         self._node("Mul", self._x, scale)
-        self._node("Add", self._x, self._constant("spatial.k", np.float32(CONSTANTS.k)))
-        self._node("Pow", self._x, self._constant("spatial.beta", np.float32(-CONSTANTS.beta)))
+        self._node("Add", self._x, self._constant("spatial.k", np.float32(SPATIAL_CONSTANTS.k)))
+        self._node(
+            "Pow", self._x, self._constant("spatial.beta", np.float32(-SPATIAL_CONSTANTS.beta))
+        )
         self._node("Mul", x, self._x)

@@ -1,0 +1,40 @@
+"""Settings that no longer exist, but that the files of older runs may still carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+RETIRED: Mapping[str, object] = {
+    "input.layout": "channels-last",
+    "net.init": "normal",
+    "optim.scale_lr_from_batch": None,
+}
+"""Removed settings by dotted name, with the default, which is the only behaviour that remains."""
+
+
+def without_retired(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings without the removed ones, whatever their values."""
+    kept = dict(settings)
+    for section, name, _ in _retired_in(settings):
+        kept[section] = {key: value for key, value in kept[section].items() if key != name}
+    return kept
+
+
+def changed_retired(settings: Mapping[str, Any]) -> dict[str, object]:
+    """Return the removed settings that had another value than the default, by dotted name."""
+    return {
+        f"{section}.{name}": value
+        for section, name, value in _retired_in(settings)
+        if (None if value == "none" else value) != RETIRED[f"{section}.{name}"]
+    }
+
+
+def _retired_in(settings: Mapping[str, Any]) -> list[tuple[str, str, object]]:
+    found = []
+    for dotted in RETIRED:
+        section, _, name = dotted.partition(".")
+        values = settings.get(section)
+        if isinstance(values, Mapping) and name in values:
+            found.append((section, name, values[name]))
+    return found
