@@ -229,7 +229,7 @@ TOML = {
     "large": ("seed = 9223372036854775808", "seed must be a finite number"),
     "many epochs": ('preset = "source-2012"\n[optim]\nepochs = 1' + "0" * 400, "optim.epochs"),
     "preset of a list": ("preset = []", "preset must be of type str"),
-    "norm": ("[net]\nlrn_size = -1", "lrn_size must be odd, 1 to 65"),
+    "norm": ("[net]\nlrn_size = -1", "lrn_size must be odd and from 1 to 65"),
 }
 
 
