@@ -101,13 +101,17 @@ def test_pillow_simd_is_installed_and_intact() -> None:
     assert features.check("zlib")
 
 
-def test_version_and_command_are_those_of_the_package(project: dict[str, Any]) -> None:
+def test_version_and_commands_are_those_of_the_package(project: dict[str, Any]) -> None:
     assert importlib.metadata.version("imgprep") == imgprep.__version__
-    (command,) = importlib.metadata.entry_points(group="console_scripts", name="imgprep")
-    assert command.value == project["scripts"]["imgprep"]
+    assert set(project["scripts"]) == {"imgprep", "imgprep-train"}
+    for name, function in project["scripts"].items():
+        (command,) = importlib.metadata.entry_points(group="console_scripts", name=name)
+        assert command.value == function
 
 
-@pytest.mark.parametrize("script", ["tools/setup", "tools/demo", "tools/test", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["tools/setup", "tools/demo", "tools/test", "tools/train", ".ci/run"]
+)
 def test_scripts_are_executable_and_parse(script: str) -> None:
     path = ROOT / script
     assert path.stat().st_mode & 0o111

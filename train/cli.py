@@ -15,6 +15,7 @@ from imgprep.errors import EXIT_CODES
 from imgprep.wording import plain
 from train.config import Device, FloatType, Parallel, ScheduleKind
 from train.presets import PRESETS
+from train.program import command
 
 SHOWN_CODES = (0, 1, 2)
 EPILOG = "Exit codes: " + "; ".join(f"{code} {EXIT_CODES[code]}" for code in SHOWN_CODES) + "."
@@ -354,5 +355,7 @@ def _without_verify(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point of ``tools/train`` and ``python -m train``."""
+    """Entry point of ``imgprep-train``, ``tools/train`` and ``python -m train``."""
+    for each in (cli, *cli.commands.values()):  # the examples show the command that was used
+        each.help = (each.help or "").replace("tools/train", command())
     console.run(cli, "train")

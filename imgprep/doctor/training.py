@@ -134,7 +134,7 @@ def links_finding(
     if joined and (0, 1) not in joined:
         a, b = joined[0]
         why = "columns take GPUs 0 and 1, which are not joined by NVLink"
-        fix = f"CUDA_VISIBLE_DEVICES={a},{b} tools/train fit ..."
+        fix = f"CUDA_VISIBLE_DEVICES={a},{b} imgprep-train fit ..."
         return _finding("note", "NVLink", value, why=why, fix=fix, facts=facts)
     return _finding("ok", "NVLink", value, facts=facts)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgprep.processors import processors
+from train import program
 from train.config import RunConfig
 from train.errors import ConfigError
 from train.world import World
@@ -117,5 +118,7 @@ def start_processes(arguments: Sequence[str], processes: int) -> None:
         sys.executable, "-m", "torch.distributed.run", "--standalone",
         "--nproc-per-node", str(processes), "-m", "train", *arguments,
     ]  # fmt: skip
+    os.environ[program.COMMAND_VARIABLE] = program.command()
+    os.environ["PYTHONSAFEPATH"] = "1"  # the user's folder may contain a train.py
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun says so; we set threads later
     os.execv(sys.executable, command)
