@@ -26,7 +26,7 @@ NUMBERS = (
 WORDS = (
     2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 0,
 )  # fmt: skip
-# Raw JSON text, since some of it no encoder would write.
+# Raw JSON text, because an encoder would not write some of it.
 JSON_VALUES = (
     "null", "true", "[]", "{}", '""', "-1", "0", "1.5", "1e400", "-1e400", "NaN", "Infinity",
     "9223372036854775807", "9223372036854775808", "1" + "0" * 400, "7" * 4999,
@@ -38,7 +38,7 @@ JSON_VALUES = (
 
 
 def mutate_bytes(data: bytes, random: Random, tokens: Sequence[bytes] = ()) -> bytes:
-    """One to six changes: a bit, a byte, a word, a number in the text, a cut, a copy, a token."""
+    """Make one to six changes: to a bit, byte, word or number, or a cut, a copy or a token."""
     value = bytearray(data)
     for _ in range(random.randint(1, 6)):
         if not value:
@@ -71,7 +71,7 @@ def mutate_bytes(data: bytes, random: Random, tokens: Sequence[bytes] = ()) -> b
 
 
 def _number(value: bytearray, random: Random) -> None:
-    """Another number in place of one that the text has."""
+    """Replace a number in the text by another one."""
     found = list(re.finditer(rb"\d+", bytes(value)))
     if found:
         start, end = random.choice(found).span()
@@ -79,7 +79,7 @@ def _number(value: bytearray, random: Random) -> None:
 
 
 def mutate_json(data: bytes, random: Random) -> bytes:
-    """A part of a JSON value replaced, dropped, or there twice; now and then also as bytes."""
+    """Replace, drop or duplicate a part of a JSON value; one time in eight, mutate the bytes."""
     if random.randrange(8) == 0:
         return mutate_bytes(data, random)
     try:
@@ -113,11 +113,11 @@ def _changed(value: Any, random: Random, mark: str, raw: dict[str, str]) -> Any:
     return mark
 
 
-# ---- checksums made right again, so that damage gets past them --------------------------------
+# ---- correct the checksums, so that damage is not caught by them --------------------------------
 
 
 def repaired_tar(data: bytes) -> bytes:
-    """Every block that looks like a header gets a checksum that fits."""
+    """Give every block that looks like a header the right checksum."""
     out = bytearray(data)
     for at in range(0, len(out) - 511, 512):
         block = out[at : at + 512]
@@ -128,7 +128,7 @@ def repaired_tar(data: bytes) -> bytes:
 
 
 def repaired_png(data: bytes) -> bytes:
-    """Every chunk gets a checksum that fits."""
+    """Give every chunk the right checksum."""
     position, out = 8, bytearray(data)
     while position + 12 <= len(out):
         (length,) = struct.unpack_from(">I", out, position)
@@ -141,11 +141,11 @@ def repaired_png(data: bytes) -> bytes:
 
 
 def mutate_zip(data: bytes, random: Random) -> bytes:
-    """An entry of a zip changed and stored anew with its checksum; else the bytes."""
+    """Mutate an entry of a zip and store it with the right checksum, or mutate the bytes."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [(each.filename, archive.read(each)) for each in archive.infolist()]
-    except Exception:  # the victim of an earlier mutation
+    except Exception:  # not a zip any more after an earlier mutation
         entries = []
     if not entries or random.randrange(3) == 0:
         return mutate_bytes(data, random)
@@ -156,7 +156,7 @@ def mutate_zip(data: bytes, random: Random) -> bytes:
 
 
 def stored_zip(entries: Sequence[tuple[str, bytes]]) -> bytes:
-    """A zip of stored entries, as torch writes."""
+    """A zip of uncompressed entries, as torch writes it."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in entries:
