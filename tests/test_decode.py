@@ -16,13 +16,14 @@ from PIL import Image, features
 
 from imgprep.errors import ImageError
 from imgprep.image.decoded import turn_upright
-from imgprep.image.jpegfile import exif_orientation
+from imgprep.image.exif import exif_orientation
 from tests.imagefiles import (
     ARITHMETIC,
     ODD_SAMPLING,
     adobe_patched,
     after_start,
     by_pillow,
+    chunk,
     decode,
     jpeg,
     picture,
@@ -123,6 +124,35 @@ def test_exif_orientation_of_other_formats(format_name: str, orientation: int) -
     assert (applied.image_hwc == turn_upright(picture(), orientation)).all()
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("kind", "code"), [(1, "B"), (3, "H"), (4, "I"), (6, "b"), (8, "h"), (9, "i")]
+)
+def test_an_orientation_of_any_integer_type_is_read_in_jpeg_and_png(
+    kind: int, code: str, order: str
+) -> None:
+    magic = b"MM\0*" if order == ">" else b"II*\0"
+    for value, expected in ((6, 6), (0, 1), (9, 1)):
+        stored = struct.pack(order + code, value).ljust(4, b"\0")
+        tiff = magic + struct.pack(order + "IHHHI", 8, 1, 0x0112, kind, 1) + stored + bytes(4)
+        segment = b"Exif\0\0" + tiff
+        size = struct.pack(">H", len(segment) + 2)
+        png = saved(Image.fromarray(picture()), "PNG")
+        for data in (
+            after_start(jpeg(), b"\xff\xe1" + size + segment),
+            png[:33] + chunk(b"eXIf", tiff) + png[33:],
+        ):
+            decoded = decode(data, exif="apply")
+            assert decoded.notes.exif_orientation == expected
+            assert decoded.image_hwc.shape == ((60, 40, 3) if expected == 6 else (40, 60, 3))
+
+
+def test_an_orientation_that_is_not_an_integer_means_upright() -> None:
+    for kind in (0, 2, 5, 7, 12, 65535):
+        tiff = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, kind, 1, 6)
+        assert exif_orientation(tiff + bytes(4)) == 1
+
+
 def test_unreadable_exif_means_upright() -> None:
     for body in (
         b"",
@@ -138,7 +168,7 @@ def test_unreadable_exif_means_upright() -> None:
 
 @given(st.binary(max_size=60))
 def test_any_exif_bytes_give_an_orientation(tail: bytes) -> None:
-    for magic in (b"", b"MM\0*\0\0\0\x08", b"II*\0\x08\0\0\0"):
+    for magic in (b"", b"MM\0*\0\0\0\x08", b"II*\0\x08\0\0\0", b"Exif\0\0II*\0\x08\0\0\0"):
         assert exif_orientation(magic + tail) in range(1, 9)
 
 

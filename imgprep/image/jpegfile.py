@@ -9,12 +9,12 @@ import struct
 from dataclasses import dataclass
 
 from imgprep.errors import ImageError
+from imgprep.image.exif import exif_orientation
 
 _SOI, _EOI, _SOS, _APP0, _APP1, _APP14, _COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xFE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PLAIN_FRAMES = frozenset({0xC0, 0xC1, 0xC9})
 _NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD8)})
-_ORIENTATION_TAG, _SHORT = 0x0112, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def read_header(data: bytes) -> JpegHeader:
             height, width, components = struct.unpack_from(">HHB", data, body + 1)
             frame = (marker, height, width, components, data[body + 7 : end : 3])
         elif marker == _APP1 and not orientation and data[body : body + 6] == b"Exif\0\0":
-            orientation = exif_orientation(data[body + 6 : end])
+            orientation = exif_orientation(data[body:end])
         elif marker == _APP14 and data[body : body + 5] == b"Adobe" and end - body >= 12:
             transform = data[body + 11]
         segments.append((marker, position, end))
@@ -92,24 +92,6 @@ def read_header(data: bytes) -> JpegHeader:
         segments=tuple(segments),
         scan_offset=position,
     )
-
-
-def exif_orientation(tiff: bytes) -> int:
-    """The orientation tag of an EXIF block, 1 to 8; 1 if it is absent or cannot be read."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
-        return 1
-    try:
-        (directory,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, directory)
-        for index in range(count):
-            entry = directory + 2 + 12 * index
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
-            if tag == _ORIENTATION_TAG:
-                return int(value) if kind == _SHORT and 1 <= value <= 8 else 1
-    except struct.error:
-        return 1
-    return 1
 
 
 def repaired(data: bytes, header: JpegHeader) -> bytes:

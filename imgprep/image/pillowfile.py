@@ -23,6 +23,7 @@ from PIL import Image
 
 from imgprep.errors import ImageError
 from imgprep.image.decoded import Decoded, Notes, check_megapixels, turn_back, turn_upright
+from imgprep.image.exif import ORIENTATION_TAG, exif_orientation, valid_orientation
 from imgprep.spec import ExifPolicy
 
 # (format, Pillow plugin, signatures): raster formats with a fixed signature that Pillow reads
@@ -39,7 +40,6 @@ _FORMATS: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
     ("JPEG", "JpegImagePlugin", (b"\xff\xd8",)),
 )
 _PLUGINS = {name: plugin for name, plugin, _ in _FORMATS}
-_ORIENTATION_TAG = 0x0112
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +116,20 @@ def _open(
     if max_megapixels is not None:
         check_megapixels(height, width, max_megapixels)
     mode = image.mode
-    orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    if orientation not in range(1, 9):
-        orientation = 1
+    orientation = _orientation(image)
     image.load()
     image_hwc = _to_rgb(image)
-    if format_name == "TIFF" and orientation != 1 and _ORIENTATION_TAG not in image.tag_v2:
+    if format_name == "TIFF" and orientation != 1 and ORIENTATION_TAG not in image.tag_v2:
         image_hwc = turn_back(image_hwc, orientation)  # the plugin turned it already
-    return PillowImage(image_hwc, mode, int(orientation), tuple(dict.fromkeys(messages)))
+    return PillowImage(image_hwc, mode, orientation, tuple(dict.fromkeys(messages)))
+
+
+def _orientation(image: Image.Image) -> int:
+    block = image.info.get("exif")
+    if isinstance(block, bytes):
+        return exif_orientation(block)
+    # Pillow finds the orientation in other places too: the directory of a TIFF, and XMP.
+    return valid_orientation(image.getexif().get(ORIENTATION_TAG))
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
