@@ -6,7 +6,9 @@ import ast
 import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,48 +26,39 @@ MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
 HEAVY = {"numpy", "PIL", "sklearn", "scipy", "simplejpeg"}
 TRAINING_ONLY = {"torch", "torchvision", "nvidia", "train"}
-READS = {  # what the training may use of imgprep: nothing that builds a dataset
-    f"imgprep.{name}"
-    for name in (
-        *(
-            "colour",
-            "console",
-            "dataset",
-            "errors",
-            "image.jpegfile",
-            "order",
-            "pages",
-            "processors",
-            "progress",
-        ),
-        *("storage", "verify", "wording", "__version__"),
-    )
-}
+# What the training may use of imgprep: nothing that builds a dataset.
+READS = [
+    *("colour", "console", "dataset", "errors", "order", "pages", "processors", "progress"),
+    *("storage", "verify", "wording", "__version__"),
+]
 
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"), filename=str(path))
 
 
-def imported_names(nodes: Iterator[ast.AST]) -> Iterator[str]:
-    """Dotted names of what is imported; ``from a import b`` yields ``a`` and ``a.b``."""
-    for node in nodes:
+@cache
+def imported_names(path: Path) -> frozenset[str]:
+    """Dotted names of all imports, also inside functions; ``from a import b``: ``a``, ``a.b``."""
+    found: set[str] = set()
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            assert node.module is not None
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"{relative(path)}: a relative import"
+            found.add(str(node.module))
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(found)
 
 
 def roots_imported(path: Path) -> set[str]:
-    """First parts of all imports in a file, those inside functions too."""
-    return {name.partition(".")[0] for name in imported_names(ast.walk(tree_of(path)))}
+    """First parts of all imports in a file."""
+    return {name.partition(".")[0] for name in imported_names(path)}
 
 
 def module_name(path: Path) -> str:
@@ -73,73 +66,83 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=relative)
-def test_package_imports_nothing_of_training_tools_or_tests(path: Path) -> None:
-    assert not roots_imported(path) & (TRAINING_ONLY | {"tools", "tests"})
+def offenders(paths: Iterable[Path], fault: Callable[[Path], object]) -> dict[str, object]:
+    """What ``fault`` finds wrong, by file."""
+    return {relative(path): found for path in paths if (found := fault(path))}
 
 
-@pytest.mark.parametrize("path", TRAIN, ids=relative)
-def test_training_imports_of_imgprep_only_what_reads(path: Path) -> None:
-    roots = roots_imported(path)
-    assert not roots & {"tools", "tests"}
-    names = set(imported_names(ast.walk(tree_of(path))))
-    ours = {name for name in names if name.startswith("imgprep.")}
-    allowed = {name for name in ours if any(f"{name}.".startswith(f"{read}.") for read in READS)}
-    assert {name for name in ours - allowed if name != "imgprep.image"} == set()
+def test_the_package_imports_nothing_of_training_tools_or_tests() -> None:
+    banned = TRAINING_ONLY | {"tools", "tests"}
+    assert offenders(PACKAGE, lambda path: roots_imported(path) & banned) == {}
 
 
-@pytest.mark.parametrize("path", TRAIN, ids=relative)
-def test_only_the_graph_imports_dali(path: Path) -> None:
-    assert "nvidia" not in roots_imported(path) or path.name == "graph.py"
+def test_the_training_imports_of_imgprep_only_what_reads() -> None:
+    def other_imports(path: Path) -> set[str]:
+        ours = {name for name in imported_names(path) if name.startswith("imgprep.")}
+        return {name for name in ours if name.split(".")[1] not in READS}
+
+    assert offenders(TRAIN, other_imports) == {}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in TRAIN if path.name not in ("cli.py", "__main__.py")], ids=relative
-)
-def test_only_the_command_line_prints_or_exits(path: Path) -> None:
-    calls = {
-        ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)
-    }
-    assert not calls & {"print", "exit", "sys.exit", "os._exit", "quit"}
+def test_nothing_imports_tools_and_the_training_does_not_import_tests() -> None:
+    assert offenders(ALL_PYTHON, lambda path: roots_imported(path) & {"tools"}) == {}
+    assert offenders(TRAIN, lambda path: roots_imported(path) & {"tests"}) == {}
 
 
-@pytest.mark.parametrize("path", ALL_PYTHON, ids=relative)
-def test_nothing_imports_tools(path: Path) -> None:
-    assert "tools" not in roots_imported(path)
+def test_only_the_graph_imports_dali() -> None:
+    others = [path for path in TRAIN if path.name != "graph.py"]
+    assert offenders(others, lambda path: roots_imported(path) & {"nvidia"}) == {}
 
 
-def modules_imported(tree: ast.Module, modules: set[str]) -> set[str]:
-    """Those of ``modules`` that are imported anywhere in a file, inside functions too."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= inner & modules
-            if inner - modules:  # something that the package itself defines
-                found.add(node.module)
-    return found & modules
+def test_only_the_command_line_of_the_training_prints_or_exits() -> None:
+    banned = {"print", "exit", "sys.exit", "os._exit", "quit"}
+
+    def banned_calls(path: Path) -> set[str]:
+        calls = (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call))
+        return {ast.unparse(call.func) for call in calls} & banned
+
+    libraries = [path for path in TRAIN if path.name not in ("cli.py", "__main__.py")]
+    assert offenders(libraries, banned_calls) == {}
+
+
+def imports_between(package: list[Path]) -> dict[str, set[str]]:
+    """For each module of a package, the others that it imports, also inside functions."""
+    names = {module_name(path) for path in package}
+
+    def modules_imported(path: Path) -> set[str]:
+        found: set[str] = set()
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= inner
+                if inner - names:  # something that the folder's own module defines
+                    found.add(str(node.module))
+        return (found & names) - {module_name(path)}
+
+    return {module_name(path): modules_imported(path) for path in package}
+
+
+def folder_of(module: str) -> str:
+    """``imgprep.image`` of ``imgprep.image.decode``."""
+    return ".".join(module.split(".")[:2])
 
 
 @pytest.mark.parametrize("package", [PACKAGE, TRAIN], ids=["imgprep", "train"])
-def test_modules_import_each_other_without_a_circle(package: list[Path]) -> None:
-    names = {module_name(path) for path in package}
-    graph = {
-        module_name(path): modules_imported(tree_of(path), names) - {module_name(path)}
-        for path in package
-    }
-    order = list(graphlib.TopologicalSorter(graph).static_order())
-    assert set(order) == names
+def test_modules_and_folders_import_each_other_without_a_circle(package: list[Path]) -> None:
+    modules = imports_between(package)
+    folders: dict[str, set[str]] = defaultdict(set)
+    for module, imported in modules.items():
+        folders[folder_of(module)] |= set(map(folder_of, imported)) - {folder_of(module)}
+    for graph in (modules, folders):
+        assert set(graphlib.TopologicalSorter(graph).static_order()) == set(graph)
 
 
-def test_only_the_entry_point_imports_the_command_line() -> None:
-    importers = {
-        module_name(path)
-        for path in [*PACKAGE, *TRAIN]
-        if {"imgprep.cli", "train.cli"} & set(imported_names(ast.walk(tree_of(path))))
-    }
-    assert importers <= {"imgprep.__main__", "train.__main__"}
+def test_only_the_entry_points_import_the_command_lines() -> None:
+    libraries = [path for path in (*PACKAGE, *TRAIN) if path.name != "__main__.py"]
+    command_lines = {"imgprep.cli", "train.cli"}
+    assert offenders(libraries, lambda path: imported_names(path) & command_lines) == {}
 
 
 @pytest.mark.parametrize(
@@ -193,20 +196,26 @@ def assert_loads_none_of(heavy: set[str], action: str) -> None:
     assert done.stdout.splitlines()[-1] == "LOADED []"
 
 
-@pytest.mark.parametrize("path", ALL_PYTHON, ids=relative)
-def test_module_has_a_docstring_and_is_short(path: Path) -> None:
-    tree, lines = tree_of(path), len(path.read_text("utf-8").splitlines())
-    assert ast.get_docstring(tree) or not tree.body, f"{relative(path)} has no docstring"
-    assert lines <= MAX_MODULE_LINES, f"{relative(path)} has {lines} lines"
+def test_every_module_has_a_docstring() -> None:
+    def lacks_docstring(path: Path) -> bool:
+        return bool(tree_of(path).body) and not ast.get_docstring(tree_of(path))
+
+    assert offenders(ALL_PYTHON, lacks_docstring) == {}
 
 
-@pytest.mark.parametrize("path", ALL_PYTHON, ids=relative)
-def test_functions_are_short(path: Path) -> None:
-    too_long = {
-        node.name: node.end_lineno - node.lineno + 1
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.end_lineno is not None
-        and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
-    }
-    assert not too_long
+def test_modules_and_functions_are_short() -> None:
+    def too_many_lines(path: Path) -> int:
+        lines = len(path.read_text("utf-8").splitlines())
+        return lines if lines > MAX_MODULE_LINES else 0
+
+    def long_functions(path: Path) -> dict[str, int]:
+        return {
+            node.name: lines
+            for node in ast.walk(tree_of(path))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.end_lineno is not None
+            and (lines := node.end_lineno - node.lineno + 1) > MAX_FUNCTION_LINES
+        }
+
+    assert offenders(ALL_PYTHON, too_many_lines) == {}
+    assert offenders(ALL_PYTHON, long_functions) == {}
