@@ -83,7 +83,7 @@ def test_a_run_gets_its_filters_and_curves(tmp_path: Path) -> None:
         assert picture.width > 600
     root = xml.etree.ElementTree.fromstring(found[2].read_bytes())
     text = "".join(root.itertext())
-    for label in ("loss", "top-1, training", "top-5, validation", "learning rate", "updates"):
+    for label in ("loss", "top-1, training", "top-1, validation", "learning rate", "updates"):
         assert label in text
 
 
@@ -158,3 +158,33 @@ def test_a_missing_package_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     with pytest.raises(ConfigError, match=r"imgprep\[figures\]"):
         figures.draw_curves(tmp_path, tmp_path / "curves")
+
+
+def test_a_few_filters_leave_no_blank_beside_them(tmp_path: Path) -> None:
+    picture = drawn(torch.ones(6, 3, 11, 11), tmp_path / "f.png")
+    assert picture.shape[1] == 6 * TILE + 5 * figures.GAP_PX
+
+
+def test_curves_show_errors_in_per_cent_the_rate_in_steps_and_whole_updates(tmp_path: Path) -> None:
+    logs = RunLogs(tmp_path, tensorboard=False)
+    write(logs, 1, 8)
+    logs.close()
+    loss, error, rate = figures.curve_panels(tmp_path)
+    assert error["encoding"]["y"]["axis"]["format"] == ".0%"
+    assert rate["mark"]["interpolate"] == "step-after"
+    assert "interpolate" not in loss["mark"]
+    for panel in (loss, error, rate):
+        assert panel["encoding"]["x"]["axis"]["tickMinStep"] == 1
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True), (None, True)])
+def test_top_5_is_drawn_only_where_there_are_more_classes(
+    classes: int | None, shown: bool, tmp_path: Path
+) -> None:
+    logs = RunLogs(tmp_path, tensorboard=False)
+    write(logs, 1, 8)
+    logs.close()
+    error = figures.curve_panels(tmp_path, classes)[1]
+    curves = {point["curve"] for point in error["data"]["values"]}
+    assert {"top-1, training", "top-1, validation"} <= curves
+    assert ("top-5, training" in curves) is ("top-5, validation" in curves) is shown

@@ -72,7 +72,7 @@ def test_the_page_is_sound_and_says_what_was_measured(
     page, measured = printed[0], printed[1].json["measured"]
     with open_page(browser, page, width_px=width_px, dark=dark) as opened:
         check_sound(opened)
-        assert opened.texts("h1") == ["Run first run"]
+        assert opened.texts("h1") == ["Training run: first run"]
         titles = opened.evaluate(
             "[...document.querySelectorAll('svg.chart > title')].map(t => t.textContent)"
         )
@@ -83,14 +83,15 @@ def test_the_page_is_sound_and_says_what_was_measured(
             "What photographs of these classes were taken for",
         ]
         text = opened.texts("main")[0]
-        assert f"top-1 error {measured['top1_error']:.2%}" in text
-        assert f"top-5 error {measured['top5_error']:.2%}" in text
+        top1 = f"{100 * measured['top1_error']:.2f} %"
+        assert f"top-1 error {top1}" in text
+        assert "top-5" not in text.partition("Photographs and their best labels")[0]
         facts = dict(zip(opened.texts("dt"), opened.texts("dd"), strict=True))
         assert (facts["preset"], facts["updates"], facts["trained on"]) == (
             "source-2012", "18", "cpu",
         )  # fmt: skip
         assert facts["photographs"] == "train 96, val 24"
-        assert f"{measured['top1_error']:.2%}, epoch" in facts["lowest top-1 error"]
+        assert f"{top1}, epoch" in facts["lowest top-1 error"]
         validations = [row.split("\t")[0] for row in opened.texts("table.numbers tbody tr")]
         assert validations == [str(epoch + 1) for epoch in range(EPOCHS)]
         check_pictures(opened.evaluate("[...document.images].map(i => i.alt)"))
@@ -186,7 +187,7 @@ def test_a_run_that_has_saved_nothing_shows_its_curves(
     write_page(tmp_path / "page.html", report_page(found))
     with open_page(browser, tmp_path / "page.html") as opened:
         check_sound(opened)
-        assert "No network is saved yet" in opened.texts(".lead")[0]
+        assert "No network has been saved yet" in opened.texts(".lead")[0]
         assert opened.evaluate("document.querySelectorAll('svg.chart').length") == 3
     (folder / "steps.csv").unlink()
     assert "Nothing has been logged yet" in render(report_page(read_only(folder)))
@@ -202,7 +203,7 @@ def test_the_newest_network_stands_in_for_the_best(run: Path, tmp_path: Path) ->
     assert found.state.saved_name == "last.pt"
     assert found.measured is not None
     assert found.state.validations == []
-    assert "Run r" in render(report_page(found))
+    assert "Training run: r" in render(report_page(found))
 
 
 def test_the_dataset_is_that_of_the_run(run: Path, built: Path, tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_malformed_notes_of_a_run_are_a_sentence(text: str, tmp_path: Path) -> N
 def test_what_is_missing_is_a_sentence(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no run"):
         make_report(ReportRequest(run=tmp_path))
-    with pytest.raises(DataError, match="no records in split 'test'"):
+    with pytest.raises(DataError, match="split 'test' has no records"):
         make_report(ReportRequest(run=run, split="test", device="cpu"))
     ran = train("report", run, "--html", tmp_path / "none" / "a.html", "--dataset", tmp_path)
     assert ran.code == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from imgprep.errors import DestinationError
 from imgprep.storage.atomic import partial_file, write_bytes
 from train.errors import CheckpointError, ConfigError
+from train.run.error_text import has_top5
 from train.run.logs import EPOCH_FIELDS, EPOCHS_CSV, STEP_FIELDS, STEPS_CSV, read_rows
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ SEAM_PX = 16
 MAX_POINTS = 1500
 """Points per curve; the rows of longer runs are averaged down to this number."""
 PANEL_PX = (640, 200)
+PER_CENT = {"format": ".0%"}
+"""Axis of an error: the values are fractions, the labels per cent."""
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 """Dash patterns of a chart's curves, in order."""
 PNG_SCALE = 1.5
@@ -47,12 +51,14 @@ def draw_run(folder: Path) -> list[Path]:
     from train.saved import checkpoint as checkpoints
 
     last = folder / checkpoints.LAST
-    drawn = []
+    drawn, classes = [], None
     if last.exists():
-        filters_png(checkpoints.load(last).model, folder / FILTERS_PNG)
+        saved = checkpoints.load(last)
+        classes = saved.classes
+        filters_png(saved.model, folder / FILTERS_PNG)
         drawn.append(folder / FILTERS_PNG)
     if (folder / STEPS_CSV).exists():
-        drawn += draw_curves(folder, folder / CURVES)
+        drawn += draw_curves(folder, folder / CURVES, classes)
     if not drawn:
         raise CheckpointError(f"{folder} holds no run: it has neither {checkpoints.LAST} nor logs")
     return drawn
@@ -101,10 +107,11 @@ def filter_block(weight: NDArray[np.float32]) -> Picture:
     Each filter is scaled separately: grey is weight 0, and its largest weight is black or white.
     """
     rows = []
-    for first in range(0, len(weight), COLUMNS_OF_FILTERS):
-        tiles = [_tile(each) for each in weight[first : first + COLUMNS_OF_FILTERS]]
+    columns = min(COLUMNS_OF_FILTERS, len(weight))
+    for first in range(0, len(weight), columns):
+        tiles = [_tile(each) for each in weight[first : first + columns]]
         blank = np.full_like(tiles[0], 255)
-        tiles += [blank] * (COLUMNS_OF_FILTERS - len(tiles))
+        tiles += [blank] * (columns - len(tiles))
         rows.append(_stacked([tile.swapaxes(0, 1) for tile in tiles], GAP_PX).swapaxes(0, 1))
     return _stacked(rows, GAP_PX)
 
@@ -122,17 +129,18 @@ def _stacked(pictures: Sequence[Picture], gap_px: int) -> Picture:
     return np.concatenate(parts)
 
 
-def draw_curves(folder: Path, path: Path) -> list[Path]:
+def draw_curves(folder: Path, path: Path, classes: int | None = None) -> list[Path]:
     """Write loss, errors and learning rate over updates as ``path`` .png and .svg.
 
-    Writes nothing if no row has been logged yet.
+    Writes nothing if no row has been logged yet. Top-5 errors of five ``classes`` or fewer are
+    left out.
 
     Raises:
         ConfigError: vl-convert-python is not installed.
         DestinationError: the CSV files are not those of a run, or the folder cannot be written.
     """
     converter = _converter()
-    return _draw(converter, curves_chart(folder), path)
+    return _draw(converter, curves_chart(folder, classes), path)
 
 
 def draw_comparison(folders: Sequence[Path], path: Path) -> list[Path]:
@@ -144,7 +152,10 @@ def draw_comparison(folders: Sequence[Path], path: Path) -> list[Path]:
     runs = [(folder.name, _rows_of(folder)) for folder in folders]
     losses = [p for name, (steps, _) in runs for p in _points(steps, "loss", name)]
     errors = [p for name, (_, found) in runs for p in _points(found, "top1_error", name)]
-    panels = [_panel("training loss (nats)", losses), _panel("top-1 error, validation", errors)]
+    panels = [
+        _panel("training loss (nats)", losses),
+        _panel("top-1 error, validation", errors, axis=PER_CENT),
+    ]
     return _draw(converter, _chart(panels), path)
 
 
@@ -172,27 +183,32 @@ def _draw(converter: Any, chart: dict[str, Any], path: Path) -> list[Path]:
     return found
 
 
-def curves_chart(folder: Path) -> dict[str, Any]:
+def curves_chart(folder: Path, classes: int | None = None) -> dict[str, Any]:
     """Return the learning curves as one Vega-Lite chart of stacked panels; empty ones left out."""
-    return _chart(curve_panels(folder))
+    return _chart(curve_panels(folder, classes))
 
 
-def curve_panels(folder: Path) -> list[dict[str, Any]]:
+def curve_panels(folder: Path, classes: int | None = None) -> list[dict[str, Any]]:
     """Return loss, errors and learning rate as Vega-Lite charts; a chart may have no data."""
     steps, validations = _rows_of(folder)
+    errors = [
+        point
+        for top in (("top1", "top5") if has_top5(classes) else ("top1",))
+        for rows, what in ((steps, "training"), (validations, "validation"))
+        for point in _points(rows, f"{top}_error", f"{top[:3]}-{top[3]}, {what}")
+    ]
     return [
         _panel(
             "loss (nats)",
             _points(steps, "loss", "training") + _points(validations, "loss", "validation"),
         ),
+        _panel("error", errors, axis=PER_CENT),
         _panel(
-            "error",
-            _points(steps, "top1_error", "top-1, training")
-            + _points(steps, "top5_error", "top-5, training")
-            + _points(validations, "top1_error", "top-1, validation")
-            + _points(validations, "top5_error", "top-5, validation"),
+            "learning rate",
+            _points(steps, "lr", "weights", above=0.0),
+            scale={"type": "log"},
+            line={"interpolate": "step-after"},
         ),
-        _panel("learning rate", _points(steps, "lr", "weights", above=0.0), scale="log"),
     ]
 
 
@@ -213,7 +229,14 @@ def _chart(panels: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
+def _panel(
+    title: str,
+    points: Points,
+    *,
+    scale: Mapping[str, Any] = MappingProxyType({"type": "linear", "zero": False}),
+    axis: Mapping[str, Any] = MappingProxyType({}),
+    line: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
     curve = {
         "field": "curve",
         "type": "nominal",
@@ -225,14 +248,20 @@ def _panel(title: str, points: Points, scale: str = "linear") -> dict[str, Any]:
         "width": PANEL_PX[0],
         "height": PANEL_PX[1],
         "data": {"values": points},
-        "mark": {"type": "line", "strokeWidth": 1.2, "point": {"size": 12}},
+        "mark": {"type": "line", "strokeWidth": 1.2, "point": {"size": 12}, **line},
         "encoding": {
-            "x": {"field": "step", "type": "quantitative", "title": "updates"},
+            "x": {
+                "field": "step",
+                "type": "quantitative",
+                "title": "updates",
+                "axis": {"tickMinStep": 1, "format": ",d"},
+            },
             "y": {
                 "field": "value",
                 "type": "quantitative",
                 "title": title,
-                "scale": {"type": scale, "zero": False},
+                "scale": {**scale},
+                "axis": {**axis},
             },
             # Colour and dash, so that curves differ without colour too; they share one legend.
             "color": curve,

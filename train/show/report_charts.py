@@ -20,26 +20,27 @@ OPACITY_MOST = 0.55
 OTHERS = "any other"
 
 
-def curve_charts(folder: Path) -> list[tuple[str, str]]:
+def curve_charts(folder: Path, classes: int | None) -> list[tuple[str, str]]:
     """Return title and SVG of each learning-curve chart that has data."""
     found = []
-    for name, label, panel in zip(NAMES, LABELS, curve_panels(folder), strict=True):
+    for name, label, panel in zip(NAMES, LABELS, curve_panels(folder, classes), strict=True):
         points = panel["data"]["values"]
         if points:
             narrow = {**panel, "width": WIDTH_PX}
-            svg = charts.svg(narrow, name=name, label=label, description=_ends(points))
+            ends = _ends(points, "{:.1%}" if name == "error" else "{:.4g}")
+            svg = charts.svg(narrow, name=name, label=label, description=ends)
             found.append((label, svg))
     return found
 
 
-def _ends(points: Sequence[dict[str, Any]]) -> str:
+def _ends(points: Sequence[dict[str, Any]], number: str) -> str:
     """Describe where each curve begins and ends."""
     curves: dict[str, list[dict[str, Any]]] = {}
     for point in points:
         curves.setdefault(point["curve"], []).append(point)
     return " ".join(
-        f"{name}: {each[0]['value']:.4g} at update {each[0]['step']:,.0f}, "
-        f"{each[-1]['value']:.4g} at update {each[-1]['step']:,.0f}."
+        f"{name}: {number.format(each[0]['value'])} at update {each[0]['step']:,.0f}, "
+        f"{number.format(each[-1]['value'])} at update {each[-1]['step']:,.0f}."
         for name, each in curves.items()
     )
 

@@ -27,6 +27,7 @@ from imgprep.pages.page import (
 )
 from imgprep.wording import printable
 from train.presets import preset
+from train.run.error_text import error_text, has_top5
 from train.show import figures
 from train.show.guesses import Guesses
 from train.show.neighbours import Neighbour
@@ -93,14 +94,16 @@ def _safe(text: str) -> str:
 
 def _lead(report: RunReport) -> str:
     state = report.state
-    begun = f"AlexNet by the preset {state.config.preset}, {state.updates:,} updates so far."
+    updates = f"{state.updates:,} update{'s' if state.updates != 1 else ''}"
+    begun = f"AlexNet, preset {state.config.preset}, {updates} so far."
     if report.measured is None:
-        return f"{begun} No network is saved yet: there are only the curves to show."
+        return f"{begun} No network has been saved yet, so this page shows only the curves."
     found = report.measured.evaluation
+    classes = found.counts.classes
+    errors = error_text(found.top1_error, found.top5_error, classes, digits=1)
     return (
-        f"{begun} {state.saved_name} takes {found.top1_error:.1%} of {found.count:,} photographs "
-        f"for the wrong class (chance: {1 - 1 / found.counts.classes:.1%}); for "
-        f"{found.top5_error:.1%} the right one is not among its best five."
+        f"{begun} {state.saved_name} on {found.count:,} photographs: {errors} "
+        f"(top-1 error by chance: {100 * (1 - 1 / classes):.1f} %)."
     )
 
 
@@ -113,11 +116,11 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     yield "images an update", f"{config.optim.batch_images:,}"
     if state.lowest is not None:
         lowest, last = state.lowest, state.validations[-1]
-        yield "lowest top-1 error", f"{float(lowest['top1_error']):.2%}, epoch {lowest['epoch']}"
-        yield (
-            "last top-1, top-5 error",
-            " and ".join(f"{float(last[name]):.2%}" for name in ("top1_error", "top5_error")),
-        )
+        epoch = lowest["epoch"]
+        yield "lowest top-1 error", f"{_per_cent(float(lowest['top1_error']))}, epoch {epoch}"
+        yield "last top-1 error", _per_cent(float(last["top1_error"]))
+        if has_top5(_classes(state)):
+            yield "last top-5 error", _per_cent(float(last["top5_error"]))
     if saved is not None:
         yield "classes", f"{saved.classes:,}"
         yield "parameters", f"{sum(tensor.numel() for tensor in saved.model.values()):,}"
@@ -135,22 +138,32 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     yield "dataset fingerprint", (state.fingerprint or "unknown")[:16]
 
 
+def _per_cent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def _classes(state: RunState) -> int | None:
+    return None if state.saved is None else state.saved.classes
+
+
 def _curves(state: RunState) -> Section:
-    charts = curve_charts(state.folder)
+    classes = _classes(state)
+    charts = curve_charts(state.folder, classes)
     if not charts:
         return Section(title="Learning curves", text=["Nothing has been logged yet."])
+    errors = ("top1_error", "top5_error") if has_top5(classes) else ("top1_error",)
     rows = [
         [
             row["epoch"],
             f"{int(row['global_step']):,}",
             f"{float(row['loss']):.4f}",
-            f"{float(row['top1_error']):.2%}",
-            f"{float(row['top5_error']):.2%}",
+            *(_per_cent(float(row[name])) for name in errors),
             f"{float(row['lr']):.3g}",
         ]
         for row in state.validations[-VALIDATIONS:]
     ]
-    head = ["epoch", "updates", "loss", "top-1 error", "top-5 error", "learning rate"]
+    heads = ("top-1 error", "top-5 error")[: len(errors)]
+    head = ["epoch", "updates", "loss", *heads, "learning rate"]
     tables = [Table(head=head, rows=rows, caption="The last validations")] if rows else []
     return Section(
         title="Learning curves",
@@ -193,8 +206,9 @@ def _confusion(measured: Measured, names: Sequence[str]) -> Section:
     confusion, found = measured.confusion, measured.evaluation
     worst = confusion.worst(WORST)
     text = (
-        f"{found.count:,} photographs of {measured.split}, central crop: top-1 error "
-        f"{found.top1_error:.2%}, top-5 error {found.top5_error:.2%}, loss {found.loss:.4f}."
+        f"{found.count:,} photographs of {measured.split}, central crop: "
+        f"{error_text(found.top1_error, found.top5_error, found.counts.classes)}, "
+        f"loss {found.loss:.4f}."
     )
     if not worst:
         return Section(title="Confusion", text=[text, "No image was misclassified."])
@@ -203,7 +217,7 @@ def _confusion(measured: Measured, names: Sequence[str]) -> Section:
         [
             names[label],
             f"{images[label]:,}",
-            f"{errors[label]:.1%}",
+            f"{100 * errors[label]:.1f} %",
             ", ".join(f"{names[p.taken_for]} {p.images}" for p in confusion.mistakes(label, 3)),
         ]
         for label in worst

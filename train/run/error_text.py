@@ -1,0 +1,17 @@
+"""Classification errors as text: per cent, and top-5 only where there are more than five classes.
+
+Imports nothing heavy, so that whoever only reads logs can use it.
+"""
+
+from __future__ import annotations
+
+
+def has_top5(classes: int | None) -> bool:
+    """Whether a top-5 error says anything: with five classes or fewer it is 0. None: unknown."""
+    return classes is None or classes > 5
+
+
+def error_text(top1: float, top5: float, classes: int | None, *, digits: int = 2) -> str:
+    """``top-1 error 40.66 %, top-5 error 18.21 %`` of two fractions."""
+    text = f"top-1 error {100 * top1:.{digits}f} %"
+    return f"{text}, top-5 error {100 * top5:.{digits}f} %" if has_top5(classes) else text
