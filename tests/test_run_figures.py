@@ -171,7 +171,7 @@ def test_curves_show_errors_in_per_cent_the_rate_in_steps_and_whole_updates(tmp_
     logs.close()
     loss, error, rate = figures.curve_panels(tmp_path)
     assert error["encoding"]["y"]["axis"]["format"] == ".0%"
-    assert rate["mark"]["interpolate"] == "step-after"
+    assert rate["mark"]["interpolate"] == "step-before"
     assert "interpolate" not in loss["mark"]
     for panel in (loss, error, rate):
         assert panel["encoding"]["x"]["axis"]["tickMinStep"] == 1

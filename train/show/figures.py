@@ -207,7 +207,8 @@ def curve_panels(folder: Path, classes: int | None = None) -> list[dict[str, Any
             "learning rate",
             _points(steps, "lr", "weights", above=0.0),
             scale={"type": "log"},
-            line={"interpolate": "step-after"},
+            axis={"format": "~e"},
+            line={"interpolate": "step-before"},  # a row holds the rate of the updates up to it
         ),
     ]
 
