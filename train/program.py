@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 COMMAND_VARIABLE = "IMGPREP_TRAIN_COMMAND"
-"""Environment variable with the command that the user typed; tools/train and the launcher set it."""
+"""Environment variable with the command that the user typed (set by tools/train and launcher)."""
 
 
 def command() -> str:
