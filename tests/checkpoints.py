@@ -9,7 +9,7 @@ import torch
 
 from train.config import OptimConfig, RunConfig
 from train.optim import schedule
-from train.saved.checkpoint import Checkpoint, Position, Shape
+from train.saved.checkpoint import BatchSplit, Checkpoint, Position
 
 
 def make_checkpoint(config: RunConfig | None = None, **changes: Any) -> Checkpoint:
@@ -31,7 +31,7 @@ def make_checkpoint(config: RunConfig | None = None, **changes: Any) -> Checkpoi
         dataset_fingerprint="f" * 64,
         label_order_sha256="a" * 64,
         classes=4,
-        world=Shape(data_processes=2, batch_images=config.optim.batch_images, accumulate=1),
+        world=BatchSplit(data_processes=2, batch_images=config.optim.batch_images, accumulate=1),
         history=[{"epoch": 1, "top1_error": 0.5, "top5_error": None}],
         best={"epoch": 1, "top1_error": 0.5},
         window=[1.0, 2.0, 0.5, 8.0],

@@ -21,7 +21,7 @@ from train.net import native, net_layout
 from train.optim.schedule import ScheduleState
 from train.run.logs import EPOCH_FIELDS, STEP_FIELDS, read_rows
 from train.saved import checkpoint as checkpoints
-from train.saved.compatible import Expected, changed_settings, check_resume
+from train.saved.compatible import ExpectedRun, changed_settings, check_resume
 from train.saved.run_folder import Origin
 from train.settings import from_json, read_toml, resolve, to_toml
 from train.show.figures import thinned
@@ -108,7 +108,7 @@ def _use(saved: checkpoints.Checkpoint) -> None:
     net_layout(config.net, classes=saved.classes, image_px=config.input.crop_px)
     ScheduleState.from_json(saved.schedule)
     changed_settings(saved, config)
-    expected = Expected(
+    expected = ExpectedRun(
         config=RunConfig(),
         dataset_fingerprint="f" * 64,
         label_order_sha256="a" * 64,

@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit, appear whole or not at all, and cannot do harm."""
+"""Checkpoints are read back bit for bit, appear whole or not at all, and are safe to load."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ck.save(tmp_path_factory.mktemp("run"), make_checkpoint(), keep=1)
 
 
-def test_a_checkpoint_comes_back_as_it_was(saved: Path) -> None:
+def test_a_checkpoint_is_read_back_unchanged(saved: Path) -> None:
     expected, found = ck.to_values(make_checkpoint()), ck.to_values(ck.load(saved))
     assert same(expected, found)
     assert found["config"]["optim"]["step_epochs"] == [3, 5]
 
 
-def test_torch_itself_reads_it_with_weights_only(saved: Path) -> None:
+def test_torch_reads_it_with_weights_only(saved: Path) -> None:
     value = torch.load(saved, weights_only=True)
     assert (value["format"], value["version"]) == (ck.FORMAT_NAME, ck.FORMAT_VERSION)
     assert torch.equal(value["model"]["conv1.weight"], make_checkpoint().model["conv1.weight"])
@@ -73,7 +73,7 @@ def test_any_plain_value_survives(value: Any, tmp_path_factory: pytest.TempPathF
     assert read_values(path) == value
 
 
-def test_layouts_and_views_are_stored_compact(tmp_path: Path) -> None:
+def test_views_and_other_layouts_are_stored_contiguous(tmp_path: Path) -> None:
     base = torch.randn(1000, 8, 3, 3)
     tensors = {
         "view": base[3:5],
@@ -97,7 +97,7 @@ def test_one_tensor_under_two_names_becomes_two(tmp_path: Path) -> None:
     assert same(found["b"], [tensor, tensor.view(10, 100)])
 
 
-def test_what_was_read_does_not_hang_on_the_file(tmp_path: Path) -> None:
+def test_loaded_tensors_do_not_depend_on_the_file(tmp_path: Path) -> None:
     path = tmp_path / "t.pt"
     write_values(path, {"w": torch.arange(9.0)})
     found = read_values(path)
@@ -106,13 +106,13 @@ def test_what_was_read_does_not_hang_on_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [{1, 2}, b"bytes", object(), torch.nn.ReLU()])
-def test_other_things_are_not_saved(value: object, tmp_path: Path) -> None:
+def test_values_that_are_not_plain_are_not_saved(value: object, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="plain values"):
         write_values(tmp_path / "x.pt", {"x": value})
     assert not list(tmp_path.iterdir())
 
 
-def test_every_truncation_and_every_flipped_byte_is_seen_or_harmless(
+def test_truncations_and_flipped_bytes_are_detected_or_harmless(
     saved: Path, tmp_path: Path
 ) -> None:
     whole = saved.read_bytes()
@@ -127,11 +127,11 @@ def test_every_truncation_and_every_flipped_byte_is_seen_or_harmless(
             found = ck.to_values(ck.load(path))
         except CheckpointError:
             continue
-        assert same(found, expected)  # it was padding, or a date
+        assert same(found, expected)  # the byte was padding or part of a date
 
 
 class Harm:
-    """Runs a command where a pickle of it is loaded."""
+    """An object whose pickle runs a command when it is loaded."""
 
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, ("touch harmed",)
@@ -152,7 +152,7 @@ def torch_saved(value: Any) -> bytes:
 
 
 def claiming(numel: int) -> bytes:
-    """A file with a tensor of 4 elements, whose storage is said to have ``numel``."""
+    """A file with a tensor of 4 elements that claims a storage of ``numel``."""
     whole = torch_saved({"w": torch.arange(4.0)})
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         entries = {
@@ -184,18 +184,18 @@ HOSTILE = {
     "text": b"not a checkpoint",
     "pickle that runs a command": pickle.dumps(Harm()),
     "zip with such a pickle": zipped(pickle.dumps(Harm(), protocol=2)),
-    "the same, named by INST": zipped(b"(S'touch harmed'\nios\nsystem\n."),
+    "zip with a pickle that uses INST": zipped(b"(S'touch harmed'\nios\nsystem\n."),
     "a pickle of any object": zipped(pickle.dumps(Position(1), protocol=2)),
     "a bytearray of 100 GB": zipped(b"c__builtin__\nbytearray\n(L100000000000L\ntR."),
     "compressed": zipped(pickle.dumps({}), compression=zipfile.ZIP_DEFLATED),
     "no pickle": zipped(b""),
     "storage beyond the file": claiming(500_000_000),
     "tensor without memory": torch_saved({"w": torch.empty(1).expand(10**12)}),
-    "tensor of no device": torch_saved({"w": torch.empty(10**9, device="meta")}),
+    "tensor on the meta device": torch_saved({"w": torch.empty(10**9, device="meta")}),
     "sparse tensor": torch_saved({"w": torch.eye(3).to_sparse()}),
     "one storage many times": torch_saved([SHARED[: 29_000 + k] for k in range(99)]),
-    "list in itself": torch_saved(cyclic()),
-    "ten to the ninth values": torch_saved(many(9)),
+    "list that contains itself": torch_saved(cyclic()),
+    "a billion values": torch_saved(many(9)),
     "a set": torch_saved({"x": {1}}),
     "numbers as keys": torch_saved({1: 2}),
     "a parameter": torch_saved({"w": torch.nn.Parameter(torch.zeros(3))}),
@@ -215,7 +215,7 @@ def test_hostile_files_end_in_one_sentence(
     assert not (tmp_path / "harmed").exists()
 
 
-def test_a_missing_file_and_a_folder_are_said_to_be_so(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         ck.load(tmp_path / "none.pt")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
@@ -238,7 +238,7 @@ BROKEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("message", BROKEN)
-def test_malformed_contents_are_named(message: str, tmp_path: Path) -> None:
+def test_malformed_fields_are_named(message: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.pt"
     write_values(path, {**ck.to_values(make_checkpoint()), **BROKEN[message]})
     with pytest.raises(CheckpointError, match=message):
@@ -246,7 +246,7 @@ def test_malformed_contents_are_named(message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", Checkpoint.__dataclass_fields__)
-def test_a_missing_part_is_named(name: str, tmp_path: Path) -> None:
+def test_a_missing_field_is_named(name: str, tmp_path: Path) -> None:
     values = ck.to_values(make_checkpoint())
     values.pop(name)
     write_values(tmp_path / "broken.pt", values)
@@ -273,13 +273,13 @@ def test_best_last_and_the_newest_epochs_are_kept(tmp_path: Path) -> None:
     assert ck.load(tmp_path / "epoch_005.pt").window != ck.load(tmp_path / "last.pt").window
 
 
-def test_epochs_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
+def test_the_newest_epochs_are_chosen_by_number(tmp_path: Path) -> None:
     for epoch in (998, 999, 1000, 1001):
         ck.save(tmp_path, at_epoch(epoch), epoch_end=True, keep=2)
     assert names(tmp_path) == ["epoch_1000.pt", "epoch_1001.pt", "last.pt"]
 
 
-def test_the_bytes_lie_on_disk_once(tmp_path: Path) -> None:
+def test_all_names_share_one_file_on_disk(tmp_path: Path) -> None:
     ck.save(tmp_path, at_epoch(1), best=True, epoch_end=True, keep=1)
     assert len({path.stat().st_ino for path in tmp_path.iterdir()}) == 1
 
@@ -299,7 +299,7 @@ for allowed in (0, 4096, 100_000):
 """
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     ck.save(tmp_path, make_checkpoint(classes=4), keep=1)
     arguments = [sys.executable, "-c", SAVE_UNTIL_FULL, str(tmp_path)]
     ran = subprocess.run(arguments, capture_output=True, text=True, check=True)
@@ -309,6 +309,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert ck.load(tmp_path / "last.pt").classes == 4
 
 
-def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DestinationError, match="cannot write the checkpoint"):
         ck.save(tmp_path / "none", make_checkpoint(), keep=1)

@@ -1,4 +1,4 @@
-"""What may change when a run goes on, and what is refused, with both values and a way out."""
+"""What may change when a run resumes, and what is rejected, with both values and advice."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from tests.checkpoints import make_checkpoint
 from train.config import InputConfig, NetConfig, OptimConfig, RunConfig
 from train.errors import CheckpointError
-from train.saved.checkpoint import Checkpoint, Position, Shape
+from train.saved.checkpoint import BatchSplit, Checkpoint, Position
 from train.saved.compatible import (
     AT_START_ONLY,
-    Expected,
+    ExpectedRun,
     changed_settings,
     check_labels,
     check_resume,
@@ -22,14 +22,14 @@ from train.settings import from_json
 
 
 def saved(config: RunConfig | None = None, **changes: Any) -> Checkpoint:
-    """A checkpoint as it comes back from a file, with lists for tuples."""
+    """A checkpoint as read from a file, with lists for tuples."""
     checkpoint = make_checkpoint(config or RunConfig(), **changes)
     optim = {**checkpoint.config["optim"], "step_epochs": []}
     return replace(checkpoint, config={**checkpoint.config, "optim": optim})
 
 
-def expected(config: RunConfig | None = None, **changes: Any) -> Expected:
-    this = Expected(
+def expected(config: RunConfig | None = None, **changes: Any) -> ExpectedRun:
+    this = ExpectedRun(
         config=config or RunConfig(),
         dataset_fingerprint="f" * 64,
         label_order_sha256="a" * 64,
@@ -39,7 +39,7 @@ def expected(config: RunConfig | None = None, **changes: Any) -> Expected:
     return replace(this, **changes)
 
 
-def test_the_same_run_goes_on() -> None:
+def test_the_same_run_resumes() -> None:
     check_resume(saved(), expected())
     assert changed_settings(saved(), RunConfig()) == []
 
@@ -57,7 +57,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", [each.name for each in fields(NetConfig)])
-def test_the_net_must_be_the_same_but_for_its_first_weights(name: str) -> None:
+def test_only_the_initial_weights_of_the_network_may_change(name: str) -> None:
     old = getattr(NetConfig(), name)
     new = OTHER_VALUES.get(name, not old if isinstance(old, bool) else old and old * 2)
     assert new != old
@@ -72,40 +72,45 @@ def test_the_net_must_be_the_same_but_for_its_first_weights(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dataset_fingerprint": "0" * 64}, r"dataset fingerprint: .*f{64}.*0{64}; name the"),
+        (
+            {"dataset_fingerprint": "0" * 64},
+            r"dataset fingerprint: .*f{64}.*0{64}; use the dataset",
+        ),
         ({"label_order_sha256": "b" * 64}, r"label order: .*a{64}.*b{64}; .*same labels"),
-        ({"classes": 5}, "classes: the checkpoint has 4, this run 5; start a new run"),
-        ({"config": RunConfig(seed=3)}, "seed: the checkpoint has 0, this run 3; set --seed"),
+        ({"classes": 5}, "classes: the checkpoint has 4, this run has 5; start a new run"),
+        ({"config": RunConfig(seed=3)}, "seed: the checkpoint has 0, this run has 3; set --seed"),
         (
             {"config": RunConfig(optim=OptimConfig(batch_images=64))},
-            "batch size: the checkpoint has 128, this run 64; set --batch-size back",
+            "batch size: the checkpoint has 128, this run has 64; set --batch-size back",
         ),
-        ({"data_processes": 1}, "data processes: .* 2, this run 1; .*--allow-reshard"),
+        ({"data_processes": 1}, "data processes: .* 2, this run has 1; .*--allow-reshard"),
     ],
 )
-def test_refusals_name_both_values_and_the_way_out(change: dict[str, Any], message: str) -> None:
+def test_a_rejection_names_both_values_and_gives_advice(
+    change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(CheckpointError, match=message):
         check_resume(saved(), expected(**change))
 
 
-def test_all_refusals_come_at_once() -> None:
+def test_all_reasons_are_listed_together() -> None:
     with pytest.raises(CheckpointError) as caught:
         check_resume(saved(), expected(RunConfig(seed=1), classes=9, data_processes=3))
     assert len(str(caught.value).splitlines()) == 4
 
 
-def test_another_number_of_processes_can_be_allowed_but_nothing_else_with_it() -> None:
+def test_allow_reshard_allows_only_another_number_of_processes() -> None:
     check_resume(saved(), expected(data_processes=5), allow_reshard=True)
     with pytest.raises(CheckpointError, match="seed"):
         check_resume(saved(), expected(RunConfig(seed=1), data_processes=5), allow_reshard=True)
 
 
-def test_the_order_of_images_may_change_between_epochs_only() -> None:
+def test_the_order_of_images_may_change_only_between_epochs() -> None:
     config = RunConfig(input=InputConfig(window_shards=2))
     between = Position(epoch=2, step_in_epoch=0, global_step=20)
     check_resume(saved(position=between), expected(config))
     with pytest.raises(
-        CheckpointError, match=r"window_shards: .* 16, this run 2; .*within an epoch"
+        CheckpointError, match=r"window_shards: .* 16, this run has 2; .*within an epoch"
     ):
         check_resume(saved(), expected(config))
 
@@ -115,13 +120,13 @@ def test_other_settings_may_change_and_are_listed() -> None:
     check_resume(saved(), expected(config))
     lines = changed_settings(saved(), config)
     assert lines == [
-        "input.lighting: the checkpoint has eigenvalue, this run off",
-        "optim.lr: the checkpoint has 0.01, this run 0.5",
-        "optim.accumulate: the checkpoint has 1, this run 4",
+        "input.lighting: the checkpoint has eigenvalue, this run has off",
+        "optim.lr: the checkpoint has 0.01, this run has 0.5",
+        "optim.accumulate: the checkpoint has 1, this run has 4",
     ]
 
 
-def test_a_setting_that_the_checkpoint_does_not_know_is_a_change() -> None:
+def test_a_setting_missing_in_the_checkpoint_counts_as_changed() -> None:
     old = asdict(RunConfig())
     old["net"].pop("activation")
     old["optim"]["step_epochs"] = []
@@ -167,6 +172,6 @@ def test_measuring_needs_the_same_classes() -> None:
         check_labels(saved(), label_order_sha256="a" * 64, classes=5)
 
 
-def test_the_shape_of_the_world_comes_from_the_checkpoint() -> None:
-    one = Shape(data_processes=1, batch_images=128, accumulate=4)
+def test_the_number_of_parts_per_batch_may_change() -> None:
+    one = BatchSplit(data_processes=1, batch_images=128, accumulate=4)
     check_resume(saved(world=one), expected(data_processes=1))

@@ -1,4 +1,4 @@
-"""Evaluation: means of probabilities, every record once, the same over processes and batches."""
+"""Evaluation: means of probabilities, each record once, equal for any batches and processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Batch:
 
 
 class Linear(nn.Module):
-    """Logits by one matrix; row by row, so that the size of a batch changes no bit."""
+    """Logits by one matrix, computed row by row so that the batch size changes no bit."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def batches(size: int, first: int = 0, end: int = RECORDS) -> list[Batch]:
 
 
 def by_hand(nets: Sequence[nn.Module], views: int) -> Tensor:
-    """Mean of probabilities, float64 (RECORDS, CLASSES)."""
+    """Mean probabilities computed directly, float64 (RECORDS, CLASSES)."""
     images, _ = images_and_labels()
     every = [net(view, None).double().softmax(1) for net in nets for view in images[:views]]
     return torch.stack(every).mean(0)
@@ -83,18 +83,18 @@ def test_probabilities_are_averaged_over_views_and_networks(
 
 
 @pytest.mark.parametrize("size", [1, 4, RECORDS])
-def test_the_size_of_a_batch_changes_nothing(size: int) -> None:
+def test_the_batch_size_does_not_change_the_result(size: int) -> None:
     whole, parts = (evaluate((Linear(1),), batches(k), count=RECORDS) for k in (RECORDS, size))
     assert whole.to_json(per_class=True) == parts.to_json(per_class=True)
 
 
-def test_a_list_of_views_is_as_good_as_a_stack() -> None:
+def test_views_can_be_a_list_or_a_stacked_tensor() -> None:
     listed = [replace(each, images_v=list(each.images_v)) for each in batches(5)]
     one, other = (evaluate((Linear(1),), each, count=RECORDS) for each in (batches(5), listed))
     assert one.to_json() == other.to_json()
 
 
-def test_no_graph_is_kept() -> None:
+def test_no_autograd_graph_is_kept() -> None:
     grad_modes = []
 
     def net(images: Tensor, masks: None) -> Tensor:
@@ -114,17 +114,17 @@ def test_no_graph_is_kept() -> None:
         ([], "23 were not measured"),
     ],
 )
-def test_missing_and_doubled_records_are_an_error(loader: list[Batch], message: str) -> None:
+def test_missing_and_repeated_records_are_an_error(loader: list[Batch], message: str) -> None:
     with pytest.raises(DataError, match=message):
         evaluate((Linear(1),), loader, count=RECORDS)
 
 
-def test_nothing_to_measure_is_an_error() -> None:
+def test_an_empty_split_is_an_error() -> None:
     with pytest.raises(DataError, match="nothing to measure"):
         evaluate((Linear(1),), [], count=0)
 
 
-def test_a_net_of_nans_is_wrong_everywhere_and_its_loss_is_nan() -> None:
+def test_a_network_of_nans_is_always_wrong_and_its_loss_is_nan() -> None:
     def net(images: Tensor, masks: None) -> Tensor:
         return torch.full((len(images), CLASSES), math.nan)
 
@@ -141,7 +141,7 @@ def test_a_probability_that_rounds_to_0_has_a_finite_loss() -> None:
     assert 0 < evaluate((net,), batches(5), count=RECORDS).loss < 88
 
 
-def test_errors_by_class_add_up_and_are_shown() -> None:
+def test_errors_per_class_add_up_and_are_printed() -> None:
     found = evaluate((Linear(1),), batches(5), count=RECORDS)
     table = found.to_json(per_class=True)["per_class"]
     assert sum(row["count"] for row in table) == RECORDS
@@ -171,11 +171,11 @@ def _ranks(rank: int) -> None:
         evaluate((Linear(1),), part, count=RECORDS, processes=2)
 
 
-def test_two_processes_find_what_one_finds() -> None:
+def test_two_processes_measure_the_same_as_one() -> None:
     in_processes(2, _ranks)
 
 
-def test_the_real_net_whole_and_in_columns_has_the_same_error() -> None:
+def test_the_real_network_has_the_same_error_whole_and_in_columns() -> None:
     cpu, images = torch.device("cpu"), torch.randn(2, 6, 3, 96, 96) * 50
     config = NetConfig(width_divisor=16, init_sd_conv345=0.03)
 

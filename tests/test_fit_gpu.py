@@ -1,4 +1,4 @@
-"""The same runs on GPUs: by the same code, close to the CPU's numbers."""
+"""Runs on GPUs: close to the numbers of the CPU."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def on_cpu(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda how: " ".join(how),
 )
-def test_losses_are_those_of_the_cpu(
+def test_gpu_losses_match_the_cpu(
     built: Path, on_cpu: Path, tmp_path: Path, how: tuple[str, ...]
 ) -> None:
-    """Without dropout, whose masks differ between kinds of devices; JPEGs are decoded apart too."""
+    """Without dropout, whose masks differ by device type. JPEG decoders differ slightly too."""
     out = tmp_path / "run"
     fit(built, out, "--steps", STEPS, "--set", "net.dropout_keep=1.0", "--device", "cuda", *how)
     for one, other in zip(rows(out / "steps.csv"), rows(on_cpu / "steps.csv"), strict=True):
@@ -58,7 +58,7 @@ def test_mixed_precision_trains(built: Path, tmp_path: Path, amp: str) -> None:
     assert all(math.isfinite(float(row["loss"])) for row in rows(out / "steps.csv"))
 
 
-def test_a_gpus_checkpoint_is_evaluated_on_the_cpu(built: Path, tmp_path: Path) -> None:
+def test_a_gpu_checkpoint_is_evaluated_on_the_cpu(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     fit(built, out, "--steps", STEPS, "--device", "cuda", "--parallel", "none")
     for device in ("cpu", "cuda"):

@@ -1,4 +1,4 @@
-"""However a run is divided, it ends in the same numbers: one device, two columns, two processes."""
+"""One device, two columns and two processes give the same numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from tests.training import fit, rows, train, weights
 
-STEPS = 8  # past an epoch of 6, so a validation lies between
+STEPS = 8  # more than an epoch of 6, so that a validation is included
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +21,10 @@ def alone(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same_run(out: Path, expected: Path) -> None:
-    """Equal but for the rounding of float32 sums taken in another order.
+    """Equal except for the rounding of float32 sums in another order.
 
-    Where it moves the maximum of a pooling window, one gradient goes to the neighbour: that
-    shows in conv1 as a thousandth. Another mask, crop or scale would show as a tenth.
+    Where rounding moves the maximum of a pooling window, a gradient goes to the neighbour, which
+    changes conv1 by a thousandth. Another mask, crop or scale would change it by a tenth.
     """
     ours, theirs = weights(out / "last.pt"), weights(expected / "last.pt")
     assert ours.keys() == theirs.keys()
@@ -47,15 +47,15 @@ def assert_same_run(out: Path, expected: Path) -> None:
     ],
     ids=lambda how: " ".join(map(str, how)),
 )
-def test_the_same_numbers(
+def test_every_way_to_split_a_run_gives_the_same_numbers(
     built: Path, alone: Path, tmp_path: Path, how: tuple[object, ...]
 ) -> None:
     fit(built, tmp_path / "run", "--steps", STEPS, *how)
     assert_same_run(tmp_path / "run", alone)
 
 
-def test_a_run_goes_on_in_another_shape(built: Path, alone: Path, tmp_path: Path) -> None:
-    """In columns up to the middle of an epoch, then in two processes, then alone."""
+def test_a_run_resumes_with_another_split(built: Path, alone: Path, tmp_path: Path) -> None:
+    """Columns up to the middle of an epoch, then two processes, then one."""
     out = tmp_path / "run"
     fit(built, out, "--steps", 3, "--parallel", "columns")
     refused = train("fit", built, "--out", out, "--parallel", "data", "--device", "cpu")

@@ -1,4 +1,4 @@
-"""A run that is killed and goes on ends with the same bits as one left alone."""
+"""A run that is killed and resumed ends with the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def start(built: Path, out: Path, *arguments: object) -> subprocess.Popen[str]:
 
 
 def wait_for_updates(process: subprocess.Popen[str], updates: int) -> None:
-    """Until the log shows so many more, or the process has ended."""
+    """Wait until the log shows that many more updates, or the process ends."""
     assert process.stderr is not None
     for line in process.stderr:
         updates -= "img/s" in line
@@ -53,14 +53,14 @@ def test_killed_at_random_steps_a_run_ends_in_the_same_bits(
     for updates in (3, 5, 4):
         process = start(built, out, "--checkpoint-every", 2)
         wait_for_updates(process, updates)
-        time.sleep(chance.random() * 0.05)  # anywhere in the next update, or in a save
+        time.sleep(chance.random() * 0.05)  # at any point of the next update, or in a save
         process.send_signal(signal.SIGKILL)
         process.communicate()
     fit(built, out, "--steps", STEPS, "--checkpoint-every", 2)
     assert_same_bits(out, undisturbed)
 
 
-def test_sigterm_saves_and_exits(built: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_ends_the_run(built: Path, undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(built, out)
     wait_for_updates(process, 3)
@@ -69,19 +69,19 @@ def test_sigterm_saves_and_exits(built: Path, undisturbed: Path, tmp_path: Path)
     assert process.returncode == 1
     assert "run the same command again" in err
     saved = torch.load(out / "last.pt", weights_only=True)["position"]
-    assert 3 <= saved["global_step"] < STEPS  # within an epoch, though none was asked for
+    assert 3 <= saved["global_step"] < STEPS  # within an epoch, without --checkpoint-every
     fit(built, out, "--steps", STEPS)
     assert_same_bits(out, undisturbed)
 
 
-def test_other_threads_and_logging_do_not_matter_for_the_order(
+def test_the_number_of_decoding_threads_does_not_change_a_bit(
     built: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     fit(built, tmp_path / "run", "--steps", STEPS, "--threads", 1)
     assert_same_bits(tmp_path / "run", undisturbed)
 
 
-def test_a_changed_run_is_refused_by_name(built: Path, undisturbed: Path) -> None:
+def test_changed_settings_are_rejected_by_name(built: Path, undisturbed: Path) -> None:
     ran = train("fit", built, "--out", undisturbed, *SMALL, "--seed", 1, "--batch-size", 8)
     assert ran.code == 1
     assert "seed" in ran.err
@@ -91,18 +91,20 @@ def test_a_changed_run_is_refused_by_name(built: Path, undisturbed: Path) -> Non
 def test_another_preset_for_a_run_is_a_usage_error(built: Path, undisturbed: Path) -> None:
     ran = train("fit", built, "--out", undisturbed, "--preset", "paper", "--device", "cpu")
     assert ran.code == 2
-    assert "begun with preset 'source-2012'" in ran.err
+    assert "started with preset 'source-2012'" in ran.err
 
 
-def test_a_new_rate_is_taken_and_recorded(built: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_new_learning_rate_is_used_and_recorded(
+    built: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     fit(built, out, "--steps", 3)
     ran = fit(built, out, "--steps", STEPS_PER_EPOCH, "--lr", 0.001)
-    assert "optim.lr: the checkpoint has 0.01, this run 0.001" in ran.err
+    assert "optim.lr: the checkpoint has 0.01, this run has 0.001" in ran.err
     state = torch.load(out / "last.pt", weights_only=True)["schedule"]
     assert [each["new_lr"] for each in state["overrides"]] == [0.001]
     log = rows(out / "steps.csv")
     assert [float(row["lr"]) for row in log] == [0.01] * 3 + [0.001] * 3
-    again = fit(built, out, "--steps", STEPS_PER_EPOCH + 1)  # and it stays
+    again = fit(built, out, "--steps", STEPS_PER_EPOCH + 1)  # and it is kept
     assert float(rows(out / "steps.csv")[-1]["lr"]) == 0.001
     assert "optim.lr" not in again.err

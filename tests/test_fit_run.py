@@ -1,4 +1,4 @@
-"""A run as a user makes it: trains, validates, saves; its checkpoint is evaluated and exported."""
+"""A run from the command line: it trains, validates and saves; then evaluate, export, figures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_epoch_is_validated_and_the_best_is_kept(run: Path) -> None:
     assert len(list(run.glob("epoch_*.pt"))) == 3  # keep_checkpoints
 
 
-def test_the_resolved_settings_lie_beside_the_run(run: Path) -> None:
+def test_the_resolved_settings_are_in_the_run_folder(run: Path) -> None:
     config = resolve(None, tomllib.loads((run / "config.toml").read_text()), {})
     assert config.preset == "source-2012"
     assert config.optim.epochs == EPOCHS
@@ -48,7 +48,7 @@ def test_the_resolved_settings_lie_beside_the_run(run: Path) -> None:
 
 
 @pytest.mark.parametrize("views", [1, 10])
-def test_evaluate_prints_errors_as_fractions(run: Path, built: Path, views: int) -> None:
+def test_evaluate_gives_errors_as_fractions_in_json(run: Path, built: Path, views: int) -> None:
     ran = train("evaluate", run / "best.pt", built, "--views", views, "--json", "--device", "cpu")
     assert ran.code == 0, ran.err
     assert ran.json["count"] == 24
@@ -85,30 +85,40 @@ def test_figures_of_a_run(run: Path) -> None:
         assert Path(name).stat().st_size > 0
 
 
-def test_a_warm_start_takes_over_the_layers_that_fit(
-    run: Path, built: Path, tmp_path: Path
-) -> None:
-    """The pre-trained net had other classes: all but fc8 is taken over, as in 2012."""
+def test_a_warm_start_copies_the_layers_that_fit(run: Path, built: Path, tmp_path: Path) -> None:
+    """The other network has other classes, so all layers except fc8 are copied, as in 2012."""
     ran = fit(built, tmp_path / "run", "--classes", 7, "--steps", 1, "--lr", 0,
               "--warm-start", run / "last.pt")  # fmt: skip
-    assert "begun anew: fc8.weight, fc8.bias" in ran.err
+    assert "newly initialised: fc8.weight, fc8.bias" in ran.err
     ours, theirs = weights(tmp_path / "run" / "last.pt"), weights(run / "last.pt")
     assert torch.equal(ours["model.conv1.weight"], theirs["model.conv1.weight"])
     assert len(ours["model.fc8.bias"]) == 7
 
 
-def test_dry_run_prints_the_plan_and_writes_nothing(built: Path, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_size_and_writes_nothing(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     ran = train("fit", built, "--out", out, *SMALL, "--parallel", "columns", "--dry-run", "--json")
     assert ran.code == 0, ran.err
     assert not out.exists()
-    plan = ran.json
-    assert plan["ranks"] == [{"local_rank": 0, "devices": ["cpu", "cpu"]}]
-    assert (plan["steps_per_epoch"], plan["batch_images"]) == (STEPS_PER_EPOCH, 16)
-    assert plan["link_bytes_per_step"] > 0
+    budget = ran.json
+    assert budget["ranks"] == [{"local_rank": 0, "devices": ["cpu", "cpu"]}]
+    assert (budget["steps_per_epoch"], budget["batch_images"]) == (STEPS_PER_EPOCH, 16)
+    assert budget["link_bytes_per_step"] > 0
 
 
-def test_the_papers_net_sends_what_the_paper_sent(built: Path, tmp_path: Path) -> None:
+def test_a_run_prints_a_short_summary_and_all_settings_with_verbose(
+    built: Path, tmp_path: Path
+) -> None:
+    command = ("fit", built, "--out", tmp_path / "run", *SMALL, "--dry-run")
+    short, long = train(*command), train(*command, "--verbose")
+    assert len(short.out.splitlines()) <= 12
+    assert f"settings  kept in {tmp_path / 'run' / 'config.toml'}" in short.out
+    assert long.out.endswith(short.out)
+    settings = resolve(None, tomllib.loads(long.out.removesuffix(short.out)), {})
+    assert settings.net.width_divisor == 16
+
+
+def test_columns_send_as_many_bytes_as_in_the_paper(built: Path, tmp_path: Path) -> None:
     ran = train(
         "fit", built, "--out", tmp_path / "run", "--device", "cpu", "--parallel", "columns",
         "--classes", 1000, "--dry-run", "--json",

@@ -1,4 +1,4 @@
-"""Settings: preset, then file, then flags; checked, and the same after a round trip by TOML."""
+"""Settings: resolved from preset, file and flags, checked, and unchanged by a TOML round trip."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_any_settings_survive_toml(
     assert resolve(None, tomllib.loads(to_toml(config)), {}) == config
 
 
-def test_flags_come_over_the_file_and_the_file_over_the_preset() -> None:
+def test_flags_override_the_file_and_the_file_overrides_the_preset() -> None:
     file = {"preset": "source-2012", "optim": {"lr": 0.5, "momentum": 0.8}}
     config = resolve(None, file, from_assignments(("optim.lr=0.25", "net.activation=tanh")))
     assert (config.preset, config.optim.lr, config.optim.momentum) == ("source-2012", 0.25, 0.8)
@@ -51,7 +51,7 @@ def test_flags_come_over_the_file_and_the_file_over_the_preset() -> None:
     assert config.net.init_sd_conv345 == 0.03  # of the preset
 
 
-def test_epochs_place_the_events_of_the_preset() -> None:
+def test_the_number_of_epochs_scales_the_events_of_the_preset() -> None:
     whole, short = preset("source-2012"), resolve("source-2012", {}, {"optim": {"epochs": 31}})
     assert whole.optim.step_epochs == (23, 51, 78)
     assert whole.optim.epochs == AUTHOR_EPOCHS
@@ -61,7 +61,7 @@ def test_epochs_place_the_events_of_the_preset() -> None:
     assert short.optim.epochs == 31
 
 
-def test_a_file_with_absolute_events_keeps_them_when_epochs_change(tmp_path: Path) -> None:
+def test_events_in_a_file_stay_when_the_number_of_epochs_changes(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(to_toml(preset("source-2012")))
     longer = resolve(None, read_toml(path), {"optim": {"epochs": 135}})
@@ -76,18 +76,18 @@ def test_a_file_with_absolute_events_keeps_them_when_epochs_change(tmp_path: Pat
         ("optim.rate=1", "unknown setting optim.rate"),
         ("nett.lrn=false", "unknown setting nett"),
         ("optim=3", "is a section"),
-        ("optim.lr=fast", "must be of type float"),
-        ("optim.epochs=1.5", "must be of type int"),
-        ("optim.epochs=true", "must be of type int"),
-        ("net.lrn=1", "must be of type bool"),
-        ("net.dropout=some", "is none of vanilla, inverted"),
+        ("optim.lr=fast", "must be a number, got 'fast'"),
+        ("optim.epochs=1.5", "must be a whole number"),
+        ("optim.epochs=true", "must be a whole number"),
+        ("net.lrn=1", "must be true or false"),
+        ("net.dropout=some", "must be one of vanilla, inverted; got 'some'"),
         ("optim.step_epochs=3", "must be a list"),
         ("optim.step_epochs=[5, 3]", "increasing order"),
         ("optim.momentum=1.0", "below 1"),
         ("input.crop_px=4", "at least 8"),
     ],
 )
-def test_wrong_settings_are_refused_by_name(assignment: str, message: str) -> None:
+def test_wrong_settings_are_rejected_by_name(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve("paper", {}, from_assignments((assignment,)))
 
@@ -100,12 +100,12 @@ def test_removed_settings_are_ignored_with_their_default_and_refused_otherwise(n
         resolve("paper", {}, from_assignments((f"{name}=7",)))
 
 
-def test_two_settings_that_contradict_each_other_are_refused() -> None:
+def test_contradicting_settings_are_rejected() -> None:
     with pytest.raises(ConfigError, match="only one column"):
         resolve("paper", {}, {"parallel": "columns", "net": {"architecture": "one-gpu"}})
 
 
-def test_none_can_be_set() -> None:
+def test_a_setting_can_be_none() -> None:
     config = resolve("source-2012", {}, from_assignments(("optim.conv1_freeze_epoch=none",)))
     assert config.optim.conv1_freeze_epoch is None
 
@@ -114,18 +114,18 @@ def test_an_unreadable_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_toml(tmp_path / "no.toml")
     (tmp_path / "bad.toml").write_text("a = [")
-    with pytest.raises(ConfigError, match="not TOML"):
+    with pytest.raises(ConfigError, match="not valid TOML"):
         read_toml(tmp_path / "bad.toml")
 
 
-def test_merge_is_by_section() -> None:
+def test_settings_are_merged_section_by_section() -> None:
     assert merge({"a": {"x": 1, "y": 2}, "b": 1}, {"a": {"x": 3}}) == {
         "a": {"x": 3, "y": 2},
         "b": 1,
     }
 
 
-def test_the_papers_words_are_the_defaults() -> None:
+def test_the_defaults_are_what_the_paper_says() -> None:
     assert preset("paper") == RunConfig()
     net = NetConfig()
     assert (net.init_sd, net.init_sd_conv345, net.init_bias, net.lrn_alpha) == (0.01, 0.01, 1, 1e-4)

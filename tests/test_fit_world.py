@@ -1,4 +1,4 @@
-"""Who trains where: the launcher's environment, and the placement on devices."""
+"""The launcher's environment, and the placement of processes on devices."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from train.world import World, first_host, world_from
 ALONE = World()
 
 
-def test_without_a_launcher_a_process_is_alone() -> None:
+def test_without_a_launcher_a_process_trains_alone() -> None:
     assert world_from({"HOME": "/root", "SLURM_PROCID": "3"}) == ALONE
 
 
-def test_torchrun_is_understood() -> None:
+def test_the_environment_of_torchrun_is_read() -> None:
     world = world_from({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"})
     assert (world.rank, world.size, world.local_rank, world.machines) == (5, 8, 1, 2)
     assert world.launched
@@ -26,7 +26,7 @@ def test_torchrun_is_understood() -> None:
     assert world.rendezvous == "env://"
 
 
-def test_slurm_is_understood() -> None:
+def test_the_environment_of_slurm_is_read() -> None:
     world = world_from(
         {
             "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2",
@@ -53,7 +53,7 @@ def test_first_host_of_a_slurm_list(hosts: str, first: str) -> None:
         {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NUM_NODES": "2"},
     ],
 )
-def test_an_environment_that_contradicts_itself_is_refused(environment: dict[str, str]) -> None:
+def test_a_contradicting_environment_is_rejected(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigError):
         world_from(environment)
 
@@ -71,7 +71,7 @@ def test_an_environment_that_contradicts_itself_is_refused(environment: dict[str
         (0, RunConfig(parallel="columns"), "columns", [("cpu", "cpu")]),
     ],
 )
-def test_a_run_is_placed_by_what_is_there(
+def test_a_run_is_placed_on_the_devices_of_the_machine(
     gpus: int, config: RunConfig, parallel: str, devices: list[tuple[str, ...]]
 ) -> None:
     placed = place(config, Hardware(gpus=gpus, cores=8), ALONE, None)
@@ -91,11 +91,11 @@ def test_no_two_processes_share_a_gpu(gpus: int, processes: int) -> None:
     assert len(used) == len(set(used)) == 2 * processes
 
 
-def test_what_cannot_be_placed_is_refused() -> None:
+def test_impossible_placements_are_rejected() -> None:
     here = Hardware(gpus=0, cores=2)
     with pytest.raises(ConfigError, match="no GPU is visible"):
         place(RunConfig(device="cuda"), here, ALONE, None)
-    with pytest.raises(ConfigError, match="one process"):
+    with pytest.raises(ConfigError, match="runs one process"):
         place(RunConfig(parallel="none"), here, ALONE, 2)
     launched = World(rank=0, size=2, local_size=2, launched=True)
     with pytest.raises(ConfigError, match="the launcher started 2"):

@@ -228,7 +228,7 @@ TOML = {
     "no number": ("[net]\ninit_bias = nan", "net.init_bias must be a finite number"),
     "large": ("seed = 9223372036854775808", "seed must be a finite number"),
     "many epochs": ('preset = "source-2012"\n[optim]\nepochs = 1' + "0" * 400, "optim.epochs"),
-    "preset of a list": ("preset = []", "preset must be of type str"),
+    "preset of a list": ("preset = []", "preset must be a name"),
     "norm": ("[net]\nlrn_size = -1", "lrn_size must be odd and from 1 to 65"),
 }
 

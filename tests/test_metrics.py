@@ -1,4 +1,4 @@
-"""Top-1 and top-5: the tie rule against its definition, and sums that no split can change."""
+"""Top-1 and top-5: the tie rule against its definition, and sums that no split changes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_sums_depend_neither_on_the_batches_nor_on_the_order(
     assert torch.equal(once, again)
 
 
-def test_without_ties_it_is_what_topk_says() -> None:
+def test_without_ties_it_agrees_with_torch_topk() -> None:
     scores_nk = torch.randn(500, 40, generator=torch.Generator().manual_seed(3))
     labels_n = torch.arange(500) % 40
     total = counted(scores_nk.tolist(), labels_n.tolist(), 7).total()
@@ -101,18 +101,18 @@ def test_without_ties_it_is_what_topk_says() -> None:
         assert overall / 500 == pytest.approx((total.top1_error, total.top5_error)[top == 5])
 
 
-def test_a_net_that_says_nothing_is_at_chance_exactly() -> None:
+def test_equal_scores_give_exactly_the_error_of_chance() -> None:
     labels = list(range(1000)) * 3
     total = counted([[0.0] * 1000] * 3000, labels).total()
     assert (total.top1_error, total.top5_error) == (0.999, 0.995)
 
 
-def test_a_net_of_nans_is_all_wrong() -> None:
+def test_a_network_of_nans_is_always_wrong() -> None:
     total = counted([[float("nan")] * 7] * 9, [0] * 9).total()
     assert (total.count, total.top1_error, total.top5_error) == (9, 1.0, 1.0)
 
 
-def test_with_fewer_than_five_classes_all_are_among_the_best_five() -> None:
+def test_with_fewer_than_five_classes_the_top5_error_is_zero() -> None:
     assert counted([[0.1, 0.2, 0.3, 0.4]], [0]).total().top5_error == 0
 
 
@@ -122,13 +122,13 @@ def test_no_images_have_no_error() -> None:
     assert empty.class_errors(1) == [None] * 4
 
 
-def test_imagenet_many_times_over_does_not_overflow() -> None:
+def test_the_counts_of_200_million_images_do_not_overflow() -> None:
     for classes in (1000, 997, 21_841):
         assert 200_000_000 * credit_unit(classes) < 2**63
 
 
 SPLITS = (((0, 30), (30, 101)), ((0, 0), (0, 101)))
-"""First and end of what each of two processes counts; once one of them has nothing."""
+"""First and end row of each of two processes; in the second split one has no rows."""
 
 
 def _two_processes(rank: int) -> None:
@@ -152,5 +152,5 @@ def _tied_scores() -> tuple[torch.Tensor, torch.Tensor]:
     return scores_nk, torch.randint(0, 30, (101,), generator=draw)
 
 
-def test_processes_add_up_to_what_one_counts() -> None:
+def test_two_processes_count_the_same_as_one() -> None:
     in_processes(2, _two_processes)

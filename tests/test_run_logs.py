@@ -1,4 +1,4 @@
-"""Logs of a run: lines, CSV that a resume leaves as if nothing had happened, TensorBoard events."""
+"""Logs of a run: lines, CSV files that a resume continues without a trace, TensorBoard events."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgprep.errors import DestinationError
+from train.run.error_text import error_text
 from train.run.logs import (
     EPOCH_FIELDS,
     EPOCHS_CSV,
     STEP_FIELDS,
     STEPS_CSV,
-    Length,
     RunLogs,
+    RunSize,
     read_rows,
 )
 from train.saved.checkpoint import Position
@@ -50,13 +51,13 @@ class Found:
 
 
 def position_after(step: int) -> Position:
-    """As the loop has it: the epoch goes up only after its last row."""
+    """The position after an update: the epoch rises only after its last row."""
     epoch, done = divmod(step - 1, STEPS_PER_EPOCH)
     return Position(epoch=epoch, step_in_epoch=done + 1, global_step=step)
 
 
 def write(logs: RunLogs, first: int, last: int, speed: float = 1.0) -> None:
-    """Rows of updates ``first`` to ``last``, and a validation after each epoch."""
+    """Write rows of updates ``first`` to ``last``, and a validation after each epoch."""
     for step in range(first, last + 1):
         means = Means(128, 7 / step, images_per_second=100 * speed, step_ms=3 / speed)
         logs.step(position_after(step), means, 0.1 / 3)
@@ -97,7 +98,7 @@ def test_an_interrupted_run_leaves_the_csv_of_an_undisturbed_one(
     assert untimed(whole) == untimed(broken)
 
 
-def test_a_run_that_had_no_checkpoint_starts_its_files_anew(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_replaces_its_csv_files(tmp_path: Path) -> None:
     for last in (9, 5):
         logs = RunLogs(tmp_path)
         write(logs, 1, last)
@@ -106,7 +107,7 @@ def test_a_run_that_had_no_checkpoint_starts_its_files_anew(tmp_path: Path) -> N
     assert steps == [1, 2, 3, 4, 5]
 
 
-def test_a_cut_holds_even_if_no_row_follows(tmp_path: Path) -> None:
+def test_rows_after_the_checkpoint_are_dropped_even_if_none_follow(tmp_path: Path) -> None:
     logs = RunLogs(tmp_path)
     write(logs, 1, 9)
     logs.close()
@@ -125,7 +126,7 @@ def test_numbers_keep_all_their_digits(tmp_path: Path) -> None:
     assert (float(row["loss"]), float(row["lr"])) == (0.1 + 0.2, 1 / 3)
 
 
-def test_rows_are_in_the_file_at_once(tmp_path: Path) -> None:
+def test_rows_are_written_to_the_file_immediately(tmp_path: Path) -> None:
     logs = RunLogs(tmp_path)
     write(logs, 1, 3)
     with (tmp_path / STEPS_CSV).open(newline="") as file:
@@ -133,21 +134,28 @@ def test_rows_are_in_the_file_at_once(tmp_path: Path) -> None:
     logs.close()
 
 
-def test_the_lines_tell_where_the_run_is(tmp_path: Path) -> None:
-    logs = RunLogs(tmp_path, length=Length(epochs=90, steps_per_epoch=10_009))
+def test_the_lines_show_position_errors_and_rates(tmp_path: Path) -> None:
+    logs = RunLogs(tmp_path, size=RunSize(epochs=90, steps_per_epoch=10_009))
     line = logs.step(Position(3, 120, 30_147), Means(2560, 6.2134, 0.971, 0.902), 0.001)
     assert line == (
-        "epoch  3/90  step   120/10009  loss 6.2134  top-1 97.1%  top-5 90.2%  lr 0.001  "
-        "1,234.5 img/s  wait 1.0 ms + step 300.0 ms"
+        "epoch  3/90  step   120/10009  loss 6.2134  top-1 error 97.1 %, top-5 error 90.2 %  "
+        "lr 0.001  1,234.5 img/s  wait 1.0 ms + step 300.0 ms"
     )
     line = logs.epoch(Position(4, 0, 40_036), Found(), 0.001)
     assert line == (
-        "epoch  4/90  validated on 50,000 images: loss 2.5000  top-1 40.66%  top-5 18.21%"
+        "epoch  4/90  validated on 50,000 images: loss 2.5000  top-1 error 40.66 %, "
+        "top-5 error 18.21 %"
     )
     logs.close()
 
 
-def test_where_it_is_not_enabled_it_writes_nothing(tmp_path: Path) -> None:
+def test_top5_is_left_out_with_five_classes_or_fewer() -> None:
+    assert error_text(0.5, 0.0, 5) == "top-1 error 50.00 %"
+    assert error_text(0.5, 0.25, 6, digits=1) == "top-1 error 50.0 %, top-5 error 25.0 %"
+    assert error_text(0.5, 0.25, None) == "top-1 error 50.00 %, top-5 error 25.00 %"
+
+
+def test_a_process_that_is_not_the_main_one_writes_nothing(tmp_path: Path) -> None:
     logs = RunLogs(tmp_path, enabled=False)
     logs.cut(position_after(3))
     assert logs.step(position_after(4), Means(8, 1.0), 0.1).startswith("epoch 0  step 4  loss")
@@ -156,19 +164,19 @@ def test_where_it_is_not_enabled_it_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_csv_of_another_shape_is_refused(tmp_path: Path) -> None:
+def test_a_csv_with_other_columns_is_rejected(tmp_path: Path) -> None:
     (tmp_path / STEPS_CSV).write_text("step,loss\n1,2\n")
     with pytest.raises(DestinationError, match=r"steps\.csv: its columns are not"):
         RunLogs(tmp_path).cut(Position())
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DestinationError, match="cannot write the logs"):
         RunLogs(tmp_path / "none").step(position_after(1), Means(1, 1.0), 0.1)
 
 
 def events(folder: Path) -> list[tuple[str, int, float]]:
-    """(name, step, value) of all scalar events; lines up the framing of the files by hand."""
+    """(name, step, value) of all scalar events, parsed from the record framing of the files."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
@@ -182,7 +190,7 @@ def events(folder: Path) -> list[tuple[str, int, float]]:
     return found
 
 
-def test_tensorboard_gets_the_named_scalars_of_both_parts_of_a_run(tmp_path: Path) -> None:
+def test_tensorboard_gets_the_scalars_from_before_and_after_a_resume(tmp_path: Path) -> None:
     logs = RunLogs(tmp_path)
     write(logs, 1, 4)
     logs.close()
@@ -199,7 +207,7 @@ def test_tensorboard_gets_the_named_scalars_of_both_parts_of_a_run(tmp_path: Pat
     assert losses == pytest.approx([7 / step for step in range(1, 9)])
 
 
-def test_what_is_not_a_number_is_no_event(
+def test_a_nan_is_not_written_to_tensorboard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs = RunLogs(tmp_path)

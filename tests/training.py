@@ -1,4 +1,4 @@
-"""Small training runs for the tests: a narrow AlexNet on small crops of the mini ImageNet."""
+"""Small training runs for tests: a narrow AlexNet on small crops of the mini ImageNet."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tests.conftest import REPOSITORY, Ran
 from tests.forked import ForkServer
 
 SMALL = ("--device", "cpu", "--config", REPOSITORY / "tools" / "small.toml", "--log-every", 1)
-"""Batches of 16: the mini set's 96 training records are 6 updates an epoch."""
+"""Batches of 16, so the 96 training records of the mini set are 6 updates per epoch."""
 STEPS_PER_EPOCH = 6
-_torch_is_there = ForkServer(
+_server = ForkServer(
     "torch", "train.cli", "train.run.fit", "train.show.measure", "train.show.report"
 )
 
 
 def train_command(*arguments: object) -> list[str]:
-    """The ``train`` command line, run by this very Python."""
+    """The ``train`` command line for this Python."""
     return [sys.executable, "-m", "train", *map(str, arguments)]
 
 
 def train(*arguments: object) -> Ran:
     """Run ``train`` in a process of its own."""
-    result = _torch_is_there.run("train", [str(each) for each in arguments], dict(os.environ))
+    result = _server.run("train", [str(each) for each in arguments], dict(os.environ))
     return Ran(result.returncode, result.stdout, result.stderr)
 
 
 def fit(dataset: Path, out: Path, *arguments: object) -> Ran:
-    """A small run that must end well."""
+    """Run a small training that must succeed."""
     ran = train("fit", dataset, "--out", out, *SMALL, *arguments)
     assert ran.code == 0, ran.err
     return ran

@@ -4,12 +4,12 @@
 
     ImgprepError
     ├── UsageError                   2  (imgprep's)
-    │   └── ConfigError              2  a setting is wrong, or two do not fit together
+    │   └── ConfigError              2  a setting is wrong, or two contradict each other
     └── TrainError                   1  something the user can act on
         ├── DataError                1  the dataset cannot be trained on
-        ├── CheckpointError          1  a checkpoint is malformed or belongs to something else
+        ├── CheckpointError          1  a checkpoint is malformed or belongs to another run
         ├── DivergedError            1  the loss is no longer a number
-        └── StoppedError             1  SIGTERM or Ctrl-C; saved, run again to go on
+        └── RunStoppedError          1  SIGTERM or Ctrl-C; saved, the same command resumes
 
 A message says what is wrong, where, and what to do about it.
 """
@@ -20,11 +20,11 @@ from imgprep.errors import ImgprepError, UsageError
 
 
 class ConfigError(UsageError):
-    """A setting is wrong, or two settings do not fit together."""
+    """A setting is wrong, or two settings contradict each other."""
 
 
 class TrainError(ImgprepError):
-    """The training cannot go on."""
+    """The training cannot continue."""
 
 
 class DataError(TrainError):
@@ -39,5 +39,5 @@ class DivergedError(TrainError):
     """The loss is no longer a number."""
 
 
-class StoppedError(TrainError):
-    """SIGTERM or Ctrl-C: the state is saved, and the same command goes on."""
+class RunStoppedError(TrainError):
+    """SIGTERM or Ctrl-C: the state is saved, and the same command resumes."""

@@ -1,4 +1,4 @@
-"""Settings from a preset, a TOML file and flags, in this order; and back to TOML."""
+"""Settings of a run: resolved from a preset, a TOML file and flags, and written as TOML."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from train.retired import RETIRED, changed_retired, without_retired
 
 DEPTH_MAX = 8
 INTEGER_END = 2**63
+_KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 Settings = Mapping[str, Any]
 """Nested settings, such as ``{"seed": 1, "optim": {"lr": 0.02}}``."""
 
 
 def resolve(name: str | None, file: Settings, flags: Settings) -> RunConfig:
-    """The settings of a run: ``flags`` over ``file`` over the preset.
+    """Resolve the settings of a run: ``flags`` override ``file``, which overrides the preset.
 
     Args:
-        name: preset from the command line; None takes the file's, or ``paper``.
+        name: preset from the command line; None takes the one in ``file``, or ``paper``.
 
     Raises:
-        ConfigError: a setting is unknown, of the wrong type, out of range or at odds with another.
+        ConfigError: a setting is unknown, of the wrong type, out of range, or contradicts another.
     """
     chosen = name or file.get("preset", "paper")
     if not isinstance(chosen, str):
-        raise ConfigError(f"preset must be of type str, not {chosen!r:.80}")
+        raise ConfigError(f"preset must be a name, got {chosen!r:.80}")
     overrides = merge(file, flags)
     for setting, value in changed_retired(overrides).items():
         raise ConfigError(
             f"{setting} was removed, so it cannot be {value!r:.80}: leave it out (the default was "
-            f"{RETIRED[setting]!r}), or use the version of imgprep that began the run"
+            f"{RETIRED[setting]!r}), or use the version of imgprep that started the run"
         )
     overrides = without_retired(overrides)
     optim = overrides.get("optim")
     epochs = optim.get("epochs") if isinstance(optim, Mapping) else None
     base = preset(chosen, None if epochs is None else _number(epochs, int, "optim.epochs"))
-    config: RunConfig = _with(base, {**overrides, "preset": chosen})
+    config: RunConfig = _with_overrides(base, {**overrides, "preset": chosen})
     return config
 
 
 def merge(below: Settings, above: Settings) -> dict[str, Any]:
-    """``above`` laid over ``below``, section by section."""
+    """Merge nested settings; where both have a value, ``above`` wins."""
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
@@ -61,35 +62,35 @@ def merge(below: Settings, above: Settings) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Settings of a TOML file.
+    """Read the settings in a TOML file.
 
     Raises:
-        ConfigError: the file cannot be read, or is not TOML.
+        ConfigError: the file cannot be read or is not TOML.
     """
     try:
-        settings = _toml(path.read_text("utf-8"))
+        settings = _parse_toml(path.read_text("utf-8"))
     except OSError as exc:
         raise ConfigError(f"{path}: cannot read the settings: {exc.strerror}") from exc
     except ValueError as exc:
-        raise ConfigError(f"{path}: not TOML: {exc!s:.200}") from exc
+        raise ConfigError(f"{path}: not valid TOML: {exc!s:.200}") from exc
     return settings
 
 
-def _toml(text: str) -> dict[str, Any]:
-    """TOML of sections that are no deeper than ours by much; ValueError for all else."""
+def _parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML with a bounded nesting depth; ValueError for anything else."""
     try:
         settings = tomllib.loads(text)
     except RecursionError as exc:
-        raise ValueError("nested too deep") from exc
+        raise ValueError("it is nested too deep") from exc
     if is_deeper(settings, DEPTH_MAX):
-        raise ValueError("nested too deep")
+        raise ValueError("it is nested too deep")
     return settings
 
 
 def to_toml(config: RunConfig) -> str:
-    """All settings as TOML, which ``read_toml`` and ``resolve`` read back.
+    """Write all settings as TOML that ``read_toml`` and ``resolve`` read back.
 
-    TOML has no null: a setting that is None is written as ``"none"``.
+    TOML has no null, so None is written as ``"none"``.
     """
     import tomli_w
 
@@ -97,7 +98,7 @@ def to_toml(config: RunConfig) -> str:
 
 
 def from_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
-    """``("optim.lr=0.02", "net.lrn=false")`` as nested settings; values are TOML, or bare words.
+    """Parse assignments such as ``optim.lr=0.02``; values are TOML or bare words.
 
     Raises:
         ConfigError: an assignment has no ``=``.
@@ -108,7 +109,7 @@ def from_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
         if not sign or not key:
             raise ConfigError(f"{assignment!r}: expected SETTING=VALUE, such as optim.lr=0.02")
         try:
-            value: Any = _toml(f"value = {text}")["value"]
+            value: Any = _parse_toml(f"value = {text}")["value"]
         except ValueError:
             value = text
         for part in reversed(key.strip().split(".")):
@@ -118,14 +119,14 @@ def from_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
 
 
 def from_json(value: Settings) -> RunConfig:
-    """Settings as a checkpoint holds them: complete, nested, None as null or ``"none"``.
+    """Read settings from a checkpoint: complete and nested, with None as null or ``"none"``.
 
     Settings that were removed are ignored: none of them changes what trained weights compute.
 
     Raises:
         ConfigError: as ``resolve``.
     """
-    config: RunConfig = _with(RunConfig(), without_retired(value))
+    config: RunConfig = _with_overrides(RunConfig(), without_retired(value))
     return config
 
 
@@ -137,26 +138,24 @@ def _plain(value: Any) -> Any:
     return "none" if value is None else value
 
 
-def _with(base: Any, overrides: Settings, where: str = "") -> Any:
-    """The dataclass ``base`` with some fields replaced, checked against their annotations."""
+def _with_overrides(base: Any, overrides: Settings, where: str = "") -> Any:
+    """Replace fields of the dataclass ``base``, checked against their annotations."""
     hints = get_type_hints(type(base))
     changes: dict[str, Any] = {}
     for name, value in overrides.items():
         if name not in hints:
-            raise ConfigError(
-                f"unknown setting {where}{name:.80}; {where or 'a run '}has {', '.join(hints)}"
-            )
+            raise ConfigError(f"unknown setting {where}{name:.80}; choose from {', '.join(hints)}")
         if dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}{name} is a section, not {value!r:.80}")
-            changes[name] = _with(getattr(base, name), value, f"{where}{name}.")
+                raise ConfigError(f"{where}{name} is a section of settings, got {value!r:.80}")
+            changes[name] = _with_overrides(getattr(base, name), value, f"{where}{name}.")
         else:
             changes[name] = _coerce(value, hints[name], f"{where}{name}")
     return dataclasses.replace(base, **changes)
 
 
 def _coerce(value: Any, annotation: Any, name: str) -> Any:
-    """``value`` as a field annotated so wants it; ConfigError if it cannot be."""
+    """Convert ``value`` to the type of a field's annotation; ConfigError if that is impossible."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         if value in (None, "none") and type(None) in arguments:
@@ -165,11 +164,13 @@ def _coerce(value: Any, annotation: Any, name: str) -> Any:
         return _coerce(value, inner, name)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name} must be a list, not {value!r:.80}")
+            raise ConfigError(f"{name} must be a list, got {value!r:.80}")
         return tuple(_coerce(item, arguments[0], name) for item in value)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(f"{name} {value!r:.80} is none of {', '.join(map(str, arguments))}")
+            raise ConfigError(
+                f"{name} must be one of {', '.join(map(str, arguments))}; got {value!r:.80}"
+            )
         return value
     return _number(value, annotation, name)
 
@@ -178,7 +179,7 @@ def _number(value: Any, kind: type, name: str) -> Any:
     fits = isinstance(value, kind) and not (kind is not bool and isinstance(value, bool))
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not fits and not (kind is float and whole):
-        raise ConfigError(f"{name} must be of type {kind.__name__}, not {value!r:.80}")
+        raise ConfigError(f"{name} must be {_KIND_NAMES[kind]}, got {value!r:.80}")
     if (whole and abs(value) >= INTEGER_END) or (isinstance(value, float) and not isfinite(value)):
-        raise ConfigError(f"{name} must be a finite number of a sensible size")
+        raise ConfigError(f"{name} must be a finite number below 2^63, got {value!r:.80}")
     return kind(value)

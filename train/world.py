@@ -1,4 +1,4 @@
-"""Which process of how many this is, read from what started it: torchrun, SLURM, or nothing."""
+"""Rank and number of processes, read from the launcher's environment: torchrun, SLURM or none."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class World:
     """One process among all that train together."""
 
     rank: int = 0
-    """Of all processes on all machines; decides which records this one reads."""
+    """Rank among all processes of all machines; decides which records this process reads."""
     size: int = 1
     local_rank: int = 0
-    """Among the processes of this machine; decides which GPUs this one takes."""
+    """Rank among the processes of this machine; decides which GPUs this process uses."""
     local_size: int = 1
     launched: bool = False
-    """Whether torchrun or SLURM started this process: then it starts no others."""
+    """Whether a launcher started this process; then it starts no others."""
     rendezvous: str = "env://"
     """Where the processes meet: torchrun's variables, or ``tcp://HOST:PORT``."""
 
@@ -41,23 +41,23 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process logs, evaluates in public and saves."""
+        """Whether this process prints, logs and saves."""
         return self.rank == 0
 
     @property
     def machines(self) -> int:
-        """Machines, if all run as many processes as this one."""
+        """Number of machines, if each runs as many processes as this one."""
         return max(1, self.size // self.local_size)
 
 
 def world_from(environment: Mapping[str, str]) -> World:
-    """The world that the launcher's environment variables state.
+    """Read the launcher's environment variables.
 
-    torchrun's variables come first, then SLURM's (``srun tools/train ...``); with neither this
-    process is alone.
+    torchrun's variables come first, then SLURM's (``srun tools/train ...``); with neither, this
+    process trains alone.
 
     Raises:
-        ConfigError: a variable is missing or no number.
+        ConfigError: a variable is missing or not a number.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         size = _number(environment, "WORLD_SIZE")
@@ -77,7 +77,9 @@ def _from_slurm(environment: Mapping[str, str]) -> World:
     size = _number(environment, "SLURM_STEP_NUM_TASKS")
     nodes = _number(environment, "SLURM_STEP_NUM_NODES", 1)
     if size % nodes:
-        raise ConfigError(f"{size} SLURM tasks on {nodes} nodes: give every node as many")
+        raise ConfigError(
+            f"{size} SLURM tasks on {nodes} nodes: every node must run the same number of tasks"
+        )
     job = _number(environment, "SLURM_JOB_ID", 0)
     hosts = environment.get("SLURM_STEP_NODELIST", "127.0.0.1")
     address = environment.get("MASTER_ADDR", first_host(hosts))
@@ -93,10 +95,10 @@ def _from_slurm(environment: Mapping[str, str]) -> World:
 
 
 def first_host(hosts: str) -> str:
-    """First name of a SLURM node list: ``node[07-09,12],gpu1`` gives ``node07``."""
+    """First host name of a SLURM node list: ``node[07-09,12],gpu1`` gives ``node07``."""
     first = re.match(r"([^,\[]+)(?:\[([^\]]+)\])?([^,]*)", hosts)
     if first is None:
-        raise ConfigError(f"the SLURM node list {hosts!r} cannot be read: set MASTER_ADDR")
+        raise ConfigError(f"cannot parse the SLURM node list {hosts!r}: set MASTER_ADDR")
     number = re.split(r"[,-]", first[2])[0] if first[2] else ""
     return f"{first[1]}{number}{first[3]}"
 
@@ -115,7 +117,7 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
 def process_group(world: World, device: torch.device) -> Iterator[None]:
     """Join the other processes, by NCCL for GPUs and gloo for CPUs; leave them at the end.
 
-    The GPU group also has gloo, for what is decided on the host (stop, counts).
+    A GPU group has gloo as well, for values on the host (stop requests, counts).
     """
     if world.size == 1:
         yield

@@ -1,5 +1,5 @@
-"""A training run: settings in, a trained network in a folder out.
+"""One training run: settings and a dataset come in, a trained network in a folder goes out.
 
-``fit`` prepares a run and ``loop`` runs its epochs; ``step`` is one update; ``evaluate`` counts
-errors. ``budget`` works out a run's size before it begins. Start with ``fit``.
+``fit`` prepares and starts a run, ``loop`` runs its epochs, ``step`` makes one update,
+``evaluate`` counts errors, ``budget`` computes the size of a run. Start reading with ``fit``.
 """

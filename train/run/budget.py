@@ -1,4 +1,4 @@
-"""What a run is going to do, worked out before it starts; ``--dry-run`` shows it."""
+"""The run budget: size, memory and traffic of a run, computed before it starts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COPIES_OF_WEIGHTS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class RunBudget:
     """The size of a run."""
 
     preset: str
     placement: Placement
     processes: int
-    """On all machines."""
+    """Of all machines."""
     classes: int
     parameters: int
     train_images: int
@@ -39,11 +39,11 @@ class Plan:
     steps_per_epoch: int
     steps: int
     link_bytes_per_step: int
-    """Between the columns, or between the processes (each way, ring all-reduce), in a step."""
+    """Sent per step between the columns, or between processes (ring all-reduce, each way)."""
     memory_bytes_per_device: int
-    """Weights, gradients, velocities and saved activations; libraries come on top."""
+    """Weights, gradients, velocities and saved activations; libraries need more on top."""
     cache: str
-    """How the shards of a dataset at a URL are kept; empty for one on a local disk."""
+    """How the shards of a dataset at a URL are cached; empty for a local dataset."""
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -69,43 +69,50 @@ class Plan:
         }
 
     def render(self) -> str:
-        """For people."""
+        """For people: one line per subject."""
         place = self.placement
         ranks = "; ".join(
             f"rank {rank} on {' + '.join(place.devices(rank))}" for rank in range(place.processes)
         )
         each = -(-self.batch_images // self.processes)
+        between = "columns" if place.parallel == "columns" else "processes"
         return "\n".join(
             (
-                f"run       preset {self.preset}, {self.classes} classes, "
+                f"network   preset {self.preset}, {self.classes:,} classes, "
                 f"{self.parameters:,} parameters",
-                f"devices   {place.parallel}: {self.processes} process"
-                f"{'es' * (self.processes > 1)}; {ranks}",
-                f"batch     {self.batch_images} images an update, {each} a process",
-                f"length    {self.epochs} epochs of {self.steps_per_epoch:,} steps "
-                f"({self.train_images:,} images); stops after {self.steps:,} steps at the latest",
-                f"validate  {self.val_images:,} images",
-                f"link      {self.link_bytes_per_step:,} bytes a step"
-                + (" between the columns" if place.parallel == "columns" else ""),
-                f"memory    about {self.memory_bytes_per_device / MIB:,.0f} MiB a device, "
-                "without libraries and input buffers",
+                f"devices   parallel {place.parallel}, {self.processes} process"
+                f"{'es' * (self.processes > 1)}: {ranks}",
+                f"images    {self.train_images:,} for training, {self.val_images:,} for validation",
+                f"batch     {self.batch_images:,} images per update, {each:,} per process",
+                f"length    {self.epochs:,} epoch{'s' * (self.epochs != 1)} of "
+                f"{self.steps_per_epoch:,} step{'s' * (self.steps_per_epoch != 1)}; "
+                f"at most {self.steps:,} steps in all",
+                f"memory    about {self.memory_bytes_per_device / MIB:,.0f} MiB per device, "
+                "plus libraries and input buffers",
+                *(
+                    [f"traffic   {self.link_bytes_per_step:,} bytes per step between {between}"]
+                    if self.link_bytes_per_step
+                    else []
+                ),
                 *([f"cache     {self.cache}"] if self.cache else []),
             )
         )
 
 
-def make_plan(config: RunConfig, data: TrainingSet, placement: Placement, world: World) -> Plan:
-    """Work out the size of a run, from a network without data.
+def make_budget(
+    config: RunConfig, data: TrainingSet, placement: Placement, world: World
+) -> RunBudget:
+    """Compute the size of a run from its network, without reading records.
 
     Raises:
-        ConfigError: the dataset is at a URL, and the cache is too small.
+        ConfigError: the dataset is at a URL and the cache is too small.
     """
     processes = world.size if world.launched else placement.processes
     classes = config.net.classes or data.classes
     layout = net_layout(config.net, classes=classes, image_px=config.input.crop_px)
     steps_per_epoch = -(-data.records("train") // config.optim.batch_images)
     rows = -(-config.optim.batch_images // processes // config.optim.accumulate)
-    return Plan(
+    return RunBudget(
         preset=config.preset,
         placement=placement,
         processes=processes,
@@ -131,21 +138,21 @@ def _link_bytes(config: RunConfig, layout: NetLayout, placement: Placement, proc
     total = 0
     if placement.parallel == "columns":
         rows = -(-config.optim.batch_images // processes)
-        total += 2 * rows * sum(layout.link_bytes_per_image().values())  # and back
+        total += 2 * rows * sum(layout.link_bytes_per_image().values())  # forward and backward
     if processes > 1:
         total += 2 * FLOAT_BYTES * layout.parameters * (processes - 1) // processes
     return total
 
 
 def _saved_bytes(config: RunConfig, layout: NetLayout) -> int:
-    """Bytes of activations that the forward pass keeps for the backward pass, an image.
+    """Bytes of activations per image that the forward pass keeps for the backward pass.
 
-    One image goes through a network of weights that were never written, so they take no memory;
-    on torch's device "meta" it would take two seconds, to import what it traces with.
+    One image goes through a network whose weights are never written and so take no memory.
+    torch's "meta" device would need two seconds to import its tracing modules.
     """
     net = GroupedNet(layout, config.net, torch.device("cpu"))
     weights = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
-    seen: dict[int, torch.UntypedStorage] = {}  # held, so that no two have one address
+    seen: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is reused
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()

@@ -1,4 +1,4 @@
-"""The error of a network, or of several averaged: each record of a split counted exactly once.
+"""The error of a network, or of several averaged; each record of a split counts exactly once.
 
 Class probabilities (softmax in float32) are averaged over the views of an image and over the
 networks, as in the paper (4.1) and its source (layer.cu 1809-1821): not logits, not logarithms.
@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.errors import DataError
+from train.run.error_text import error_text
 from train.run.metrics import TopK, TopKCounter, summed
 
 LOSS_UNIT = 2**20
-"""Losses are added up in integers of this part of a nat: the same for any order."""
+"""Losses are summed as integers, in this fraction of a nat, so that the order does not matter."""
 
 
 class BatchLike(Protocol):
-    """What the evaluation loader gives."""
+    """A batch of the evaluation loader."""
 
     @property
     def images_v(self) -> Iterable[Tensor]:
@@ -37,8 +38,8 @@ class BatchLike(Protocol):
     def record_n(self) -> NDArray[np.int64]: ...
 
 
-Watch = Callable[[NDArray[np.int64], Tensor, Tensor], None]
-"""Is shown each batch: records (n,), mean probabilities float32 (n, k), labels (n,)."""
+OnBatch = Callable[[NDArray[np.int64], Tensor, Tensor], None]
+"""Called with each batch: records (n,), mean probabilities float32 (n, k), labels (n,)."""
 
 
 class NetLike(Protocol):
@@ -49,28 +50,28 @@ class NetLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a measurement found. Errors are fractions."""
+    """The result of a measurement. Errors are fractions."""
 
     counts: TopK
     loss: float
-    """Mean of minus the logarithm of the probability of the right class; NaN if one was NaN."""
+    """Mean of -ln(probability of the right class), nats; NaN if that of any image is NaN."""
     views: int
-    """Views of each image that were averaged."""
+    """Views averaged per image."""
     networks: int
 
     @property
     def count(self) -> int:
-        """Images."""
+        """Images measured."""
         return self.counts.count
 
     @property
     def top1_error(self) -> float:
-        """Of all images."""
+        """Over all images."""
         return self.counts.top1_error
 
     @property
     def top5_error(self) -> float:
-        """Of all images."""
+        """Over all images."""
         return self.counts.top5_error
 
     def to_json(self, *, per_class: bool = False) -> dict[str, Any]:
@@ -96,14 +97,15 @@ class Evaluation:
         if self.networks > 1:
             what += f", {self.networks} networks averaged"
         lines = [
-            f"top-1 error {self.top1_error:.2%}, top-5 error {self.top5_error:.2%}, "
+            f"{error_text(self.top1_error, self.top5_error, self.counts.classes)}, "
             f"loss {self.loss:.4f} ({self.count:,} images, {what})"
         ]
         if per_class:
+            classes = self._classes()
             lines += [
-                f"class {k:>5}  {count:>7,} images"
-                + ("" if top1 is None else f"  top-1 {top1:7.2%}  top-5 {top5:7.2%}")
-                for k, (count, top1, top5) in enumerate(self._classes())
+                f"class {k:>5}  {count:>7,} image{'s' * (count != 1)}"
+                + ("" if top1 is None else f"  {error_text(top1, top5 or 0.0, len(classes))}")
+                for k, (count, top1, top5) in enumerate(classes)
             ]
         return "\n".join(lines)
 
@@ -120,52 +122,52 @@ def evaluate(
     *,
     count: int,
     processes: int = 1,
-    watch: Watch | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Evaluation:
-    """Measure ``nets``, averaged, on what ``loader`` yields: this process's part of a split.
+    """Measure ``nets``, averaged, on this process's part of a split.
 
-    Every process must call it, and gets the whole. ``count``: records of the split. ``watch`` sees
-    what was measured, batch by batch.
+    Every process must call it, and gets the result over the whole split. ``count`` is the number
+    of records in the split; ``on_batch`` is called after each batch.
 
     Raises:
-        DataError: a record is missing, or came twice.
+        DataError: a record is missing or was measured twice.
     """
-    sums: _Sums | None = None
+    sums: _EvaluationSums | None = None
     seen = torch.zeros(count, dtype=torch.int64)
     views = 0
     for batch in loader:
         probability_nk, views = _mean_probability(nets, batch.images_v)
         if sums is None:
-            sums = _Sums(probability_nk.shape[1], probability_nk.device)
+            sums = _EvaluationSums(probability_nk.shape[1], probability_nk.device)
         sums.add(probability_nk, batch.labels_n)
-        if watch is not None:
-            watch(batch.record_n, probability_nk, batch.labels_n)
+        if on_batch is not None:
+            on_batch(batch.record_n, probability_nk, batch.labels_n)
         _mark(seen, batch.record_n)
-    if processes > 1:  # one of them may have had nothing, not even a number of classes
+    if processes > 1:  # a process without records does not know the number of classes
         agreed = torch.tensor([sums.classes if sums else 0, views])
         dist.all_reduce(agreed, dist.ReduceOp.MAX)
         if sums is None:
-            sums = _Sums(int(agreed[0]), torch.device("cpu"))
+            sums = _EvaluationSums(int(agreed[0]), torch.device("cpu"))
         views = int(agreed[1])
     _check_seen(summed(seen, processes))
     if sums is None:
-        raise DataError("there is nothing to measure: the split has no records")
+        raise DataError("nothing to measure: the split has no records")
     return Evaluation(*sums.total(processes), views, len(nets))
 
 
-class _Sums:
-    """Integer sums on a device."""
+class _EvaluationSums:
+    """Integer sums of credit and loss, on a device."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes = classes
         self._counter = TopKCounter(classes, device)
         self._loss_2 = torch.zeros(2, dtype=torch.int64, device=device)
-        """Loss in ``LOSS_UNIT``, and how many images had none that is finite."""
+        """Loss in ``LOSS_UNIT``, and the number of images whose loss is not finite."""
 
     def add(self, probability_nk: Tensor, labels_n: Tensor) -> None:
         self._counter.add(probability_nk, labels_n)
         own_n = probability_nk.gather(1, labels_n[:, None])[:, 0]
-        # a probability may round to 0: its logarithm is then that of the smallest float
+        # a probability may round to 0; the smallest float keeps its logarithm finite
         loss_n = -own_n.clamp(min=torch.finfo(torch.float32).tiny).double().log()
         finite_n = loss_n.isfinite()
         units_n = torch.where(finite_n, loss_n * LOSS_UNIT, 0.0).round().to(torch.int64)
@@ -180,7 +182,7 @@ class _Sums:
 
 
 def _mean_probability(nets: Sequence[NetLike], views: Iterable[Tensor]) -> tuple[Tensor, int]:
-    """Mean over views and nets of the softmax, float32 (n, k), and how many views there were."""
+    """Mean of the softmax over views and nets, float32 (n, k), and the number of views."""
     total: Tensor | None = None
     count = 0
     for images in views:
@@ -189,14 +191,14 @@ def _mean_probability(nets: Sequence[NetLike], views: Iterable[Tensor]) -> tuple
             probability_nk = net(images.float(), None).float().softmax(1)
             total = probability_nk if total is None else total + probability_nk
     if total is None:
-        raise ValueError("a batch without views, or no networks")
+        raise ValueError("a batch has no views, or there are no networks")
     return total / (count * len(nets)), count
 
 
 def _mark(seen: Tensor, record_n: NDArray[np.int64]) -> None:
     records = torch.from_numpy(np.asarray(record_n, np.int64))
     if len(records) and not 0 <= int(records.min()) <= int(records.max()) < len(seen):
-        raise DataError(f"a record beyond the {len(seen):,} of the split was measured")
+        raise DataError(f"the loader yielded a record beyond the {len(seen):,} of the split")
     seen.index_add_(0, records, torch.ones_like(records))
 
 
@@ -205,5 +207,5 @@ def _check_seen(seen: Tensor) -> None:
     if missing or twice:
         raise DataError(
             f"of the split's {len(seen):,} records {missing:,} were not measured and {twice:,} "
-            "more than once: the loader is at fault, and no error can be stated"
+            "more than once: this is a fault of the loader, and the error is unknown"
         )

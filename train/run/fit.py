@@ -1,4 +1,4 @@
-"""A run from its command line to its end: settings, placement, parts, resume, loop."""
+"""A run from start to end: settings, placement, components, resume, loop."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from train.net import build_net
 from train.net.memory import keep_pages
 from train.optim import schedule
 from train.optim.sgd import Sgd
-from train.run.budget import Plan, make_plan
+from train.run.budget import RunBudget, make_budget
+from train.run.error_text import error_text
 from train.run.launch import Placement, find_hardware, place
-from train.run.logs import Length, RunLogs
-from train.run.loop import Listener, Loop, Parts
+from train.run.logs import RunLogs, RunSize
+from train.run.loop import Loop, RunComponents, TextOutput
+from train.run.meter import StepMeter
 from train.run.step import Stepper
 from train.run.stop import StopSignal
-from train.run.window import Window
 from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint import Checkpoint
-from train.saved.compatible import Expected, changed_settings, check_resume
-from train.saved.run_folder import Origin, RunFolder, locked_run
+from train.saved.compatible import ExpectedRun, changed_settings, check_resume
+from train.saved.run_folder import CONFIG, Origin, RunFolder, locked_run
 from train.settings import merge, read_toml, resolve, to_toml
 from train.world import World, process_group, world_from
 
@@ -45,13 +46,25 @@ class FitJob:
     data: TrainingSet
     world: World
     placement: Placement
-    plan: Plan
+    budget: RunBudget
     out: Path
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """Devices of this process."""
         return tuple(torch.device(name) for name in self.placement.devices(self.world.local_rank))
+
+    def summary(self, *, verbose: bool = False) -> str:
+        """The run in about ten lines; with ``verbose``, all settings before them."""
+        optim, data = self.config.optim, self.data
+        lines = (
+            f"dataset   {data.location}: {data.encoding} records of {data.size_px} px",
+            self.budget.render(),
+            f"rate      {optim.lr:g}, schedule {optim.schedule}; momentum {optim.momentum:g}, "
+            f"weight decay {optim.weight_decay:g}",
+            f"settings  kept in {self.out / CONFIG}; --verbose prints all of them",
+        )
+        return "\n".join(([to_toml(self.config)] if verbose else []) + list(lines))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,27 +75,28 @@ class FitOutcome:
     reason: str
     epochs: int
     steps: int
+    classes: int
     best: Mapping[str, Any] | None
     """The validation with the lowest top-1 error, if there was one."""
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
-        return {**dataclasses.asdict(self), "checkpoint": str(self.checkpoint)}
+        value = {**dataclasses.asdict(self), "checkpoint": str(self.checkpoint)}
+        del value["classes"]
+        return value
 
     def render(self) -> str:
         """For people."""
-        lines = [f"done: {self.reason} ({self.steps:,} updates)"]
+        lines = [f"done: {self.reason}"]
         if self.best is not None:
-            lines.append(
-                f"lowest validation error: top-1 {self.best['top1_error']:.2%}, top-5 "
-                f"{self.best['top5_error']:.2%} (centre crop, epoch {self.best['epoch']})"
-            )
+            errors = error_text(self.best["top1_error"], self.best["top5_error"], self.classes)
+            lines.append(f"best validation: {errors} (centre crop, epoch {self.best['epoch']})")
         lines.append(f"checkpoint: {self.checkpoint}")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class FitRequest:
     """What the command line asks for."""
 
     dataset: Location
@@ -94,13 +108,13 @@ class Request:
     processes: int | None = None
 
 
-def prepare(request: Request) -> FitJob:
-    """Resolve the settings and decide where the run goes; changes nothing.
+def prepare(request: FitRequest) -> FitJob:
+    """Resolve the settings and place the run on devices; writes nothing.
 
-    A folder that holds a run gives its settings; flags come over them.
+    If the folder already holds a run, its settings are used, and flags override them.
 
     Raises:
-        ConfigError: the settings or the devices do not fit.
+        ConfigError: the settings do not fit the dataset or the devices.
         DataError, FormatError: the dataset cannot be trained on.
     """
     config = _settings(request)
@@ -109,33 +123,35 @@ def prepare(request: Request) -> FitJob:
     data = open_dataset(request.dataset)
     if config.input.crop_px > data.size_px:
         raise ConfigError(
-            f"crops of {config.input.crop_px} px do not fit records of {data.size_px} px: set "
-            "input.crop_px"
+            f"input.crop_px is {config.input.crop_px}, but the records are {data.size_px} px: set "
+            f"input.crop_px to {data.size_px} or less"
         )
-    plan = make_plan(config, data, placement, world)
+    budget = make_budget(config, data, placement, world)
     return FitJob(
-        config=config, data=data, world=world, placement=placement, plan=plan, out=request.out
+        config=config, data=data, world=world, placement=placement, budget=budget, out=request.out
     )
 
 
-def _settings(request: Request) -> RunConfig:
+def _settings(request: FitRequest) -> RunConfig:
     folder = RunFolder(request.out)
     stored = read_toml(folder.config) if folder.config.exists() else {}
     if stored and request.preset not in (None, stored.get("preset")):
         raise ConfigError(
-            f"{request.out} was begun with preset {stored.get('preset')!r}, not "
-            f"{request.preset!r}: leave --preset out, or name another --out"
+            f"{request.out} was started with preset {stored.get('preset')!r}, not "
+            f"{request.preset!r}: omit --preset, or use another --out"
         )
     file = read_toml(request.config_file) if request.config_file else {}
     return resolve(request.preset, merge(stored, file), request.flags)
 
 
-def run(job: FitJob, listener: Listener, *, allow_reshard: bool = False) -> FitOutcome:
-    """Train, or go on, until the run ends.
+def run(
+    job: FitJob, output: TextOutput, *, allow_reshard: bool = False, verbose: bool = False
+) -> FitOutcome:
+    """Train or resume until the run ends.
 
     Raises:
         CheckpointError: the folder's checkpoint belongs to another run.
-        DivergedError, StoppedError: as ``Loop.run``.
+        DivergedError, RunStoppedError: as ``Loop.run``.
         DestinationError, BusyError: the folder cannot be used.
     """
     torch.set_num_threads(job.placement.threads_per_process)
@@ -144,23 +160,24 @@ def run(job: FitJob, listener: Listener, *, allow_reshard: bool = False) -> FitO
     else:
         torch.cuda.set_device(job.devices[0])
     stop = StopSignal(on_gpu=job.placement.device_type == "cuda")
-    with stop.listening(), process_group(job.world, job.devices[0]), _held(job):
-        saved = _saved(job, allow_reshard=allow_reshard)
+    with stop.listening(), process_group(job.world, job.devices[0]), _locked(job):
+        saved = _load_saved(job, allow_reshard=allow_reshard)
         if job.world.is_main:
             write_bytes(RunFolder(job.out).config, to_toml(job.config).encode())
             RunFolder(job.out).write_origin(_origin(job))
-        with _loop(job, stop, listener) as loop:
+        with _open_loop(job, stop, output) as loop:
             if saved is None:
-                listener.line(f"{to_toml(job.config)}\n{job.plan.render()}")
-                _warm_start(loop, job.config, listener)
+                output.line(job.summary(verbose=verbose))
+                _warm_start(loop, job.config, output)
             else:
-                _resume(loop, saved, listener)
+                _resume(loop, saved, output)
             reason = loop.run()
             return FitOutcome(
                 checkpoint=job.out / checkpoints.LAST,
                 reason=reason,
                 epochs=loop.position.epoch,
                 steps=loop.position.global_step,
+                classes=job.budget.classes,
                 best=loop.best,
             )
 
@@ -180,8 +197,8 @@ def _origin(job: FitJob) -> Origin:
 
 
 @contextmanager
-def _held(job: FitJob) -> Iterator[None]:
-    """Hold the run's folder in the main process; the others wait until it does."""
+def _locked(job: FitJob) -> Iterator[None]:
+    """Lock the run's folder in the main process; the others wait until it is locked."""
     if job.world.is_main:
         with locked_run(job.out):
             _barrier(job.world)
@@ -197,12 +214,12 @@ def _barrier(world: World) -> None:
 
 
 @contextmanager
-def _loop(job: FitJob, stop: StopSignal, listener: Listener) -> Iterator[Loop]:
-    """All parts of a run, closed at the end."""
+def _open_loop(job: FitJob, stop: StopSignal, output: TextOutput) -> Iterator[Loop]:
+    """Build all components of a run; close them at the end."""
     config, devices = job.config, job.devices
     net = build_net(
         config.net,
-        classes=job.plan.classes,
+        classes=job.budget.classes,
         devices=devices,
         columns=job.placement.parallel == "columns",
         seed=config.seed,
@@ -221,19 +238,23 @@ def _loop(job: FitJob, stop: StopSignal, listener: Listener) -> Iterator[Loop]:
         device=devices[0],
     )
     val = None
-    if job.plan.val_images:
+    if job.budget.val_images:
         batch_images = config.eval_batch_images
         val = EvalLoader(
             job.data, input_config, share, batch_images=batch_images, device=devices[0]
         )
-    length = Length(epochs=config.optim.epochs, steps_per_epoch=train.steps_per_epoch)
-    logs = RunLogs(job.out, enabled=job.world.is_main, length=length)
-    parts = Parts(
+    size = RunSize(
+        epochs=config.optim.epochs,
+        steps_per_epoch=train.steps_per_epoch,
+        classes=job.budget.classes,
+    )
+    logs = RunLogs(job.out, enabled=job.world.is_main, size=size)
+    components = RunComponents(
         config=config,
         data=job.data,
         world=job.world,
         folder=job.out,
-        classes=job.plan.classes,
+        classes=job.budget.classes,
         net=net,
         sgd=sgd,
         stepper=Stepper(net, sgd, config, job.world),
@@ -241,53 +262,55 @@ def _loop(job: FitJob, stop: StopSignal, listener: Listener) -> Iterator[Loop]:
         val=val,
         logs=logs,
         stop=stop,
-        listener=listener,
+        output=output,
     )
     try:
-        yield Loop(parts, schedule.start(config.optim), Window(devices[0]))
+        yield Loop(components, schedule.start(config.optim), StepMeter(devices[0]))
     finally:
-        parts.stepper.close()
+        components.stepper.close()
         logs.close()
         train.close()
         if val is not None:
             val.close()
 
 
-def _saved(job: FitJob, *, allow_reshard: bool) -> Checkpoint | None:
-    """The checkpoint to go on from, if there is one and it is this run's."""
+def _load_saved(job: FitJob, *, allow_reshard: bool) -> Checkpoint | None:
+    """The checkpoint to resume from; None for a new run."""
     path = RunFolder(job.out).last
     if not path.exists():
         return None
     saved = checkpoints.load(path)
-    expected = Expected(
+    expected = ExpectedRun(
         config=job.config,
         dataset_fingerprint=job.data.fingerprint,
         label_order_sha256=job.data.label_order_sha256,
-        classes=job.plan.classes,
+        classes=job.budget.classes,
         data_processes=job.world.size,
     )
     check_resume(saved, expected, allow_reshard=allow_reshard)
     return saved
 
 
-def _warm_start(loop: Loop, config: RunConfig, listener: Listener) -> None:
-    """Take over the weights of another network, where they fit (2012 source, initw.py)."""
+def _warm_start(loop: Loop, config: RunConfig, output: TextOutput) -> None:
+    """Copy the weights of another network where the shapes fit (2012 source, initw.py)."""
     if config.warm_start is None:
         return
     theirs = checkpoints.load(Path(config.warm_start)).model
-    ours = loop.parts.net.canonical_state()
+    ours = loop.components.net.canonical_state()
     fits = [name for name in ours if name in theirs and theirs[name].shape == ours[name].shape]
     if not fits:
-        raise CheckpointError(f"{config.warm_start}: no layer fits this network")
-    loop.parts.net.load_canonical_state({**ours, **{name: theirs[name] for name in fits}})
-    left = [name for name in ours if name not in fits]
-    listener.line(f"weights of {config.warm_start}; begun anew: {', '.join(left) or 'none'}")
+        raise CheckpointError(f"{config.warm_start}: none of its layers fits this network")
+    loop.components.net.load_canonical_state({**ours, **{name: theirs[name] for name in fits}})
+    fresh = [name for name in ours if name not in fits]
+    output.line(
+        f"copied weights from {config.warm_start}; newly initialised: {', '.join(fresh) or 'none'}"
+    )
 
 
-def _resume(loop: Loop, saved: Checkpoint, listener: Listener) -> None:
-    config = loop.parts.config
+def _resume(loop: Loop, saved: Checkpoint, output: TextOutput) -> None:
+    config = loop.components.config
     loop.resume(saved)
-    loop.parts.logs.cut(saved.position)
-    listener.line(f"goes on at epoch {saved.position.epoch}, step {saved.position.global_step:,}")
+    loop.components.logs.cut(saved.position)
+    output.line(f"resuming at epoch {saved.position.epoch}, step {saved.position.global_step:,}")
     for change in changed_settings(saved, config):
-        listener.line(f"  changed: {change}")
+        output.line(f"  changed: {change}")

@@ -1,4 +1,4 @@
-"""Which processes train on which devices, decided before any of them starts; and start them."""
+"""Placement: decides which processes train on which devices, and starts the processes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from train.config import RunConfig
 from train.errors import ConfigError
 from train.world import World
 
+NO_GPU = "--device cuda: no GPU is visible; check nvidia-smi, or use --device cpu"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
-    """What this machine offers."""
+    """Devices of this machine."""
 
     gpus: int
     """GPUs that this process may use."""
@@ -35,10 +37,10 @@ class Placement:
     device_type: str
     devices_per_process: int
     threads_per_process: int
-    """Of arithmetic on the CPU, and of decoding."""
+    """For arithmetic on the CPU, and for decoding."""
 
     def devices(self, local_rank: int) -> tuple[str, ...]:
-        """Names of the devices of one process of this machine."""
+        """Device names of one process of this machine."""
         count = self.devices_per_process
         if self.device_type == "cpu":
             return ("cpu",) * count
@@ -46,7 +48,7 @@ class Placement:
 
 
 def find_hardware() -> Hardware:
-    """GPUs and processors of this machine; imports torch."""
+    """Count GPUs and processors of this machine; imports torch."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -54,18 +56,18 @@ def find_hardware() -> Hardware:
 
 
 def place(config: RunConfig, hardware: Hardware, world: World, processes: int | None) -> Placement:
-    """Where a run goes.
+    """Place a run on the devices.
 
-    By itself: a column on each of two GPUs if there are two (and the net has two columns), one
-    GPU, or the CPU. ``processes`` is how many the user wants on this machine; None takes one, or,
-    for data parallelism, one for each GPU (on a CPU: two).
+    The automatic choice is a column on each of two GPUs if there are two and the network has two
+    columns, else one GPU, else the CPU. ``processes`` is the number asked for on this machine;
+    None takes one, or, for data parallelism, one per GPU (two on a CPU).
 
     Raises:
-        ConfigError: there are not that many devices, or the launcher started another number.
+        ConfigError: there are too few devices, or the launcher started another number.
     """
     on_gpu = config.device == "cuda" or (config.device == "auto" and hardware.gpus > 0)
     if config.device == "cuda" and not hardware.gpus:
-        raise ConfigError("--device cuda: no GPU is visible here; see nvidia-smi, or use cpu")
+        raise ConfigError(NO_GPU)
     parallel = _parallel(config, hardware, world, on_gpu=on_gpu)
     per_process = 2 if parallel == "columns" else 1
     if world.launched:
@@ -78,11 +80,14 @@ def place(config: RunConfig, hardware: Hardware, world: World, processes: int | 
         count = processes or _processes(parallel, hardware, on_gpu)
     if on_gpu and count * per_process > hardware.gpus:
         raise ConfigError(
-            f"{count} process{'es' * (count > 1)} of {per_process} GPU{'s' * (per_process > 1)} "
-            f"need {count * per_process} GPUs, but {hardware.gpus} are visible"
+            f"the run needs {count * per_process} GPUs ({count} process{'es' * (count > 1)} of "
+            f"{per_process} GPU{'s' * (per_process > 1)}), but only {hardware.gpus} "
+            f"{'is' if hardware.gpus == 1 else 'are'} visible"
         )
     if parallel == "none" and (count > 1 or world.size > 1):
-        raise ConfigError("--parallel none is one process; use data or columns for more")
+        raise ConfigError(
+            "--parallel none runs one process: use --parallel data or columns for more"
+        )
     return Placement(
         parallel=parallel,
         processes=count,
@@ -110,7 +115,7 @@ def _processes(parallel: str, hardware: Hardware, on_gpu: bool) -> int:
 def start_processes(arguments: Sequence[str], processes: int) -> None:
     """Become torchrun, which runs ``python -m train`` with these arguments in every process.
 
-    Replaces this process: signals then reach the launcher itself. Does not return.
+    It replaces this process, so that signals reach the launcher itself. Does not return.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -120,5 +125,5 @@ def start_processes(arguments: Sequence[str], processes: int) -> None:
     ]  # fmt: skip
     os.environ[program.COMMAND_VARIABLE] = program.command()
     os.environ["PYTHONSAFEPATH"] = "1"  # the user's folder may contain a train.py
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun says so; we set threads later
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun warns; we set threads later
     os.execv(sys.executable, command)

@@ -1,8 +1,8 @@
-"""What a run writes down as it goes: lines for people, CSV, TensorBoard events.
+"""The logs of a run: lines for people, CSV files, TensorBoard events.
 
-``steps.csv`` has a row for each line of the log, ``epochs.csv`` for each validation. A run that
-goes on cuts what was written after its checkpoint, so that both end as if it had never stopped,
-but for the timings (``images_per_s`` and the columns in ``_ms``).
+``steps.csv`` has a row for each line of the log, ``epochs.csv`` for each validation. A resumed run
+drops the rows written after its checkpoint, so both files end as if the run had never stopped,
+except for the timings (``images_per_s`` and the columns in ``_ms``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from imgprep.errors import DestinationError
 from imgprep.storage.atomic import write_bytes
 from train.errors import ConfigError
+from train.run.error_text import error_text
 
 if TYPE_CHECKING:
     from train.saved.checkpoint import Position
@@ -38,7 +39,7 @@ Row = Mapping[str, Any]
 
 
 class MeansLike(Protocol):
-    """Means since the line before; errors are fractions, under crops, noise and dropout."""
+    """Means since the previous line; errors are fractions, under crops, noise and dropout."""
 
     @property
     def images(self) -> int: ...
@@ -57,7 +58,7 @@ class MeansLike(Protocol):
 
 
 class EvaluationLike(Protocol):
-    """What a validation found."""
+    """The result of a validation; errors are fractions."""
 
     @property
     def count(self) -> int: ...
@@ -70,18 +71,19 @@ class EvaluationLike(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Length:
-    """How long the run is, for the lines; 0 is not known."""
+class RunSize:
+    """The size of a run, for its log lines; 0 or None: unknown."""
 
     epochs: int = 0
     steps_per_epoch: int = 0
+    classes: int | None = None
 
 
 class RunLogs:
-    """Writes the logs of the run in ``folder``. Where it is not ``enabled`` (every process but
-    one) it only makes the lines. Prints nothing.
+    """Writes the logs of the run in ``folder``; prints nothing.
 
-    A run starts its files anew unless ``cut`` has been called before the first row.
+    Unless ``enabled``, as in all processes but the main one, it only formats the lines. New files
+    replace those of an earlier run unless ``cut`` is called before the first row.
     """
 
     def __init__(
@@ -90,25 +92,25 @@ class RunLogs:
         *,
         enabled: bool = True,
         tensorboard: bool = True,
-        length: Length | None = None,
+        size: RunSize | None = None,
     ) -> None:
         self._folder = folder
         self._enabled = enabled
         self._tensorboard = tensorboard
-        self._length = length or Length()
+        self._size = size or RunSize()
         self._files: dict[str, TextIO] = {}
         self._kept: Position | None = None
         self._events: _Events | None = None
 
     def cut(self, position: Position) -> None:
-        """Go on from ``position``: drop what a run that got further had written after it."""
+        """Resume from ``position``: drop rows that were written after it."""
         assert not self._files, "cut comes before the first row"
         self._kept = position
         if self._enabled:
             self._open()
 
     def step(self, position: Position, means: MeansLike, lr: float) -> str:
-        """Write a row after the update that led to ``position``; returns the line to show."""
+        """Write a row after the update that led to ``position``; returns the log line."""
         row = {
             "global_step": position.global_step,
             "epoch": position.epoch,
@@ -136,10 +138,10 @@ class RunLogs:
                     "train/step_ms": means.step_ms,
                 },
             )
-        return step_line(row, self._length)
+        return step_line(row, self._size)
 
     def epoch(self, position: Position, found: EvaluationLike, lr: float) -> str:
-        """Write a row after a validation; ``position.epoch`` epochs are done. Returns the line."""
+        """Write a row after a validation of ``position.epoch`` epochs; returns the log line."""
         row = {
             "epoch": position.epoch,
             "global_step": position.global_step,
@@ -159,10 +161,10 @@ class RunLogs:
                     "val/top5": found.top5_error,
                 },
             )
-        return epoch_line(row, self._length)
+        return epoch_line(row, self._size)
 
     def flush(self) -> None:
-        """Put all rows on disk: before each checkpoint, which would otherwise outlive them."""
+        """Flush all rows to disk, before each checkpoint, which must not outlive its rows."""
         try:
             for file in self._files.values():
                 file.flush()
@@ -215,27 +217,27 @@ class RunLogs:
         self._events.add(position.global_step, values)
 
 
-def step_line(row: Row, length: Length) -> str:
-    """The line of an update: whole epochs done, steps in this one, means since the line before."""
+def step_line(row: Row, size: RunSize) -> str:
+    """The line of an update: epochs done, steps in this epoch, means since the previous line."""
     return (
-        f"epoch {_of(row['epoch'], length.epochs)}  "
-        f"step {_of(row['step'], length.steps_per_epoch)}  "
-        f"loss {row['loss']:.4f}  top-1 {row['top1_error']:.1%}  top-5 {row['top5_error']:.1%}  "
+        f"epoch {_of(row['epoch'], size.epochs)}  "
+        f"step {_of(row['step'], size.steps_per_epoch)}  "
+        f"loss {row['loss']:.4f}  {_errors(row, size, digits=1)}  "
         f"lr {row['lr']:.3g}  {row['images_per_s']:,.1f} img/s  "
         f"wait {row['wait_ms']:.1f} ms + step {row['step_ms']:.1f} ms"
     )
 
 
-def epoch_line(row: Row, length: Length) -> str:
-    """The line of a validation: errors of the centre crop."""
+def epoch_line(row: Row, size: RunSize) -> str:
+    """The line of a validation: loss and errors of the centre crop."""
     return (
-        f"epoch {_of(row['epoch'], length.epochs)}  validated on {row['images']:,} images: "
-        f"loss {row['loss']:.4f}  top-1 {row['top1_error']:.2%}  top-5 {row['top5_error']:.2%}"
+        f"epoch {_of(row['epoch'], size.epochs)}  validated on {row['images']:,} images: "
+        f"loss {row['loss']:.4f}  {_errors(row, size, digits=2)}"
     )
 
 
 def read_rows(path: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a CSV as text. A last line that was not written to its end is left out.
+    """Rows of a CSV file as text, without a last line that is incomplete.
 
     Raises:
         DestinationError: the file cannot be read, or has other columns.
@@ -245,24 +247,24 @@ def read_rows(path: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
     except OSError as exc:
         raise DestinationError(f"{path}: cannot read: {exc.strerror}") from exc
     except UnicodeDecodeError:
-        text = "\0\n"  # has none of the columns
+        text = "\0\n"  # a file without our columns
     whole = text[: text.rfind("\n") + 1]
     reader = csv.DictReader(io.StringIO(whole, newline=""))
     try:
         rows = list(reader)
-        damaged = not all(map(_is_sound, rows))
+        damaged = not all(map(_is_valid, rows))
     except csv.Error:
         rows, damaged = [], True
     if whole and (tuple(reader.fieldnames or ()) != fields or damaged):
         raise DestinationError(
-            f"{path}: its columns are not {', '.join(fields)}: it was edited, or comes from "
-            "another version; move it away"
+            f"{path}: its columns are not {', '.join(fields)}: the file was edited, or another "
+            "version wrote it; move it out of the folder"
         )
     return rows
 
 
-def _is_sound(row: Mapping[str | None, Any]) -> bool:
-    """Whether a row has all its cells and no more, all of them numbers."""
+def _is_valid(row: Mapping[str | None, Any]) -> bool:
+    """Whether a row has exactly its cells, and all are numbers."""
     try:
         return None not in row and all(
             float(cell) is not None and (not name.endswith(COUNTS) or int(cell) >= 0)
@@ -281,6 +283,10 @@ def _table(fields: tuple[str, ...], rows: list[dict[str, str]]) -> bytes:
     return file.getvalue().encode()
 
 
+def _errors(row: Row, size: RunSize, *, digits: int) -> str:
+    return error_text(row["top1_error"], row["top5_error"], size.classes, digits=digits)
+
+
 def _of(value: int, total: int) -> str:
     return f"{value:>{len(str(total))}}/{total}" if total else str(value)
 
@@ -290,7 +296,7 @@ def _cannot_write(folder: Path, exc: OSError) -> DestinationError:
 
 
 class _Events:
-    """TensorBoard events; events after ``after_step`` of an earlier part of the run are hidden."""
+    """TensorBoard events; hides earlier events after ``after_step``, which a resume replaces."""
 
     def __init__(self, folder: Path, *, after_step: int) -> None:
         try:
@@ -300,7 +306,7 @@ class _Events:
             raise ConfigError(
                 "tensorboardX is not installed: run tools/setup, or pip install 'imgprep[train]'"
             ) from exc
-        # files are named by the second: the suffix keeps a quick second start apart
+        # files are named by the second: the suffix keeps two quick starts from sharing a name
         suffix = f".{os.getpid()}.{after_step}"
         self._writer = SummaryWriter(str(folder), purge_step=after_step + 1, filename_suffix=suffix)
 

@@ -1,4 +1,4 @@
-"""The loop over epochs and updates: step, log, validate, save, until the schedule ends."""
+"""The loop over epochs and updates: step, log, validate and save until the run ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from train.config import RunConfig
-from train.errors import DivergedError, StoppedError
+from train.errors import DivergedError, RunStoppedError
 from train.feed.dataset import TrainingSet
 from train.feed.loader import Batch, EvalLoader, TrainLoader
 from train.net import Net
@@ -19,27 +19,27 @@ from train.optim.schedule import Rates, ScheduleState
 from train.optim.sgd import Sgd
 from train.run.evaluate import Evaluation, evaluate
 from train.run.logs import RunLogs
+from train.run.meter import StepMeter
 from train.run.step import Stepper
 from train.run.stop import StopSignal
-from train.run.window import Window
 from train.saved import checkpoint as checkpoints
-from train.saved.checkpoint import Checkpoint, Position, Shape
+from train.saved.checkpoint import BatchSplit, Checkpoint, Position
 from train.world import World
 
 CHANCE_MARGIN = 0.02
-"""A loss that lies within this part of ln(classes) is called chance."""
+"""A loss within this fraction of ln(classes) counts as chance."""
 
 
-class Listener(Protocol):
-    """Hears how a run goes on; the command line prints from it."""
+class TextOutput(Protocol):
+    """Receives lines of progress and warnings; the command line prints them."""
 
     def line(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """What a run is made of; none of it is replaced on the way."""
+class RunComponents:
+    """The components of a run; none is replaced while it trains."""
 
     config: RunConfig
     data: TrainingSet
@@ -53,16 +53,16 @@ class Parts:
     val: EvalLoader | None
     logs: RunLogs
     stop: StopSignal
-    listener: Listener
+    output: TextOutput
 
 
 @dataclass(slots=True)
 class Loop:
-    """A run under way: its parts, and all that changes."""
+    """A run in progress: its components, and all state that changes."""
 
-    parts: Parts
+    components: RunComponents
     progress: ScheduleState
-    window: Window
+    meter: StepMeter
     position: Position = field(default_factory=Position)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
@@ -70,24 +70,24 @@ class Loop:
     _warned: bool = False
 
     def resume(self, saved: Checkpoint) -> None:
-        """Go on from a checkpoint that ``check_resume`` let pass."""
-        parts = self.parts
+        """Resume from a checkpoint that ``check_resume`` accepted."""
+        parts = self.components
         parts.net.load_canonical_state(saved.model)
         parts.sgd.load_velocities(parts.net.local(saved.velocities))
         parts.stepper.load_scaler_state(saved.scaler)
         self.position = self._saved_at = saved.position
         state = ScheduleState.from_json(saved.schedule)
         self.progress = schedule.resumed(parts.config.optim, state, self._epochs_done)
-        self.window.load(saved.window, parts.world)
+        self.meter.load(saved.window, parts.world)
         self.history = list(saved.history)
         self.best = saved.best
 
     def run(self) -> str:
-        """Train to the end; returns why it ended.
+        """Train to the end; returns the reason for the end.
 
         Raises:
             DivergedError: the loss is no longer a number.
-            StoppedError: SIGTERM or Ctrl-C; the state is saved.
+            RunStoppedError: SIGTERM or Ctrl-C; the state is saved.
         """
         while (reason := self._ended()) is None:
             self._epoch()
@@ -95,35 +95,35 @@ class Loop:
 
     @property
     def _epochs_done(self) -> float:
-        steps: int = self.parts.train.steps_per_epoch
+        steps: int = self.components.train.steps_per_epoch
         return self.position.epoch + self.position.step_in_epoch / steps
 
     @property
     def _rates(self) -> Rates:
-        return schedule.rate(self.parts.config.optim, self.progress, self._epochs_done)
+        return schedule.rate(self.components.config.optim, self.progress, self._epochs_done)
 
     def _ended(self) -> str | None:
-        config = self.parts.config
+        config = self.components.config
         if self.position.epoch >= config.optim.epochs:
             return f"{config.optim.epochs} epochs are done"
         if config.steps is not None and self.position.global_step >= config.steps:
             return f"{config.steps:,} steps are done"
         if self.progress.finished:
-            return "the validation error no longer falls"
+            return "the validation error has stopped falling"
         return None
 
     def _epoch(self) -> None:
-        self.window.restart_clock()
+        self.meter.restart_clock()
         asked_at = time.monotonic()
-        for batch in self.parts.train.epoch(self.position.epoch, self.position.step_in_epoch):
+        for batch in self.components.train.epoch(self.position.epoch, self.position.step_in_epoch):
             self._step(batch, time.monotonic() - asked_at)
-            if self.position.step_in_epoch == self.parts.train.steps_per_epoch:
+            if self.position.step_in_epoch == self.components.train.steps_per_epoch:
                 break
-            if self.parts.stop.asked(self.parts.world):
+            if self.components.stop.asked(self.components.world):
                 self._save()
-                raise StoppedError(
-                    f"stopped; saved at step {self.position.global_step:,}; run the same command "
-                    "again to go on"
+                raise RunStoppedError(
+                    f"stopped and saved at step {self.position.global_step:,}: run the same "
+                    "command again to resume"
                 )
             if self._ended() is not None:
                 self._save()
@@ -132,11 +132,11 @@ class Loop:
         self._end_epoch()
 
     def _step(self, batch: Batch, wait_seconds: float) -> None:
-        parts = self.parts
+        parts = self.components
         done = parts.stepper(batch, self._rates, global_step=self.position.global_step)
-        self.window.add(done.sums, done.images, wait_seconds)
+        self.meter.add(done.sums, done.images, wait_seconds)
         self.position = self.position.next_step()
-        if parts.stepper.device.type == "cpu":  # elsewhere to ask would be to wait
+        if parts.stepper.device.type == "cpu":  # on a GPU, reading the loss would wait for it
             self._check_finite(float(done.sums[0]))
         if self.position.global_step % parts.config.log_every_steps == 0:
             self._log()
@@ -146,7 +146,7 @@ class Loop:
 
     def _end_epoch(self) -> None:
         self.position = self.position.next_epoch()
-        parts, config = self.parts, self.parts.config
+        parts, config = self.components, self.components.config
         last = self._ended() is not None
         best = False
         if parts.val is not None and (last or self.position.epoch % config.eval_every_epochs == 0):
@@ -154,8 +154,8 @@ class Loop:
         self._save(best=best, epoch_end=True)
 
     def _validate(self, loader: EvalLoader) -> bool:
-        """Measure the centre crop; returns whether the error is the lowest so far."""
-        parts = self.parts
+        """Measure the centre crop; returns whether the top-1 error is the lowest so far."""
+        parts = self.components
         found = evaluate(
             (parts.net,), loader, count=parts.data.records("val"), processes=parts.world.size
         )
@@ -164,18 +164,18 @@ class Loop:
         )
         entry = _history_entry(self.position, found)
         self.history.append(entry)
-        parts.listener.line(parts.logs.epoch(self.position, found, self._rates.lr_weights))
+        parts.output.line(parts.logs.epoch(self.position, found, self._rates.lr_weights))
         if self.best is not None and self.best["top1_error"] <= found.top1_error:
             return False
         self.best = entry
         return True
 
     def _log(self) -> None:
-        parts = self.parts
-        means = self.window.means(parts.world)
-        self.window.reset()
+        parts = self.components
+        means = self.meter.means(parts.world)
+        self.meter.reset()
         self._check_finite(means.loss)
-        parts.listener.line(parts.logs.step(self.position, means, self._rates.lr_weights))
+        parts.output.line(parts.logs.step(self.position, means, self._rates.lr_weights))
         self._warn_at_chance(means.loss)
 
     def _check_finite(self, loss: float) -> None:
@@ -183,29 +183,31 @@ class Loop:
             return
         good = "none yet"
         if self._saved_at is not None:
-            good = f"{self.parts.folder / checkpoints.LAST}, step {self._saved_at.global_step:,}"
+            good = (
+                f"{self.components.folder / checkpoints.LAST}, step {self._saved_at.global_step:,}"
+            )
         raise DivergedError(
             f"the loss is {loss} at step {self.position.global_step:,}, learning rate "
-            f"{self._rates.lr_weights:g}. Last good checkpoint: {good}. Go on with a lower --lr"
+            f"{self._rates.lr_weights:g}. Last good checkpoint: {good}. Run again with a lower --lr"
         )
 
     def _warn_at_chance(self, loss: float) -> None:
-        classes = self.parts.classes
+        classes = self.components.classes
         chance = math.log(classes)
-        late = self.position.global_step >= self.parts.config.chance_warning_steps
+        late = self.position.global_step >= self.components.config.chance_warning_steps
         if self._warned or not late or abs(loss - chance) > CHANCE_MARGIN * chance:
             return
         self._warned = True
-        self.parts.listener.warn(
-            f"after {self.position.global_step:,} steps the loss is {loss:.3f}, still chance "
-            f"(ln {classes} = {chance:.3f}). What usually helps: --preset source-2012 (weights of "
-            "0.03 in conv3-5), net.dropout=vanilla with it, another --seed, or patience"
+        self.components.output.warn(
+            f"after {self.position.global_step:,} steps the loss is {loss:.3f}, still at chance "
+            f"(ln {classes} = {chance:.3f}). Try --preset source-2012 (weights of 0.03 in conv3-5) "
+            "with net.dropout=vanilla, another --seed, or wait longer"
         )
 
     def _save(self, *, best: bool = False, epoch_end: bool = False) -> None:
-        """Write the state; all processes take part, the main one writes."""
-        parts = self.parts
-        totals = self.window.totals(parts.world)
+        """Save the state: all processes call it, the main one writes."""
+        parts = self.components
+        totals = self.meter.totals(parts.world)
         self._check_finite(totals[0])
         self._saved_at = self.position
         if not parts.world.is_main:
@@ -220,7 +222,7 @@ class Loop:
         )
 
     def _checkpoint(self, totals: list[float]) -> Checkpoint:
-        parts, config = self.parts, self.parts.config
+        parts, config = self.components, self.components.config
         return Checkpoint(
             model=parts.net.canonical_state(),
             velocities=parts.net.canonical(parts.sgd.velocities()),
@@ -231,10 +233,10 @@ class Loop:
             dataset_fingerprint=parts.data.fingerprint,
             label_order_sha256=parts.data.label_order_sha256,
             classes=parts.classes,
-            world=Shape(parts.world.size, config.optim.batch_images, config.optim.accumulate),
+            world=BatchSplit(parts.world.size, config.optim.batch_images, config.optim.accumulate),
             history=self.history,
             best=self.best,
-            scaler=self.parts.stepper.scaler_state(),
+            scaler=self.components.stepper.scaler_state(),
             window=totals,
         )
 

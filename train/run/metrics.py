@@ -1,4 +1,4 @@
-"""Top-1 and top-5, counted in integers: the same for any batch size and number of processes.
+"""Top-1 and top-5 errors in exact integers, equal for any batch size and number of processes.
 
 Suffixes: n images, k classes; ``_2`` the two measures, top-1 and top-5.
 """
@@ -18,22 +18,22 @@ EXACT_TIES = 16
 
 
 def credit_unit(classes: int) -> int:
-    """The integer that stands for one image counted right.
+    """The integer that one correctly classified image adds.
 
     A multiple of 1 to 16 and of ``classes``, so that ties of up to 16 classes, and of all, share
     their credit exactly. Ties of other sizes are rounded down by less than 1 / 720,720 of an
-    image, each by itself, so that sums still do not depend on their order.
+    image, each on its own, so that sums still do not depend on their order.
     """
     return math.lcm(*range(1, EXACT_TIES + 1), classes)
 
 
 def topk_credit(scores_nk: Tensor, labels_n: Tensor) -> Tensor:
-    """Credit of each image for top-1 and top-5, in ``credit_unit``: int64 (2, n).
+    """Credit of each image for top-1 and top-5, in units of ``credit_unit``: int64 (2, n).
 
-    With b classes that beat the label's and t that tie with it (itself included), the label is
-    among the best ``top`` in ``(top - b) / t`` of the ways to order the tie: 1 at most, 0 at
-    least (layer_kernels.cu 96-119 of the 2012 source). An image with a NaN among its scores is
-    wrong. Scores may be logits or probabilities; nothing waits for the device.
+    If b classes score higher than the label's and t tie with it (itself included), the label is
+    among the best ``top`` in ``(top - b) / t`` of the ways to order the tie, clamped to 0 and 1
+    (layer_kernels.cu 96-119 of the 2012 source). An image with a NaN score counts as wrong.
+    Scores may be logits or probabilities; nothing waits for the device.
     """
     unit = credit_unit(scores_nk.shape[1])
     own_n1 = scores_nk.gather(1, labels_n[:, None])
@@ -50,16 +50,16 @@ def topk_credit(scores_nk: Tensor, labels_n: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """Counts over images of each class; add them up in any order.
+    """Counts of images per class.
 
-    ``table_3k`` is int64 (3, classes) on the CPU: images, then their credit for top-1 and top-5.
+    ``table_3k`` is int64 (3, classes) on the CPU: images, top-1 credit, top-5 credit.
     """
 
     table_3k: Tensor
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return self.table_3k.shape[1]
 
     @property
@@ -69,12 +69,12 @@ class TopK:
 
     @property
     def top1_error(self) -> float:
-        """Fraction of images whose class is not the best one; NaN of no images."""
+        """Fraction of images whose class does not have the best score; NaN without images."""
         return self._error(1)
 
     @property
     def top5_error(self) -> float:
-        """Fraction of images whose class is not among the best five; NaN of no images."""
+        """Fraction of images whose class is not among the best five; NaN without images."""
         return self._error(2)
 
     def class_counts(self) -> list[int]:
@@ -96,7 +96,7 @@ class TopK:
 
 
 class TopKCounter:
-    """Adds up credit on a device; costs no wait for it until ``total`` is asked for."""
+    """Sums credit on a device; waits for the device only when ``total`` is called."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.table_3k = torch.zeros((3, classes), dtype=torch.int64, device=device)
@@ -109,15 +109,15 @@ class TopKCounter:
         self.table_3k.index_add_(1, labels_n, torch.cat((ones_1n, credit_2n)))
 
     def total(self, processes: int = 1) -> TopK:
-        """The counts; of all ``processes`` together, if every one of them calls it."""
+        """The counts of all ``processes`` together; every one of them must call it."""
         return TopK(summed(self.table_3k, processes))
 
 
 def summed(counts: Tensor, processes: int) -> Tensor:
-    """Sum of an integer tensor over ``processes``, which all must call it: exact, on the CPU.
+    """Exact sum of an integer tensor over ``processes``, on the CPU; every one must call it.
 
-    It goes over the CPU's backend (gloo), since it is read there, and since a process that had
-    nothing to count does not know the others' device.
+    It uses the CPU backend (gloo), because the sum is read on the CPU and a process that had
+    nothing to count does not know the device of the others.
     """
     assert not counts.is_floating_point(), "sums of floats depend on their order"
     total = counts.to("cpu", copy=True)

@@ -31,10 +31,10 @@ FLOAT_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class StepSums:
-    """What one update saw, summed over this process's rows; stays on the device (no wait)."""
+    """Sums of one update over this process's rows; they stay on the device."""
 
     sums: Tensor
-    """float64 (3,): cross-entropy, rows whose best class is right, rows with it among five."""
+    """float64 (3,): cross-entropy, rows with the right class first, rows with it among five."""
     images: int
 
 
@@ -42,8 +42,8 @@ class Stepper:
     """Makes updates of one network.
 
     The loss is the mean over the *global* batch at its true size, the short last one too (2012
-    source, layer.cu). Processes add their parts up; so the update does not depend on how many
-    there are, but for the rounding of sums.
+    source, layer.cu). The processes add up their parts, so the update does not depend on the
+    number of processes, except for the rounding of sums.
     """
 
     def __init__(self, net: Net, sgd: Sgd, config: RunConfig, world: World) -> None:
@@ -59,7 +59,7 @@ class Stepper:
         )
 
     def __call__(self, batch: Batch, rates: Rates, *, global_step: int) -> StepSums:
-        """Make the update number ``global_step`` (from 0) from this process's part of a batch."""
+        """Make update number ``global_step``, from 0, with this process's part of a batch."""
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         rows = len(batch.labels_n)
         parts = list(_parts(rows, self._config.optim.accumulate))
@@ -75,27 +75,27 @@ class Stepper:
                 sums += self._backward(
                     batch.images[part], batch.labels_n[part], key, batch.global_images
                 )
-        if not rows:  # the others wait for this process's part of the sum: it is nothing
+        if not rows:  # the others wait for this process's part of the sum, which is 0
             with self._no_reduction(unless=True):
                 self._backward_nothing(batch, global_step)
         self._update(rates)
         return StepSums(sums, rows)
 
     def close(self) -> None:
-        """Let go of what holds the process group, before the group is destroyed.
+        """Release the process group before it is destroyed.
 
-        Were DistributedDataParallel its last owner, it would end gloo's threads while it holds
-        the interpreter's lock, for which they may be waiting: the process would hang.
+        If DistributedDataParallel were its last owner, it would join gloo's threads while holding
+        the interpreter lock, which they may be waiting for, and the process would hang.
         """
         self._module = self._net
         gc.collect()
 
     def scaler_state(self) -> dict[str, Any]:
-        """State of the loss scaling of float16, for a checkpoint; else empty."""
+        """State of the float16 loss scaling, for a checkpoint; empty for other types."""
         return self._scaler.state_dict()
 
     def load_scaler_state(self, state: dict[str, Any]) -> None:
-        """Go on from ``scaler_state``."""
+        """Restore what ``scaler_state`` returned."""
         if state and self._scaler.is_enabled():
             self._scaler.load_state_dict(state)
 
@@ -126,7 +126,7 @@ class Stepper:
         (self._module(image, self._net.draw_masks(key)).sum() * 0).backward()
 
     def _update(self, rates: Rates) -> None:
-        # Left out where a float16 gradient overflowed; Sgd is no Optimizer but steps as one.
+        # Skipped when a float16 gradient overflowed. Sgd is not an Optimizer but has its step().
         self._scaler.step(self._sgd, rates)  # type: ignore[arg-type]
         self._scaler.update()
         self._sgd.zero_grad()
@@ -138,10 +138,10 @@ class Stepper:
 
 
 def check_amp(amp: str, device: torch.device) -> None:
-    """Refuse arithmetic that the device can only emulate.
+    """Reject arithmetic that the device can only emulate.
 
     Raises:
-        ConfigError: bfloat16 or float16 on a CPU without units for it (25 times slower).
+        ConfigError: bfloat16 or float16 on a CPU without instructions for it (25 times slower).
     """
     if amp == "float32" or device.type != "cpu":
         return
@@ -150,7 +150,10 @@ def check_amp(amp: str, device: torch.device) -> None:
         "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
     }
     if not supported[amp]():
-        raise ConfigError(f"amp {amp}: this CPU has no units for it and would be 25 times slower")
+        raise ConfigError(
+            f"--amp {amp}: this CPU has no instructions for it and would be 25 times slower "
+            "than with float32; use --amp float32"
+        )
 
 
 def _wrapped(net: Net, config: RunConfig, world: World) -> nn.Module:
@@ -169,7 +172,7 @@ def _wrapped(net: Net, config: RunConfig, world: World) -> nn.Module:
 
 
 def _parts(rows: int, count: int) -> Iterator[slice]:
-    """``range(rows)`` in at most ``count`` slices of nearly equal length, none empty."""
+    """Split ``range(rows)`` into at most ``count`` slices of nearly equal length, none empty."""
     for k in range(count):
         start, stop = rows * k // count, rows * (k + 1) // count
         if start < stop:

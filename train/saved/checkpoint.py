@@ -2,8 +2,8 @@
 
 A file holds one dict of plain values and tensors (``torch.load(..., weights_only=True)``):
 format name and version, weights and velocities by canonical names (those of the whole grouped
-net, however the run was split), the state of the schedule, the position, the settings, and what
-the run was made from. Order and masks are functions of seed and position: no random state.
+network, however the run is split), the state of the schedule, the position, the settings, and the
+dataset's hashes. Order and masks are functions of seed and position, so it has no random state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _COPY_BYTES = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands: whole epochs done, updates done in the next one, updates in all."""
+    """Where a run is: whole epochs done, updates done in the next epoch, updates done in all."""
 
     epoch: int = 0
     step_in_epoch: int = 0
@@ -43,13 +43,13 @@ class Position:
         return replace(self, step_in_epoch=self.step_in_epoch + 1, global_step=self.global_step + 1)
 
     def next_epoch(self) -> Position:
-        """At the begin of the next epoch."""
+        """At the start of the next epoch."""
         return replace(self, epoch=self.epoch + 1, step_in_epoch=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """How a run's updates are divided up."""
+class BatchSplit:
+    """How each batch is split among processes and parts."""
 
     data_processes: int
     batch_images: int
@@ -58,12 +58,12 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """All that a run goes on from."""
+    """All that a run resumes from."""
 
     model: dict[str, Tensor]
     """Weights and biases by canonical name."""
     velocities: dict[str, Tensor]
-    """The paper's v for each of them."""
+    """The paper's v for each weight and bias."""
     schedule: dict[str, Any]
     """``ScheduleState.to_json()``."""
     position: Position
@@ -73,25 +73,25 @@ class Checkpoint:
     dataset_fingerprint: str
     label_order_sha256: str
     classes: int
-    world: Shape
+    world: BatchSplit
     history: list[dict[str, Any]] = field(default_factory=list)
-    """Each validation so far."""
+    """All validations so far."""
     best: dict[str, Any] | None = None
     """The validation with the lowest top-1 error."""
     scaler: dict[str, Any] = field(default_factory=dict)
-    """Loss scaling of float16 arithmetic; empty without it."""
+    """State of the float16 loss scaling; empty for other types."""
     window: list[float] = field(default_factory=list)
-    """Sums since the last line of the log, so that the next line does not show the resume."""
+    """Sums since the last line of the log, so that the next line is as if never interrupted."""
 
 
 def save(
     folder: Path, checkpoint: Checkpoint, *, best: bool = False, epoch_end: bool = False, keep: int
 ) -> Path:
-    """Write ``last.pt``; also as ``best.pt`` and ``epoch_NNN.pt`` (NNN epochs done) where asked.
+    """Write ``last.pt``; also as ``best.pt`` and ``epoch_NNN.pt`` (NNN epochs done) if asked.
 
-    The bytes are written once, under all names (hard links), ``last.pt`` at the end: a run that
-    is killed in between goes on from the one before and writes the others again. Of
-    ``epoch_NNN.pt`` the ``keep`` newest stay.
+    The bytes are written once and hard-linked under the other names, ``last.pt`` last: a run that
+    is killed in between resumes from the previous one and writes the others again. The ``keep``
+    newest files ``epoch_NNN.pt`` stay.
 
     Raises:
         DestinationError: the folder cannot be written.
@@ -132,11 +132,11 @@ def load(path: Path) -> Checkpoint:
 
 
 def to_values(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The dict that a file holds."""
+    """The dict that a checkpoint file holds."""
     value: dict[str, Any] = {"format": FORMAT_NAME, "version": FORMAT_VERSION}
     for each in fields(checkpoint):
         part = getattr(checkpoint, each.name)
-        value[each.name] = asdict(part) if isinstance(part, Position | Shape) else part
+        value[each.name] = asdict(part) if isinstance(part, Position | BatchSplit) else part
     return value
 
 
@@ -156,7 +156,7 @@ def _from_values(value: Mapping[str, Any]) -> Checkpoint:
         dataset_fingerprint=_typed(value["dataset_fingerprint"], str, "dataset_fingerprint"),
         label_order_sha256=_typed(value["label_order_sha256"], str, "label_order_sha256"),
         classes=_natural(value["classes"], "classes"),
-        world=Shape(**_naturals(value, "world", Shape)),
+        world=BatchSplit(**_naturals(value, "world", BatchSplit)),
         history=[
             _typed(each, dict, "history") for each in _typed(value["history"], list, "history")
         ],
@@ -179,7 +179,7 @@ def _natural(value: Any, name: str) -> int:
 
 
 def _naturals(value: Mapping[str, Any], name: str, kind: type | None = None) -> dict[str, int]:
-    """A dict of counts; with ``kind``, of just the fields of that dataclass."""
+    """A dict of counts; with ``kind``, exactly the fields of that dataclass."""
     parts = _typed(value[name], dict, name)
     if kind is not None and parts.keys() != {each.name for each in fields(kind)}:
         raise ValueError(f"{name} has other fields: {', '.join(parts)}")
@@ -195,7 +195,7 @@ def _tensors(value: Mapping[str, Any], name: str) -> dict[str, Tensor]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, replacing what had it; a copy where links are not allowed."""
+    """Hard-link ``source`` as ``target``, replacing it; copy where links are not allowed."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     temporary.unlink(missing_ok=True)
     try:

@@ -1,9 +1,9 @@
-"""Plain values and tensors in a file that torch reads without running anything in it.
+"""Plain values and tensors in a file that torch reads without running code from it.
 
 The file is what ``torch.save`` writes: a zip of stored (never compressed) entries. Before torch
-sees it the entries are checked against the size and the checksums of the file, and the pickle in
-it for names of anything but tensors; afterwards every value is checked to be a plain one. So a
-damaged, truncated or hostile file ends in one sentence.
+reads it, the entries are checked against the file's size and checksums, and the pickle in it may
+reference only tensor types; afterwards every value must be a plain one. So a damaged, truncated
+or hostile file ends in one sentence.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _SCALARS = (bool, int, float, str, type(None))
 
 
 def write_values(path: Path, value: Any) -> None:
-    """Write nested dicts, lists, scalars and tensors; whole and on disk, or not at all.
+    """Write nested dicts, lists, scalars and tensors; the file is whole and on disk, or absent.
 
-    Tensors are stored compact, in the usual order of their indices, on the CPU; tuples as lists.
+    Tensors are stored contiguous and on the CPU; tuples as lists.
 
     Raises:
         DestinationError: the file cannot be written (no space, no permission).
@@ -44,32 +44,34 @@ def write_values(path: Path, value: Any) -> None:
             torch.save(plain, file)
     except OSError as exc:
         raise DestinationError(f"{path}: cannot write the checkpoint: {exc.strerror}") from exc
-    except RuntimeError as exc:  # torch's writer hides the OSError of a full disk in its own
+    except RuntimeError as exc:  # torch's writer wraps the OSError of a full disk
         cause = exc.__context__
         reason = cause.strerror if isinstance(cause, OSError) else exc
         raise DestinationError(f"{path}: cannot write the checkpoint: {reason}") from exc
 
 
 def read_values(path: Path) -> Any:
-    """Read what ``write_values`` wrote; tensors come on the CPU, with memory of their own.
+    """Read what ``write_values`` wrote; tensors are on the CPU, in memory of their own.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or holds anything but plain values.
+        CheckpointError: the file is missing, damaged, or holds values that are not plain.
     """
     try:
         _check_zip(path)
-        # mapped, not read: sizes that the pickle claims are then bounded by the file's
+        # memory-mapped, so that sizes claimed in the pickle are bounded by the file's
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except CheckpointError:
         raise
     except FileNotFoundError as exc:
         raise CheckpointError(f"{path}: there is no such checkpoint") from exc
-    except Exception as exc:  # damage shows as any of a dozen types, here and inside torch
-        # torch's own words would go on to advise a load that runs what is in the file
-        _, refused, detail = str(exc).partition("WeightsUnpickler error: ")
-        reason = ((detail if refused else str(exc)).strip().splitlines() or [type(exc).__name__])[0]
+    except Exception as exc:  # damage raises any of a dozen types, here and inside torch
+        # the rest of torch's message advises a load that runs code from the file
+        _, rejected, detail = str(exc).partition("WeightsUnpickler error: ")
+        reason = ((detail if rejected else str(exc)).strip().splitlines() or [type(exc).__name__])[
+            0
+        ]
         raise CheckpointError(f"{path}: damaged, or not a checkpoint: {reason[:200]}") from exc
-    return _Checked(path).value(loaded)
+    return _PlainCopier(path).value(loaded)
 
 
 def _check_zip(path: Path) -> None:
@@ -82,7 +84,7 @@ def _check_zip(path: Path) -> None:
             raise CheckpointError(f"{path}: damaged: its entries claim more than its {size} bytes")
         pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
-            raise CheckpointError(f"{path}: not a checkpoint: no data.pkl of a sensible size in it")
+            raise CheckpointError(f"{path}: not a checkpoint: it has no data.pkl of at most 16 MiB")
         damaged = archive.testzip()
         if damaged is not None:
             raise CheckpointError(f"{path}: damaged: the checksum of {damaged} is wrong")
@@ -90,11 +92,13 @@ def _check_zip(path: Path) -> None:
             if opcode.name in ("INST", "STACK_GLOBAL") or (
                 opcode.name == "GLOBAL" and not _ALLOWED_NAMES.fullmatch(str(argument))
             ):
-                raise CheckpointError(f"{path}: refused: it names {argument}, which is no tensor")
+                raise CheckpointError(
+                    f"{path}: rejected: it references {argument}, which is not a tensor type"
+                )
 
 
-class _Checked:
-    """Copies of what a file held, after the check that it is plain."""
+class _PlainCopier:
+    """Copies loaded values after checking that they are plain."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -111,24 +115,28 @@ class _Checked:
             return [self.value(item, depth + 1) for item in value]
         if type(value) is dict:
             if not all(type(key) is str for key in value):
-                raise CheckpointError(f"{self._path}: not a checkpoint: keys that are no text")
+                raise CheckpointError(
+                    f"{self._path}: not a checkpoint: it has keys that are not text"
+                )
             return {key: self.value(item, depth + 1) for key, item in value.items()}
         if type(value) is Tensor:
             return self._tensor(value)
-        raise CheckpointError(f"{self._path}: not a checkpoint: holds a {type(value).__name__}")
+        raise CheckpointError(f"{self._path}: not a checkpoint: it holds a {type(value).__name__}")
 
     def _tensor(self, value: Tensor) -> Tensor:
         plain = value.layout is torch.strided and value.device.type == "cpu"
         if not plain or not value.is_contiguous():
-            raise CheckpointError(f"{self._path}: not a checkpoint: a tensor of an odd layout")
-        self._bytes_left -= value.nbytes  # so that many views of one storage cannot fill memory
+            raise CheckpointError(
+                f"{self._path}: not a checkpoint: a tensor is sparse or not contiguous"
+            )
+        self._bytes_left -= value.nbytes  # many views of one storage must not fill memory
         if self._bytes_left < 0:
             raise CheckpointError(f"{self._path}: damaged: its tensors claim more than its bytes")
         return value.detach().clone()
 
 
 def _plain(value: Any, saved: set[int]) -> Any:
-    """``value`` with lists for tuples and compact tensors; ``saved``: storages met before."""
+    """Copy ``value`` with lists for tuples and contiguous tensors; ``saved``: storages seen."""
     if isinstance(value, dict):
         return {str(key): _plain(item, saved) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -136,7 +144,7 @@ def _plain(value: Any, saved: set[int]) -> Any:
     if isinstance(value, Tensor):
         compact = value.detach().cpu().contiguous()
         storage = compact.untyped_storage()
-        # a view would be saved with all the storage that it looks into; two of one, only once
+        # a view would save its whole storage; two views of one storage would save it only once
         if storage.nbytes() > compact.nbytes or storage.data_ptr() in saved:
             compact = compact.clone()
         saved.add(compact.untyped_storage().data_ptr())

@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint, and what has changed since."""
+"""Decides whether a run may resume from a checkpoint, and lists the settings that changed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from train.errors import CheckpointError
 from train.retired import RETIRED, changed_retired, without_retired
 from train.saved.checkpoint import Checkpoint
 
-NEW_RUN = "start a new run (another --out)"
+NEW_RUN = "start a new run with another --out"
 AT_START_ONLY = frozenset({"init_sd", "init_sd_conv345", "init_bias", "classes"})
-"""Settings of the net that matter only before the first update (the classes are checked apart)."""
+"""Network settings that matter only before the first update; classes are checked separately."""
 ORDER_SETTINGS = ("shuffle", "window_shards")
-"""Settings of the input that move images to other places of an epoch."""
+"""Input settings that change the order of the images in an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Expected:
-    """What a run is about to be made from."""
+class ExpectedRun:
+    """Settings and dataset of the run that wants to resume."""
 
     config: RunConfig
     dataset_fingerprint: str
@@ -30,8 +30,8 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A field that differs, both values, and what to do about it."""
+class Difference:
+    """A field that differs, with both values and advice."""
 
     name: str
     saved: object
@@ -40,31 +40,30 @@ class Change:
 
     def __str__(self) -> str:
         advice = f"; {self.advice}" if self.advice else ""
-        return f"{self.name}: the checkpoint has {self.saved}, this run {self.asked}{advice}"
+        return f"{self.name}: the checkpoint has {self.saved}, this run has {self.asked}{advice}"
 
 
 def check_resume(
-    checkpoint: Checkpoint, expected: Expected, *, allow_reshard: bool = False
+    checkpoint: Checkpoint, expected: ExpectedRun, *, allow_reshard: bool = False
 ) -> None:
     """Refuse a checkpoint of another run.
 
-    The number of data processes is a refusal only to catch mistakes. Another number is well
-    defined here, because the order of the images, their crops and noise and the dropout masks
-    are functions of (seed, epoch, step) over the *global* batch, which the processes only divide
-    among themselves: ``allow_reshard`` goes on with the same batches, equal but for the rounding
-    of sums.
+    Another number of data processes is refused only to catch mistakes. It is well defined: the
+    order of the images, their crops and noise and the dropout masks are functions of (seed,
+    epoch, step) over the *global* batch, which the processes divide among themselves. With
+    ``allow_reshard`` the batches stay the same, except for the rounding of sums.
 
     Raises:
-        CheckpointError: names every field that differs, both values, and what to do.
+        CheckpointError: names every field that differs, both values and what to do.
     """
     changes = list(_refusals(checkpoint, expected))
     if not allow_reshard and checkpoint.world.data_processes != expected.data_processes:
         changes.append(
-            Change(
+            Difference(
                 "data processes",
                 checkpoint.world.data_processes,
                 expected.data_processes,
-                "the batches stay the same: allow it with --allow-reshard",
+                "the batches stay the same; allow it with --allow-reshard",
             )
         )
     if changes:
@@ -73,7 +72,7 @@ def check_resume(
 
 
 def check_labels(checkpoint: Checkpoint, *, label_order_sha256: str, classes: int) -> None:
-    """Refuse to measure a net on a dataset whose classes it does not know.
+    """Refuse to measure a network on a dataset with other classes.
 
     Raises:
         CheckpointError: the order or the number of classes differs.
@@ -85,49 +84,49 @@ def check_labels(checkpoint: Checkpoint, *, label_order_sha256: str, classes: in
 
 
 def check_dataset(checkpoint: Checkpoint, fingerprint: str) -> None:
-    """Refuse to report on a run with another dataset than it trained on.
+    """Refuse to report on a run with a dataset that it was not trained on.
 
     Raises:
         CheckpointError: the fingerprints differ.
     """
     if checkpoint.dataset_fingerprint != fingerprint:
         raise CheckpointError(
-            f"the run trained on another dataset: its fingerprint is "
-            f"{checkpoint.dataset_fingerprint}, this one's {fingerprint}; name the right one with "
-            "--dataset"
+            f"the run was trained on another dataset: its fingerprint is "
+            f"{checkpoint.dataset_fingerprint}, this one's is {fingerprint}; name the right "
+            "dataset with --dataset"
         )
 
 
 def changed_settings(checkpoint: Checkpoint, config: RunConfig) -> list[str]:
-    """One line for each setting that differs and is allowed to, for the log of the run."""
+    """One line per setting that differs, for the log of the run."""
     saved, asked = without_retired(checkpoint.config), _plain(asdict(config))
     return [str(change) for change in _differences(saved, asked)]
 
 
-def _refusals(checkpoint: Checkpoint, expected: Expected) -> Iterator[Change]:
+def _refusals(checkpoint: Checkpoint, expected: ExpectedRun) -> Iterator[Difference]:
     saved, asked = without_retired(checkpoint.config), _plain(asdict(expected.config))
     for name, value in changed_retired(checkpoint.config).items():
-        yield Change(name, value, RETIRED[name], f"this setting was removed: {NEW_RUN}")
+        yield Difference(name, value, RETIRED[name], f"this setting was removed; {NEW_RUN}")
     if checkpoint.dataset_fingerprint != expected.dataset_fingerprint:
-        yield Change(
+        yield Difference(
             "dataset fingerprint",
             checkpoint.dataset_fingerprint,
             expected.dataset_fingerprint,
-            f"name the dataset that the run began with, or {NEW_RUN}",
+            f"use the dataset that the run started with, or {NEW_RUN}",
         )
     yield from _label_changes(checkpoint, expected.label_order_sha256, expected.classes)
     for change in _differences(saved.get("net"), asked["net"], "net."):
         if change.name.removeprefix("net.") not in AT_START_ONLY:
-            yield Change(change.name, change.saved, change.asked, f"set it back, or {NEW_RUN}")
+            yield Difference(change.name, change.saved, change.asked, f"set it back, or {NEW_RUN}")
     if checkpoint.world.batch_images != expected.config.optim.batch_images:
-        yield Change(
+        yield Difference(
             "batch size",
             checkpoint.world.batch_images,
             expected.config.optim.batch_images,
             f"set --batch-size back, or {NEW_RUN}",
         )
     if checkpoint.seeds.get("run") != expected.config.seed:
-        yield Change(
+        yield Difference(
             "seed",
             checkpoint.seeds.get("run"),
             expected.config.seed,
@@ -136,34 +135,34 @@ def _refusals(checkpoint: Checkpoint, expected: Expected) -> Iterator[Change]:
     if checkpoint.position.step_in_epoch:
         for change in _differences(saved.get("input"), asked["input"], "input."):
             if change.name.removeprefix("input.") in ORDER_SETTINGS:
-                yield Change(
+                yield Difference(
                     change.name,
                     change.saved,
                     change.asked,
-                    "it cannot change within an epoch: set it back until the epoch ends",
+                    "it cannot change within an epoch; set it back until the epoch ends",
                 )
 
 
-def _label_changes(checkpoint: Checkpoint, order: str, classes: int) -> Iterator[Change]:
+def _label_changes(checkpoint: Checkpoint, order: str, classes: int) -> Iterator[Difference]:
     if checkpoint.label_order_sha256 != order:
-        yield Change(
+        yield Difference(
             "label order",
             checkpoint.label_order_sha256,
             order,
-            "the same number means another class: build the dataset with the same labels",
+            "label numbers mean other classes; build the dataset with the same labels",
         )
     if checkpoint.classes != classes:
-        yield Change("classes", checkpoint.classes, classes, NEW_RUN)
+        yield Difference("classes", checkpoint.classes, classes, NEW_RUN)
 
 
-def _differences(saved: Any, asked: Any, name: str = "") -> Iterator[Change]:
-    """Leaves of nested settings that differ, by dotted name."""
+def _differences(saved: Any, asked: Any, name: str = "") -> Iterator[Difference]:
+    """The values in nested settings that differ, by dotted name."""
     if isinstance(saved, Mapping) and isinstance(asked, Mapping):
         for key in [*asked, *(key for key in saved if key not in asked)]:
             inner = f"{name}{key}."
             yield from _differences(saved.get(key, "nothing"), asked.get(key, "nothing"), inner)
     elif saved != asked:
-        yield Change(name.removesuffix("."), saved, asked)
+        yield Difference(name.removesuffix("."), saved, asked)
 
 
 def _plain(value: Any) -> Any:

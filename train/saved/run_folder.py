@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, and that only one process writes to it."""
+"""The folder of a run: its files, and the lock that lets only one process write to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOCK = ".lock"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """Where a run was started last: its data and its devices."""
+    """Dataset and devices of the last start of a run."""
 
     dataset: str
     """Absolute path, or URL."""
@@ -32,7 +32,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of a run."""
+    """Paths of the files of a run."""
 
     path: Path
 
@@ -43,12 +43,12 @@ class RunFolder:
 
     @property
     def origin(self) -> Path:
-        """Where the run was started last."""
+        """Dataset and devices of the last start."""
         return self.path / "run.json"
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint, which the same command goes on from."""
+        """The newest checkpoint, which the same command resumes from."""
         return self.path / "last.pt"
 
     @property
@@ -57,37 +57,39 @@ class RunFolder:
         return self.path / "best.pt"
 
     def write_origin(self, origin: Origin) -> None:
-        """Note where the run is started."""
+        """Record dataset and devices of this start."""
         write_bytes(self.origin, json_bytes(asdict(origin)))
 
     def read_origin(self) -> Origin | None:
-        """Where the run was started last; None of a run of before this was noted.
+        """Dataset and devices of the last start; None for runs of older versions.
 
         Raises:
             FormatError: the file is damaged.
         """
         if not self.origin.exists():
             return None
-        value = read_json(self.origin, "the notes of the run")
+        value = read_json(self.origin, "where the run was started")
         try:
             origin = Origin(**{**value, "devices": tuple(map(str, value["devices"]))})
-            os.fsencode(origin.dataset)  # no surrogates but those of a path
+            os.fsencode(origin.dataset)  # only surrogates that a path can have
         except (KeyError, TypeError, UnicodeEncodeError) as exc:
             raise FormatError(f"{self.origin}: malformed: {exc!s:.200}") from exc
         texts = (origin.dataset, origin.fingerprint, origin.parallel)
         if not all(isinstance(text, str) and "\0" not in text for text in texts):
-            raise FormatError(f"{self.origin}: malformed: dataset, fingerprint, parallel are texts")
+            raise FormatError(
+                f"{self.origin}: malformed: dataset, fingerprint and parallel must be text"
+            )
         if type(origin.processes) is not int:
-            raise FormatError(f"{self.origin}: malformed: processes is a number")
+            raise FormatError(f"{self.origin}: malformed: processes must be a whole number")
         return origin
 
 
 @contextmanager
 def locked_run(path: Path) -> Iterator[RunFolder]:
-    """Hold a run's folder; made if it is not there, cleared of half-written files.
+    """Lock a run's folder, create it if it is missing, and remove half-written files.
 
     Raises:
-        DestinationError: it cannot be written, or holds files that are not a run's.
+        DestinationError: it cannot be written, or holds files of something else.
         BusyError: another process trains in it.
     """
     folder = RunFolder(path)
@@ -96,14 +98,16 @@ def locked_run(path: Path) -> Iterator[RunFolder]:
         foreign = [entry.name for entry in path.iterdir() if entry.name != LOCK]
         if foreign and not folder.config.exists():
             raise DestinationError(
-                f"{path}: holds {sorted(foreign)[0]!r} but no {CONFIG}: not a run's folder; name "
-                "another with --out"
+                f"{path}: not the folder of a run: it holds {sorted(foreign)[0]!r} "
+                f"but no {CONFIG}; use another --out"
             )
         with (path / LOCK).open("wb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
-                raise BusyError(f"{path}: another process trains in it; wait for it") from exc
+                raise BusyError(
+                    f"{path}: another process is training in this folder; wait for it to end"
+                ) from exc
             remove_partials(path)
             yield folder
     except OSError as exc:

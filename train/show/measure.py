@@ -18,7 +18,7 @@ from train.feed.loader import EvalLoader, Share
 from train.net import Net, build_net, check_state, net_layout
 from train.net.memory import keep_pages
 from train.run.evaluate import Evaluation, evaluate
-from train.run.launch import find_hardware
+from train.run.launch import NO_GPU, find_hardware
 from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint import Checkpoint
 from train.saved.compatible import check_labels
@@ -117,7 +117,7 @@ def ready_device(asked: str, *, local_rank: int = 0, local_size: int = 1) -> tor
     """
     hardware = find_hardware()
     if asked == "cuda" and not hardware.gpus:
-        raise ConfigError("--device cuda: no GPU is visible: check nvidia-smi, or use --device cpu")
+        raise ConfigError(NO_GPU)
     if asked != "cpu" and hardware.gpus:
         return torch.device(f"cuda:{local_rank}")
     torch.set_num_threads(max(1, hardware.cores // local_size))

@@ -181,7 +181,7 @@ def _measure(
             keeper.add(record_n, probability_nk, labels_n)
 
         evaluation = evaluate(
-            (net,), loaders[request.split], count=data.records(request.split), watch=watch
+            (net,), loaders[request.split], count=data.records(request.split), on_batch=watch
         )
         pool = sample_records(
             readers["train"], request.sample, seed=request.seed, name="report-pool"

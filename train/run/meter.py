@@ -1,4 +1,4 @@
-"""What is summed between two lines of the log."""
+"""Means over the updates between two lines of the log."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from train.world import World
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """One line of the log: means over the images since the line before."""
+    """What one line of the log shows: means over the images since the previous line."""
 
     images: int
     loss: float
-    """Cross-entropy, nats an image."""
+    """Cross-entropy, nats per image."""
     top1_error: float
     top5_error: float
-    """Fractions; in training, so under crops, noise and dropout."""
+    """Fractions; measured in training, so under crops, noise and dropout."""
     images_per_second: float
-    """Of all processes, as this one's share tells."""
+    """Of all processes, extrapolated from this one's share."""
     wait_ms: float
-    """Of a step: waiting for input."""
+    """Per step: time spent waiting for input."""
     step_ms: float
-    """Of a step: all the rest."""
+    """Per step: all other time."""
 
 
-class Window:
-    """Adds up updates; costs no wait for the device until ``means`` is asked for."""
+class StepMeter:
+    """Sums updates on the device; waits for the device only when ``means`` is called."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, and start the clock."""
+        """Set all sums to 0 and restart the clock."""
         self._sums = torch.zeros(4, dtype=torch.float64, device=self._device)
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leave what went before, such as a validation, out of the rates."""
+        """Leave time already spent, such as a validation, out of the rates."""
         self._steps = 0
         self._rows = 0
         self._wait_seconds = 0.0
@@ -64,7 +64,7 @@ class Window:
         return [float(value) for value in sums.tolist()]
 
     def load(self, totals: list[float], world: World) -> None:
-        """Go on from ``totals``, which the main process holds from now on."""
+        """Resume from ``totals``; the main process holds them from now on."""
         self.reset()
         if world.is_main:
             self._sums += torch.tensor(totals, dtype=torch.float64, device=self._device)

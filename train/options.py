@@ -1,0 +1,126 @@
+"""Options that commands of the training share, and the settings that flags override."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from imgprep.console import json_option, options, quiet_option
+from train.config import Device, FloatType, Parallel, ScheduleKind
+from train.presets import PRESETS
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+# Flags and the settings that they override; only flags that are given count.
+FLAGS = {
+    "batch_size": "optim.batch_images",
+    "epochs": "optim.epochs",
+    "lr": "optim.lr",
+    "momentum": "optim.momentum",
+    "weight_decay": "optim.weight_decay",
+    "schedule": "optim.schedule",
+    "accumulate": "optim.accumulate",
+    "steps": "steps",
+    "warm_start": "warm_start",
+    "seed": "seed",
+    "parallel": "parallel",
+    "device": "device",
+    "amp": "amp",
+    "threads": "input.threads",
+    "cache": "input.cache_folder",
+    "cache_gib": "input.cache_gib",
+    "checkpoint_every": "checkpoint_every_steps",
+    "log_every": "log_every_steps",
+}
+
+dataset_argument = click.argument("dataset")
+cache_options = options(
+    click.option("--cache", metavar="DIR",
+                 help="Cache the shards of a dataset at a URL in this folder [default: "
+                      "$IMGPREP_CACHE, or imgprep in ~/.cache]."),
+    click.option("--cache-gib", type=float, metavar="N",
+                 help="Largest size of the cache, in GiB [default: 100]."),
+)  # fmt: skip
+device_option = click.option(
+    "--device",
+    type=click.Choice(get_args(Device)),
+    help="Where to compute [default: auto: GPUs if there are any].",
+)
+preset_options = options(
+    click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)),
+                 help="Settings to start from [default: paper]."),
+    click.option("--config", "config_file", type=FILE, metavar="FILE",
+                 help="TOML file of settings that override the preset; flags override both."),
+    click.option("--set", "assignments", multiple=True, metavar="SETTING=VALUE",
+                 help="Any other setting, such as optim.lr_factor=0.5; can be repeated."),
+)  # fmt: skip
+fit_options = options(
+    click.option("--out", type=FOLDER, required=True, metavar="RUN",
+                 help="Folder of the run; the same command with the same folder resumes it."),
+    preset_options,
+    click.option("--parallel", type=click.Choice(get_args(Parallel)),
+                 help="none: one device; columns: one column on each of two devices; data: a copy "
+                      "of the network on each [default: auto: columns on two GPUs, else none]."),
+    device_option,
+    click.option("--processes", type=click.IntRange(min=1), metavar="N",
+                 help="Processes on this machine [default: 1; with data, one per GPU]."),
+    click.option("--batch-size", type=int, metavar="N",
+                 help="Images per update, over all processes [default: 128]."),
+    click.option("--accumulate", type=int, metavar="N",
+                 help="Compute each batch in N parts, to save memory."),
+    click.option("--epochs", type=int, metavar="N", help="[default: the preset's, 90 or 93]"),
+    click.option("--steps", type=int, metavar="N", help="Stop after N updates."),
+    click.option("--lr", type=float, metavar="X",
+                 help="Learning rate; for a resumed run, the rate from now on [default: 0.01]."),
+    click.option("--momentum", type=float, metavar="X", help="[default: 0.9]"),
+    click.option("--weight-decay", "--wd", "weight_decay", type=float, metavar="X",
+                 help="[default: 0.0005]"),
+    click.option("--schedule", type=click.Choice(get_args(ScheduleKind)),
+                 help="How the learning rate falls [default: the preset's]."),
+    click.option("--warm-start", metavar="CHECKPOINT",
+                 help="Start a new run from these weights, where the layers fit."),
+    click.option("--classes", default="auto", show_default=True, metavar="N",
+                 help="Outputs of the network; auto: the number of classes in the dataset."),
+    click.option("--seed", type=int, metavar="N", help="[default: 0]"),
+    click.option("--amp", type=click.Choice(get_args(FloatType)),
+                 help="Number type of the arithmetic, by autocast [default: float32]."),
+    click.option("--threads", "-j", type=int, metavar="N",
+                 help="Decoding threads per process [default: its share of the processors]."),
+    cache_options,
+    click.option("--checkpoint-every", type=int, metavar="STEPS",
+                 help="Also save after every STEPS updates [default: after each epoch]."),
+    click.option("--log-every", type=int, metavar="STEPS", help="[default: 20]"),
+    click.option("--allow-reshard", is_flag=True,
+                 help="Resume with another number of processes than before."),
+    click.option("--verify", is_flag=True, help="Verify the whole dataset first."),
+    click.option("--dry-run", is_flag=True, help="Print the size of the run and stop."),
+    json_option,
+    quiet_option,
+    click.option("-v", "--verbose", is_flag=True, help="Also print all settings."),
+)  # fmt: skip
+
+
+def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested settings that the options ``given`` state.
+
+    Raises:
+        ConfigError, click.BadParameter: an option cannot be understood.
+    """
+    from train.settings import from_assignments, merge
+
+    settings = from_assignments(given["assignments"])
+    for flag, setting in FLAGS.items():
+        if given.get(flag) is not None:
+            value: Any = given[flag]
+            for part in reversed(setting.split(".")):
+                value = {part: value}
+            settings = merge(settings, value)
+    if given.get("classes", "auto") != "auto":
+        if not given["classes"].isdigit():
+            raise click.BadParameter("expected a number or auto", param_hint="--classes")
+        settings = merge(settings, {"net": {"classes": int(given["classes"])}})
+    return settings
