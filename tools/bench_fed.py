@@ -151,7 +151,7 @@ def _save_seconds(net: Any, sgd: Any, config: Any, batch_images: int) -> float:
                 dataset_fingerprint="",
                 label_order_sha256="",
                 classes=net.layout.layers["fc8"].outputs,
-                world=checkpoints.Shape(1, batch_images, 1),
+                world=checkpoints.BatchSplit(1, batch_images, 1),
             )
             checkpoints.save(Path(folder), state, keep=1)
             times.append(time.perf_counter() - started)
