@@ -27,6 +27,7 @@ from imgprep.spec import (
     BuildSpec,
     ImageSpec,
 )
+from imgprep.sources.layouts import LAYOUT_NAMES
 from imgprep.wording import plain
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def cli() -> None:
 source_argument = click.argument("source")
 dest_argument = click.argument("dest", type=click.Path())
 layout_option = click.option(
-    "--layout", type=click.Choice(LAYOUTS), help="Take SOURCE as this instead of recognising it."
+    "--layout", type=click.Choice(LAYOUT_NAMES), help="Take SOURCE as this instead of recognising it."
 )
 jobs_option = click.option(
     "-j",
@@ -82,8 +83,9 @@ def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: 
       imgprep scan /data/ilsvrc2012
       imgprep scan s3://bucket/ilsvrc2012 --checksum
     """
-    from imgprep.sources import scan_source
-    from imgprep.sources.scan import ScanReport, checksum_archives
+    from imgprep.sources.scan import scan_source
+    from imgprep.sources.checksums import checksum_archives
+from imgprep.sources.scan_report import ScanReport
 
     say = _Say(quiet)
     found = scan_source(source, layout, progress=say.scanning)

@@ -1,4 +1,4 @@
-"""Texts from elsewhere, made safe to show."""
+"""Texts for people: untrusted text made safe to print, counts with their noun, sizes."""
 
 from __future__ import annotations
 
@@ -21,3 +21,18 @@ def plain(text: str) -> str:
 
 def _seen(letter: str) -> str:
     return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: ``1 class``, ``1,000 classes``; ``many`` if it is not ``one`` + s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def readable_bytes(size_bytes: int) -> str:
+    """``size_bytes`` with a binary unit: ``27.9 MiB``."""
+    value = float(size_bytes)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -112,7 +112,7 @@ def npy(data: bytes) -> None:
 
 
 def _manifest() -> Path:
-    from imgprep.sources import scan_source
+    from imgprep.sources.scan import scan_source
 
     folder = workspace() / "manifest"
     if not folder.exists():

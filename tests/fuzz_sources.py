@@ -7,9 +7,9 @@ import os
 import tarfile
 from pathlib import Path
 
-from imgprep.sources import scan_source
+from imgprep.sources.scan import scan_source
 from imgprep.sources.lanes import walk_in_lanes
-from imgprep.sources.local_tree import ranges_of
+from imgprep.sources.local_tree import range_file_of
 from imgprep.sources.open_tree import open_tree
 from imgprep.sources.reader import SourceReader
 from imgprep.sources.tarwalk import walk
@@ -79,9 +79,9 @@ def _walk(content: bytes) -> None:
     fd = os.memfd_create("tar")
     try:
         os.write(fd, content)
-        found = list(walk(ranges_of(fd), 0, len(content)))
+        found = list(walk(range_file_of(fd), 0, len(content)))
         assert len(found) <= len(content) // 512 + 1
-        assert list(walk_in_lanes(ranges_of(fd), 0, len(content), 3, 1024)) == found
+        assert list(walk_in_lanes(range_file_of(fd), 0, len(content), 3, 1024)) == found
     finally:
         os.close(fd)
     for entry in found:

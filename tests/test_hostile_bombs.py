@@ -17,10 +17,11 @@ from PIL import Image
 
 from imgprep.dataset.shards import ShardWriter
 from imgprep.errors import SourceError
-from imgprep.sources.local_tree import ranges_of
+from imgprep.sources.local_tree import range_file_of
 from imgprep.sources.open_tree import open_tree
-from imgprep.sources.tarwalk import Entry, walk
-from imgprep.sources.truth import DEVKIT_ARCHIVES, read_truth
+from imgprep.sources.tarwalk import TarMember, walk
+from imgprep.sources.ilsvrc2012 import DEVKIT_ARCHIVES
+from imgprep.sources.truth import read_truth
 from tests.fuzzing import changed_dataset, dataset, original, put
 from tests.imagefiles import saved
 from tests.trees import tar_bytes
@@ -127,11 +128,11 @@ def test_a_negative_size_in_the_devkit_makes_no_circle() -> None:
         read_truth([open_tree(folder)])
 
 
-def entries(content: bytes) -> list[Entry]:
+def entries(content: bytes) -> list[TarMember]:
     fd = os.memfd_create("tar")
     try:
         os.write(fd, content)
-        return list(walk(ranges_of(fd), 0, len(content)))
+        return list(walk(range_file_of(fd), 0, len(content)))
     finally:
         os.close(fd)
 

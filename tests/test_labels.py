@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from imgprep.dataset.labels import LabelMap, order_digest
 from imgprep.errors import FormatError, SourceError
-from imgprep.sources import scan_source
+from imgprep.sources.scan import scan_source
 from imgprep.sources.truth_files import (
     parse_devkit_meta,
     parse_ground_truth,

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgprep.errors import FormatError
-from imgprep.sources import scan_source
-from imgprep.sources.collect import BlockBuilder, assemble, is_clutter
+from imgprep.sources.scan import scan_source
+from imgprep.sources.clutter import is_clutter
+from imgprep.sources.containers import ContainerBuilder, assemble
 from imgprep.sources.manifest import LOOSE_FILE, ROW_DTYPE, SplitManifest
 from tests.trees import Shape, make_archives
 
@@ -28,7 +29,7 @@ IMAGES = st.lists(st.tuples(NAMES, NUMBERS, st.integers(1, 2**62), NUMBERS), max
 def build(containers: list[list[tuple[bytes, int, int, int]]]) -> SplitManifest:
     blocks = []
     for number, images in enumerate(containers):
-        builder = BlockBuilder(f"c{number}", f"p{number}", ":")
+        builder = ContainerBuilder(f"c{number}", f"p{number}", ":")
         for image in images:
             builder.add(*image)
         blocks.append((builder.finish(), number))
@@ -74,7 +75,7 @@ def test_save_and_load(containers: list[list[tuple[bytes, int, int, int]]]) -> N
 
 
 def test_duplicates_keep_the_first() -> None:
-    builder = BlockBuilder("c", "c", ":")
+    builder = ContainerBuilder("c", "c", ":")
     for offset, name in enumerate([b"b", b"a", b"b", b"b"]):
         builder.add(name, offset, 1, 0)
     block = builder.finish()
@@ -86,7 +87,7 @@ def test_duplicates_keep_the_first() -> None:
 
 def test_where_tells_archives_from_folders() -> None:
     for offset, expected in ((0, "c:é\udcff"), (LOOSE_FILE, "c/é\udcff")):
-        builder = BlockBuilder("c", "c", "/")
+        builder = ContainerBuilder("c", "c", "/")
         builder.add("é".encode() + b"\xff", offset, 1, 0)
         manifest = assemble("val", [(builder.finish(), 0)])
         assert manifest.where(0) == expected

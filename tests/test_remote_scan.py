@@ -11,9 +11,10 @@ import pytest
 
 from imgprep.build.job import BuildOptions, build
 from imgprep.errors import ImageError, UsageError
-from imgprep.sources import scan_source
+from imgprep.sources.scan import scan_source
 from imgprep.sources.reader import SourceReader
-from imgprep.sources.scan import ScanReport, checksum_archives
+from imgprep.sources.checksums import checksum_archives
+from imgprep.sources.scan_report import ScanReport
 from imgprep.spec import BuildSpec, ImageSpec
 from tests.layouts import WHOLE
 from tests.remote_source import look, put_memory

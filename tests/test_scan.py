@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from imgprep.sources import scan_source
-from imgprep.sources.scan import MD5_BY_ARCHIVE, ScanReport, checksum_archives, judge
+from imgprep.sources.scan import scan_source
+from imgprep.sources.checksums import checksum_archives
+from imgprep.sources.ilsvrc2012 import MD5_BY_ARCHIVE
+from imgprep.sources.scan_report import ScanReport, judge
 from tests.trees import Shape, make_archives, make_class_folders, tar_bytes, tiny_jpeg, write_files
 
 NOBODY = 65534

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgprep.errors import SourceError, UsageError
-from imgprep.sources import scan_source
+from imgprep.sources.scan import scan_source
 from imgprep.sources.manifest import SourceScan
 from imgprep.sources.reader import SourceReader
 from tests.layouts import SHAPE, WHOLE, archives, archives_unpacked_once, folders, kaggle_above

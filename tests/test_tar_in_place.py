@@ -15,11 +15,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from imgprep.errors import ImageError, SourceError
-from imgprep.sources import scan_source
-from imgprep.sources.local_tree import ranges_of
+from imgprep.sources.scan import scan_source
+from imgprep.sources.local_tree import range_file_of
 from imgprep.sources.manifest import SourceScan
 from imgprep.sources.reader import SourceReader
-from imgprep.sources.tarwalk import Entry, walk
+from imgprep.sources.tarwalk import TarMember, walk
 from tests.trees import Shape, make_archives, make_class_folders, tar_bytes, tiny_jpeg, write_files
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -29,12 +29,12 @@ PARTS = st.text(
 NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
 
 
-def walk_bytes(data: bytes, before: int = 0, after: int = 0) -> list[Entry]:
+def walk_bytes(data: bytes, before: int = 0, after: int = 0) -> list[TarMember]:
     """Walk ``data`` as it lies in a file between other bytes; offsets counted from its start."""
     fd = os.memfd_create("tar")
     try:
         os.write(fd, b"\x01" * before + data + b"\x01" * after)
-        found = list(walk(ranges_of(fd), before, before + len(data)))
+        found = list(walk(range_file_of(fd), before, before + len(data)))
     finally:
         os.close(fd)
     return [entry._replace(offset=entry.offset - before) for entry in found]
@@ -80,7 +80,7 @@ def test_walk_equals_tarfile(members: list[tuple[str, int]], tar_format: int, be
         (member.name.encode("utf-8", "surrogateescape"), member.offset_data, member.size)
         for member in listed
     ]
-    assert walk_bytes(data, before, after=512) == [Entry(*entry) for entry in expected]
+    assert walk_bytes(data, before, after=512) == [TarMember(*entry) for entry in expected]
 
 
 @given(st.data())
@@ -118,7 +118,7 @@ def test_base_256_and_pax_sizes() -> None:
     data = header("a.JPEG", size=big) + padded(b"12345")
     data += header("x", 10, typeflag=b"x") + padded(b"10 size=3\n")
     data += header("b.JPEG", 0) + padded(b"abc") + END
-    assert walk_bytes(data) == [Entry(b"a.JPEG", 512, 5), Entry(b"b.JPEG", 2560, 3)]
+    assert walk_bytes(data) == [TarMember(b"a.JPEG", 512, 5), TarMember(b"b.JPEG", 2560, 3)]
 
 
 def test_global_pax_path_holds_until_overridden() -> None:
@@ -155,7 +155,7 @@ def test_checksum_of_signed_bytes_is_accepted() -> None:
     block = bytearray(header("\xe9.JPEG", 0))
     signed = sum(struct.unpack("512b", bytes(block[:148]) + b" " * 8 + bytes(block[156:])))
     block[148:156] = b"%06o\0 " % signed
-    assert walk_bytes(bytes(block) + END) == [Entry("\xe9.JPEG".encode(), 512, 0)]
+    assert walk_bytes(bytes(block) + END) == [TarMember("\xe9.JPEG".encode(), 512, 0)]
 
 
 def test_sparse_members_are_refused_and_passed_over() -> None:

@@ -12,21 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgprep.sources.lanes import walk_in_lanes
-from imgprep.sources.local_tree import ranges_of
-from imgprep.sources.tarwalk import Entry, walk
-from imgprep.sources.tree import Ranges
+from imgprep.sources.local_tree import range_file_of
+from imgprep.sources.tarwalk import TarMember, walk
+from imgprep.sources.tree import RangeFile
 from tests.trees import tar_bytes
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 LANE_BYTES = 2048
 
 
-def both_ways(data: bytes, lanes: int, before: int = 0) -> tuple[list[Entry], list[Entry]]:
+def both_ways(data: bytes, lanes: int, before: int = 0) -> tuple[list[TarMember], list[TarMember]]:
     """The entries of one walk, and those of a walk in lanes."""
     fd = os.memfd_create("tar")
     try:
         os.write(fd, b"\1" * before + data + b"\1" * 512)
-        file, end = ranges_of(fd), before + len(data)
+        file, end = range_file_of(fd), before + len(data)
         in_lanes = walk_in_lanes(file, before, end, lanes, LANE_BYTES)
         return list(walk(file, before, end)), list(in_lanes)
     finally:
@@ -125,7 +125,7 @@ def test_lanes_are_walked_at_the_same_time() -> None:
             all_there.wait()  # broken, unless four lanes ask before one of them is answered
         return tar[offset : offset + size_bytes]
 
-    file = Ranges(pread=pread, size_bytes=len(tar), mtime_ns=0, header_bytes=512, ahead_bytes=512)
+    file = RangeFile(pread=pread, size_bytes=len(tar), mtime_ns=0, header_bytes=512, ahead_bytes=512)
     found = list(walk_in_lanes(file, 0, len(tar), 4, LANE_BYTES))
     assert [entry.name for entry in found] == [f"{n}.JPEG".encode() for n in range(40)]
     assert len(begun) == 4
@@ -139,6 +139,6 @@ def test_a_fault_in_one_lane_ends_the_walk() -> None:
             raise ConnectionError("gone")
         return tar[offset : offset + size_bytes]
 
-    file = Ranges(pread=pread, size_bytes=len(tar), mtime_ns=0, header_bytes=512, ahead_bytes=512)
+    file = RangeFile(pread=pread, size_bytes=len(tar), mtime_ns=0, header_bytes=512, ahead_bytes=512)
     with pytest.raises(ConnectionError):
         list(walk_in_lanes(file, 0, len(tar), 4, LANE_BYTES))

@@ -17,7 +17,7 @@ from imgprep.order import shuffled
 from imgprep.build.split_plan import SplitPlan
 from imgprep.progress import duration
 from imgprep.sources.reader import SourceReader
-from imgprep.sources.detect import readable_bytes
+from imgprep.wording import readable_bytes
 from imgprep.spec import BuildSpec, ImageSpec
 from imgprep.storage import Location, open_store
 from imgprep.wording import printable

@@ -30,7 +30,7 @@ from imgprep.build.split_plan import SplitPlan, plan_split
 from imgprep.build.publish import Finished, publish_files, publish_index
 from imgprep.build.report import BuildReport
 from imgprep.build.shard_run import ShardRun
-from imgprep.sources import scan_source
+from imgprep.sources.scan import scan_source
 from imgprep.spec import BuildSpec
 from imgprep.build.state import (
     LOCK,

@@ -1,4 +1,4 @@
-"""Scan folders of images: one folder for each class, or one flat folder."""
+"""Scan folders of images: one folder per class, or one flat folder."""
 
 from __future__ import annotations
 
@@ -6,68 +6,72 @@ import os
 from collections.abc import Iterator
 
 from imgprep.errors import SourceError
-from imgprep.sources.collect import (
-    Accepts,
-    Block,
-    BlockBuilder,
+from imgprep.sources.clutter import is_clutter
+from imgprep.sources.containers import (
+    CLUTTER_IGNORED,
+    ContainerBuilder,
+    ContainerImages,
     Findings,
-    Pace,
-    is_clutter,
-    scan_each,
+    NameFault,
 )
-from imgprep.sources.detect import IMAGE_SUFFIXES
+from imgprep.sources.ilsvrc2012 import DEVKIT_NAME
+from imgprep.sources.listing import is_image_name
 from imgprep.sources.manifest import LOOSE_FILE
-from imgprep.sources.tree import Tree, under
-from imgprep.sources.truth import DEVKIT_NAME
+from imgprep.sources.scan_threads import ScanOptions, scan_each
+from imgprep.sources.tree import Tree, child_path
 
 
-def class_folders_in(tree: Tree, parent: str, findings: Findings) -> dict[str, str]:
-    """The folder of each class in ``parent``; other entries go to ``findings``.
+def scan_class_folders(
+    tree: Tree, parent: str, options: ScanOptions, findings: Findings
+) -> Iterator[tuple[str, ContainerImages]]:
+    """Scan the class folders in ``parent``, in lexicographic order of their classes.
+
+    Faults of the other entries of ``parent`` go to ``findings``.
 
     Raises:
         SourceError: ``parent`` cannot be listed.
+        UnreachableError: the store refuses, or does not answer.
     """
+    folders = _class_folders_in(tree, parent, findings)
+    names = sorted(folders, key=os.fsencode)
+    images = scan_each(lambda name: scan_folder(tree, folders[name]), names, options)
+    return zip(names, images, strict=True)
+
+
+def _class_folders_in(tree: Tree, parent: str, findings: Findings) -> dict[str, str]:
+    """The folder of each class in ``parent``; faults of other entries go to ``findings``."""
     found: dict[str, str] = {}
     try:
         entries = sorted(tree.entries(parent), key=lambda entry: os.fsencode(entry.name))
     except OSError as exc:
         raise SourceError(f"{tree.where(parent)} cannot be read: {exc.strerror or exc}") from exc
     for name, kind in entries:
-        path = under(parent, name)
+        path = child_path(parent, name)
         if is_clutter(os.fsencode(name)):
-            findings.oddities["hidden or clutter files, ignored"] += 1
+            findings.oddities[CLUTTER_IGNORED] += 1
         elif kind == "folder":
             if parent or not name.startswith(DEVKIT_NAME):
                 found[name] = path
         elif kind == "broken-link":
-            findings.report("broken-link", path, "the link leads nowhere")
-        elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+            findings.report("broken-link", path, "the target of the link does not exist")
+        elif is_image_name(name):
             findings.report("stray-file", path, "an image beside the class folders has no class")
         else:
             findings.oddities["files beside the class folders, ignored"] += 1
     return found
 
 
-def scan_class_folders(
-    tree: Tree, folders: dict[str, str], pace: Pace
-) -> Iterator[tuple[str, Block]]:
-    """Scan class folders, in lexicographic order of their classes."""
-    names = sorted(folders, key=os.fsencode)
-    blocks = scan_each(lambda name: scan_folder(tree, folders[name]), names, pace)
-    return zip(names, blocks, strict=True)
-
-
-def scan_folder(tree: Tree, path: str, accepts: Accepts | None = None) -> Block:
+def scan_folder(tree: Tree, path: str, name_fault: NameFault | None = None) -> ContainerImages:
     """Scan the files of one folder; sub-folders are reported, not entered.
 
-    ``accepts`` is as in :class:`BlockBuilder`.
+    ``name_fault`` is as in :class:`ContainerBuilder`.
 
     Raises:
-        UnreachableError: the store refuses, or does not answer; no fault of the folder raises.
+        UnreachableError: the store refuses, or does not answer; a fault of the folder is reported.
     """
-    builder = BlockBuilder(path, path, "/", accepts)
+    builder = ContainerBuilder(path, path, "/", name_fault)
     try:
-        entries = tree.files(path)
+        entries = tree.images(path)
     except OSError as exc:
         builder.reject("unreadable-folder", b"", f"cannot be listed: {exc.strerror or exc}")
         return builder.finish()

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from imgprep.errors import UsageError
-from imgprep.sources.tree import Found, Kind, Named, Ranges
+from imgprep.sources.tree import FolderEntry, ImageEntry, Kind, RangeFile
 
 BLOCK_BYTES = 512
 AHEAD_BYTES = 64 * 1024
@@ -28,36 +28,37 @@ class LocalTree:
 
     @property
     def location(self) -> str:
-        """Its path, as it was given."""
+        """The path, as it was given."""
         return str(self._root)
 
     @property
-    def called(self) -> frozenset[str]:
-        """Its name, and that of the folder that a link leads to."""
+    def root_names(self) -> frozenset[str]:
+        """The name of the folder, and that of the folder a link leads to."""
         return frozenset({self._root.absolute().name, self._root.resolve().name})
 
     def where(self, path: str = "") -> str:
         """Path of a file."""
         return str(self._root / path)
 
-    def check(self) -> None:
+    def check_folder(self) -> None:
         """Raise UsageError unless the root is a folder that can be listed."""
         root = self._root
         if root.is_file():
-            raise UsageError(f"{root} is a file; give the folder that it lies in: {root.parent}")
+            raise UsageError(f"{root} is a file; give the folder that contains it: {root.parent}")
         if not root.is_dir():
-            raise UsageError(f"{root} is not a folder")
+            what = "is not a folder" if root.exists() else "does not exist"
+            raise UsageError(f"{root} {what}")
         try:
             os.listdir(root)  # noqa: PTH208
         except OSError as exc:
             raise UsageError(f"{root} cannot be read: {exc.strerror or exc}") from exc
 
-    def at(self, path: str) -> LocalTree:
+    def subtree(self, path: str) -> LocalTree:
         """The tree of a folder in this one."""
         return LocalTree(self._root / path)
 
-    def above(self, levels: int) -> list[LocalTree]:
-        """The folders above."""
+    def parents(self, levels: int) -> list[LocalTree]:
+        """The folders above, nearest first."""
         return [LocalTree(path) for path in list(self._root.absolute().parents)[:levels]]
 
     def is_file(self, path: str) -> bool:
@@ -72,17 +73,17 @@ class LocalTree:
         """Size of a file."""
         return (self._root / path).stat().st_size
 
-    def entries(self, path: str = "") -> Iterator[Named]:
-        """What lies directly in a folder, as the system lists it."""
+    def entries(self, path: str = "") -> Iterator[FolderEntry]:
+        """The direct entries of a folder, in the order of the system."""
         with os.scandir(self._root / path) as listing:
             for entry in listing:
-                yield Named(entry.name, _kind(entry))
+                yield FolderEntry(entry.name, _kind(entry))
 
-    def files(self, path: str) -> Iterator[Found]:
-        """What lies directly in a folder of images, by name."""
+    def images(self, path: str) -> Iterator[ImageEntry]:
+        """The direct entries of a folder of images, by name."""
         with os.scandir(os.fsencode(self._root / path)) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
-        return map(_found, entries)
+        return map(_image_entry, entries)
 
     def read(self, path: str, limit_bytes: int) -> bytes:
         """A small file, cut after ``limit_bytes``."""
@@ -98,22 +99,22 @@ class LocalTree:
                 yield view[:read_bytes]
 
     @contextmanager
-    def open(self, path: str) -> Iterator[Ranges]:
-        """A file to read by ranges."""
+    def open(self, path: str) -> Iterator[RangeFile]:
+        """Open a file to read by ranges."""
         fd = os.open(self._root / path, os.O_RDONLY)
         try:
-            yield ranges_of(fd)
+            yield range_file_of(fd)
         finally:
             os.close(fd)
 
     def stop(self) -> None:
-        """Nothing: a disk answers soon."""
+        """Do nothing: a disk answers soon."""
 
 
-def ranges_of(fd: int) -> Ranges:
-    """An open file descriptor, whose position is neither used nor moved."""
+def range_file_of(fd: int) -> RangeFile:
+    """The file of an open descriptor; the position of the descriptor is neither used nor moved."""
     now = os.fstat(fd)
-    return Ranges(
+    return RangeFile(
         pread=partial(os.pread, fd),
         size_bytes=now.st_size,
         mtime_ns=now.st_mtime_ns,
@@ -132,7 +133,7 @@ def _kind(entry: os.DirEntry[str]) -> Kind:
     return "other"
 
 
-def _found(entry: os.DirEntry[bytes]) -> Found:
+def _image_entry(entry: os.DirEntry[bytes]) -> ImageEntry:
     name = entry.name
     try:
         now = entry.stat()
@@ -146,12 +147,12 @@ def _found(entry: os.DirEntry[bytes]) -> Found:
         return name, 0, 0, "nested-folder", "a folder inside a class folder is not read"
     if not stat.S_ISREG(mode):
         return name, 0, 0, "not-a-file", "a pipe, socket or device, not a file"
-    # The system is asked only about files that not everyone may read: a call less for the rest.
+    # Ask the system only about files that not everyone may read: it saves a call for the rest.
     if not mode & stat.S_IROTH and not _may_read(entry.path):
         return name, 0, 0, "unreadable-file", "no permission to read it"
     return name, now.st_size, now.st_mtime_ns, "", ""
 
 
 def _may_read(path: bytes) -> bool:
-    # By default access() asks for the real user, open() for the effective one.
+    # By default access() checks the real user, while open() uses the effective one.
     return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)

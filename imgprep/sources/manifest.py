@@ -1,10 +1,10 @@
-"""What a scan finds: one compact row for each image, the problems beside them, the identity.
+"""The result of a scan: one compact row per image, the problems, the identity of the source.
 
-A row is 40 bytes and a name about 18, so the 1.28 million images of ImageNet take 75 MB, on
-disk and memory-mapped alike::
+A row takes 40 bytes and a name about 18, so the 1.28 million images of ImageNet take 75 MB, both
+on disk and memory-mapped::
 
     FOLDER/rows.npy    structured array, ROW_DTYPE, in the order of the manifest
-    FOLDER/names.bin   all names end to end, UTF-8 with surrogateescape
+    FOLDER/names.bin   all names joined, UTF-8 with surrogateescape
     FOLDER/meta.json   format version, split, containers
 """
 
@@ -45,12 +45,12 @@ Rows = NDArray[np.void]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in the source that cannot be used."""
+    """An entry of the source that cannot be used."""
 
     kind: str
     """A short slug, such as ``cut-short``."""
     where: str
-    """File, or archive, inner archive and member, joined by colons."""
+    """The file, or the archive, inner archive and member joined by colons."""
     cause: str
     """A sentence."""
 
@@ -62,13 +62,13 @@ class SplitManifest:
     split: str
     """``train`` or ``val``."""
     containers: tuple[str, ...]
-    """The folders or (inner) tars that hold images, for people: ``a.tar:n01440764.tar``."""
+    """The folders or (inner) tars that contain images, for messages: ``a.tar:n01440764.tar``."""
     container_paths: tuple[str, ...]
     """For each container the folder or outermost archive to open, relative to the source."""
     rows: Rows
     """Structured array of :data:`ROW_DTYPE`; do not write to it."""
     names: bytes | mmap.mmap
-    """The names of all rows end to end."""
+    """The names of all rows, joined."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,18 +88,18 @@ class SplitManifest:
         return int(self.rows[i]["label"])
 
     def where(self, i: int) -> str:
-        """Where image ``i`` lies, for people: container and name."""
+        """Where image ``i`` is, for messages: container and name."""
         row = self.rows[i]
-        joint = "/" if row["offset"] == LOOSE_FILE else ":"
-        return f"{self.containers[int(row['container'])]}{joint}{self.name(i)}"
+        separator = "/" if row["offset"] == LOOSE_FILE else ":"
+        return f"{self.containers[int(row['container'])]}{separator}{self.name(i)}"
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all images as stored."""
+        """Total size of the images as stored."""
         return int(self.rows["size_bytes"].sum())
 
     def save(self, folder: Path) -> None:
-        """Write the manifest into ``folder``, which is made where missing; ``meta.json`` last."""
+        """Write the manifest into ``folder``, created if missing; ``meta.json`` is written last."""
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "rows.npy").open("wb") as file:
             save_npy(file, self.rows)
@@ -116,7 +116,7 @@ class SplitManifest:
 
     @classmethod
     def load(cls, folder: Path) -> SplitManifest:
-        """Map a saved manifest into memory; processes that load the same one share the pages.
+        """Map a saved manifest into memory; processes that load the same manifest share its pages.
 
         Raises:
             FormatError: a file is missing, cut, of another version, or contradicts the others.
@@ -126,7 +126,7 @@ class SplitManifest:
             rows = map_npy(folder / "rows.npy")
             with (folder / "names.bin").open("rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
-                # An empty file cannot be mapped.
+                # mmap rejects an empty file.
                 names = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size_bytes else b""
         except (OSError, ValueError) as exc:
             raise FormatError(f"the manifest in {folder} cannot be read: {exc}") from exc
@@ -150,20 +150,20 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path} cannot be read: {exc}") from exc
     meta = json_object(data, str(path), "the manifest")
     if meta.get("format") != MANIFEST_FORMAT:
-        raise FormatError(f"{path} is not of the format {MANIFEST_FORMAT}; scan again")
-    shown, opened = meta.get("containers"), meta.get("container_paths")
+        raise FormatError(f"{path} does not have the format {MANIFEST_FORMAT}; scan again")
+    containers, paths = meta.get("containers"), meta.get("container_paths")
     if (
-        not _is_texts(shown)
-        or not _is_texts(opened)
-        or len(shown) != len(opened)
+        not _is_path_list(containers)
+        or not _is_path_list(paths)
+        or len(containers) != len(paths)
         or not isinstance(meta.get("split"), str)
     ):
         raise FormatError(f"{path} is malformed; scan again")
     return meta
 
 
-def _is_texts(value: object) -> TypeGuard[list[str]]:
-    """Whether it is a list of texts that paths can be made of."""
+def _is_path_list(value: object) -> TypeGuard[list[str]]:
+    """Whether it is a list of texts that can be paths."""
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         return False
     try:
@@ -173,14 +173,14 @@ def _is_texts(value: object) -> TypeGuard[list[str]]:
 
 
 def _fault(manifest: SplitManifest, meta: Mapping[str, Any]) -> str:
-    """What contradicts itself in a loaded manifest, or an empty text."""
+    """What is inconsistent in a loaded manifest, or an empty text."""
     rows, names = manifest.rows, manifest.names
     if rows.dtype != ROW_DTYPE or rows.ndim != 1:
-        return f"its rows are of type {rows.dtype}"
+        return f"its rows have type {rows.dtype}"
     if len(rows) != meta.get("images") or len(names) != meta.get("names_bytes"):
         return "the number of its rows or the length of its names differs from its meta.json"
     if names.find(b"\0") >= 0:
-        return "a name holds a null byte"
+        return "a name contains a null byte"
     if len(rows) == 0:
         return ""
     starts = rows["name_start"]
@@ -188,7 +188,7 @@ def _fault(manifest: SplitManifest, meta: Mapping[str, Any]) -> str:
         return "its names overlap or run past the end"
     inside = (rows["container"] >= 0) & (rows["container"] < len(manifest.containers))
     if not inside.all():
-        return "an image lies in a container that is not listed"
+        return "an image is in a container that is not listed"
     if rows["label"].min() < 0 or rows["size_bytes"].min() < 0:
         return "a label or a size is negative"
     if rows["offset"].min() < LOOSE_FILE:
@@ -198,34 +198,35 @@ def _fault(manifest: SplitManifest, meta: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceScan:
-    """All that is known of a source."""
+    """The complete result of a scan."""
 
     layout: str
     """``archives``, ``class-folders`` or ``kaggle``."""
     evidence: tuple[str, ...]
-    """What the layout was recognised by, as sentences."""
+    """How the layout was recognised, as sentences."""
     root: str
-    """The folder that was scanned, as a path or URL, as it was given."""
+    """The scanned folder, a path or URL as the user gave it."""
     labels: LabelMap
     splits: dict[str, SplitManifest]
-    """By name; a split that the source lacks is absent."""
+    """By name; a split that the source does not have is absent."""
     problems: tuple[Problem, ...] = ()
-    """The first thousand; ``problem_counts`` counts all."""
+    """The first thousand; ``problem_counts`` counts all of them."""
     problem_counts: dict[str, int] = field(default_factory=dict)
     """Number of problems of each kind."""
     oddities: dict[str, int] = field(default_factory=dict)
-    """Harmless things worth a line (hidden files, name endings), counted."""
+    """Counts of harmless things that a report mentions (hidden files, name endings)."""
 
     @property
     def absolute_root(self) -> str:
-        """``root`` as it is found from any working directory."""
+        """``root`` as an absolute path or URL."""
         return self.root if is_url(self.root) else os.path.realpath(self.root)
 
     def identity(self) -> dict[str, int | str]:
-        """Flat values that change when the source changes, to name what changed.
+        """Flat values that change when the source changes, so that a message can name the change.
 
-        ``SPLIT.names`` stands for names, order and labels, ``SPLIT.sizes`` for sizes and places,
-        ``SPLIT.modified`` for modification times. The root is left out: a source may move.
+        ``SPLIT.names_sha256`` covers names, order and labels; ``SPLIT.sizes_sha256`` sizes and
+        offsets; ``SPLIT.modified_sha256`` modification times. The root is left out, because a
+        source may be moved.
         """
         found: dict[str, int | str] = {
             "layout": self.layout,

@@ -1,11 +1,11 @@
 """Read one array of structures from a MATLAB 5 file, the form of the devkit's ``meta.mat``.
 
 ``scipy.io.loadmat`` reads far more, but a damaged file can make it end the whole process with a
-segmentation fault (seen with scipy 1.17), and a devkit is a file from elsewhere. This reader
-knows numbers and texts only, checks every length, and raises ValueError.
+segmentation fault (seen with scipy 1.17), and a devkit is an untrusted file. This reader
+supports only numbers and texts, checks every length, and raises ValueError.
 
 The format is that of MathWorks' "MAT-File Level 5 File Format": a header of 128 bytes, then
-elements of a tag (type, length) and data padded to 8 bytes; short data sits inside the tag.
+elements of a tag (type, length) and data padded to 8 bytes; short data is inside the tag.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Value = str | float | None
 
 @dataclass(slots=True)
 class _Elements:
-    """The elements that lie end to end in ``data``."""
+    """The consecutive elements in ``data``."""
 
     data: memoryview
     order: str
@@ -52,10 +52,10 @@ class _Elements:
         return kind, content
 
     def expect(self, kind: int) -> memoryview:
-        """The data of the next element, which has to be of type ``kind``."""
+        """The data of the next element, which must be of type ``kind``."""
         found, content = self.next()
         if found != kind:
-            raise ValueError(f"an element of type {found} where {kind} belongs")
+            raise ValueError(f"an element of type {found} instead of {kind}")
         return content
 
     def __bool__(self) -> bool:
@@ -78,7 +78,7 @@ class _Matrix:
 
 
 def read_structures(data: bytes, variable: str) -> list[dict[str, Value]]:
-    """The structures of the variable as dicts; what is neither one number nor a text is None.
+    """Return the structures of the variable as dicts; other values than a number or text are None.
 
     Raises:
         ValueError: the file is malformed or holds no such variable.
@@ -89,7 +89,7 @@ def read_structures(data: bytes, variable: str) -> list[dict[str, Value]]:
     for matrix in _variables(data, orders[data[126:128]]):
         if matrix.name == variable.encode() and matrix.array_class == STRUCT_CLASS:
             return _structures(matrix)
-    raise ValueError(f"it holds no structures named {variable!r}")
+    raise ValueError(f"it has no structures named {variable!r}")
 
 
 def _variables(data: bytes, order: str) -> Iterator[_Matrix]:
@@ -104,7 +104,7 @@ def _variables(data: bytes, order: str) -> Iterator[_Matrix]:
                 raise ValueError(f"damaged compression: {exc}") from exc
             left_bytes -= len(plain)
             if left_bytes <= 0:
-                raise ValueError("it unpacks to too much")
+                raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB")
             kind, content = _Elements(memoryview(plain), order).next()
         if kind == MATRIX:
             yield _matrix(content, order)
@@ -148,7 +148,7 @@ def _structures(matrix: _Matrix) -> list[dict[str, Value]]:
 
 
 def _value(content: memoryview, order: str) -> Value:
-    """One number, a text, or None for all else."""
+    """Return one number, a text, or None for any other value."""
     if not content:
         return None
     matrix = _matrix(content, order)

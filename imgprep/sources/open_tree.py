@@ -1,4 +1,4 @@
-"""Choose how the files of a source are read: from a folder on disk, or from an object store."""
+"""Choose how to read the files of a source: from a folder on disk or from an object store."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from imgprep.storage.urls import path_of
 
 
 def open_tree(location: str | Path) -> Tree:
-    """Return the tree at a path or URL, without reading anything yet.
+    """Return the tree at a path or URL; reads nothing yet.
 
     Raises:
-        UsageError: the kind of URL is unknown, or the package that reads it is missing.
+        UsageError: the URL scheme is unknown, or the package that reads it is missing.
     """
     path = path_of(location)
     return RemoteTree(str(location)) if path is None else LocalTree(path)

@@ -15,34 +15,34 @@ from imgprep.storage.urls import path_of
 
 MAX_OPEN_ARCHIVES = 64
 MAX_IMAGE_BYTES = 1 << 30
-"""A file above this is refused unread: a sparse file may claim any size, and no photo has it."""
+"""A larger file is rejected unread: a sparse file may claim any size, and no photo is so large."""
 
 
-class _Images(Protocol):
+class _ImageReader(Protocol):
     def read(self, i: int) -> bytes: ...
     def will_need(self, indices: Iterable[int]) -> None: ...
     def close(self) -> None: ...
 
 
 class SourceReader:
-    """Reads images of one split; cheap to make, one for each worker. Not for use in threads."""
+    """Reads the images of one split; cheap to create, one per worker. Not thread-safe."""
 
     def __init__(self, location: str | Path, manifest: SplitManifest) -> None:
-        """Open nothing yet.
+        """Prepare to read; opens no file yet.
 
         Args:
             location: the root of the source, a path or a URL.
-            manifest: what the scan found there.
+            manifest: the images that the scan found.
         """
-        self._images = _images(location, manifest)
+        self._images = _image_reader(location, manifest)
         self._size_bytes = manifest.rows["size_bytes"]
 
     def read(self, i: int) -> bytes:
-        """All bytes of image ``i``.
+        """Return all bytes of image ``i``.
 
         Raises:
-            ImageError: the file is gone, may not be read, or is not as the scan found it.
-            UnreachableError: the store that holds it refuses, or does not answer.
+            ImageError: the file is gone, cannot be read, or changed since the scan.
+            UnreachableError: the store refuses, or does not answer.
         """
         size_bytes = int(self._size_bytes[i])
         if size_bytes > MAX_IMAGE_BYTES:
@@ -50,11 +50,11 @@ class SourceReader:
         return self._images.read(i)
 
     def will_need(self, indices: Iterable[int]) -> None:
-        """Have these images fetched ahead of ``read``; a hint, never fails."""
+        """Prefetch these images; a hint, never raises."""
         self._images.will_need(indices)
 
     def close(self) -> None:
-        """Close what is open, drop what is on its way; ``read`` begins again."""
+        """Close open files and cancel prefetching; ``read`` opens them again."""
         self._images.close()
 
     def __enter__(self) -> SourceReader:
@@ -69,7 +69,7 @@ class SourceReader:
         self.close()
 
 
-def _images(location: str | Path, manifest: SplitManifest) -> _Images:
+def _image_reader(location: str | Path, manifest: SplitManifest) -> _ImageReader:
     path = path_of(location)
     if path is None:
         from imgprep.sources.remote_images import RemoteImages
@@ -79,7 +79,7 @@ def _images(location: str | Path, manifest: SplitManifest) -> _Images:
 
 
 class _LocalImages:
-    """Archives stay open (their files have to stay in place); loose files are opened one by one."""
+    """Keeps archives open (their files must not be replaced); opens loose files one by one."""
 
     def __init__(self, root: Path, manifest: SplitManifest) -> None:
         self._paths = [
@@ -129,7 +129,7 @@ class _LocalImages:
                 finally:
                     os.close(fd)
             except OSError:
-                continue  # read() meets the same fault and reports it
+                continue  # read() will meet the same fault and report it.
 
     def close(self) -> None:
         while self._archives:
@@ -138,7 +138,7 @@ class _LocalImages:
     def _archive(self, path: bytes) -> int:
         fd = self._archives.get(path)
         if fd is None:
-            # The outer tar unpacked gives a thousand archives: more than a process may open.
+            # An unpacked train tar is a thousand archives: more than a process may open.
             if len(self._archives) >= MAX_OPEN_ARCHIVES:
                 os.close(self._archives.popitem(last=False)[1])
             fd = self._archives[path] = os.open(path, os.O_RDONLY)  # Python adds O_CLOEXEC

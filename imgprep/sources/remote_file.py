@@ -1,4 +1,4 @@
-"""One object of a store, read by ranges; the faults of the store are told from those of objects."""
+"""One object of a store, read by ranges; distinguishes faults of the store from faults of objects."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AGAIN = "run the same command again: what is done stays done"
+RETRY_ADVICE = "run the same command again: finished work is kept"
 _MTIME_FIELDS = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 
 
 class ResizedError(Exception):
-    """An object is not as long as it was; carries its size now."""
+    """The size of an object changed; carries the new size."""
 
     def __init__(self, now_bytes: int) -> None:
         super().__init__(now_bytes)
@@ -30,7 +30,7 @@ class ResizedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One object, read by ranges; every answer has the length that was asked for."""
+    """One object, read by ranges; every answer has the requested length."""
 
     fs: AbstractFileSystem
     path: str
@@ -39,39 +39,39 @@ class RemoteFile:
     mtime_ns: int
 
     def pread(self, size_bytes: int, offset: int) -> bytes:
-        """Bytes at ``offset``, fewer only at the end.
+        """Return bytes at ``offset``, fewer only at the end.
 
         Raises:
-            SourceError: the object is not as long as it was.
+            SourceError: the size of the object changed.
         """
         wanted = max(0, min(size_bytes, self.size_bytes - offset))
         if not wanted:
             return b""
         try:
-            return reach(lambda: read_range(self.fs, self.path, offset, wanted), self.where)
+            return request(lambda: read_range(self.fs, self.path, offset, wanted), self.where)
         except ResizedError as exc:
             raise SourceError(
-                f"{self.where} changed while it was read: {self.size_bytes} bytes then, "
-                f"{exc.now_bytes} now; run the same command again when it is whole"
+                f"{self.where} changed while it was read: it had {self.size_bytes} bytes and now has "
+                f"{exc.now_bytes}; run the same command again when it is complete"
             ) from exc
 
 
 def remote_file(fs: AbstractFileSystem, path: str, where: str) -> RemoteFile:
-    """An object, as one request finds it now.
+    """Ask for the size and time of an object, by one request.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: it does not exist.
         UnreachableError: the store refuses, or does not answer.
     """
-    now = reach(lambda: fs.info(path), where)
+    now = request(lambda: fs.info(path), where)
     return RemoteFile(fs, path, where, int(now["size"]), mtime_of(now))
 
 
-def reach(action: Callable[[], T], where: str) -> T:
-    """Ask a store, again where that may help.
+def request(action: Callable[[], T], where: str) -> T:
+    """Make a request, and repeat it where that may help.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, ResizedError: about this object alone.
+        FileNotFoundError, NotADirectoryError, ResizedError: a fault of this object only.
         UnreachableError: the store refuses, or does not answer.
     """
     try:
@@ -79,21 +79,21 @@ def reach(action: Callable[[], T], where: str) -> T:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
     except PermissionError as exc:
-        raise UnreachableError(f"{where}: no access: {exc.strerror}") from exc
+        raise UnreachableError(f"{where}: access denied: {exc.strerror}") from exc
     except OSError as exc:
-        raise UnreachableError(f"{where}: the store fails: {exc.strerror}; {AGAIN}") from exc
+        raise UnreachableError(f"{where}: the store failed: {exc.strerror}; {RETRY_ADVICE}") from exc
 
 
 def read_range(
     fs: AbstractFileSystem, path: str, offset: int, size_bytes: int, *, whole: bool = False
 ) -> bytes:
-    """Exactly ``size_bytes`` at ``offset``, by one request; with ``whole``, the object has no more.
+    """Read exactly ``size_bytes`` at ``offset`` by one request; ``whole``: the object ends there.
 
     Raises:
-        ResizedError: the object ends before, or has more.
-        Exception: what the store's library raises; also for an answer that is short by a fault.
+        ResizedError: the object is shorter, or longer than ``whole`` allows.
+        Exception: as the store's library raises; OSError for an incomplete answer.
     """
-    # One byte more than expected shows an object that grew.
+    # One byte more than expected reveals an object that grew.
     end = offset + size_bytes + whole
     try:
         data = bytes(fs.cat_file(path, start=offset, end=end))
@@ -105,17 +105,17 @@ def read_range(
         now_bytes = int(fs.info(path)["size"])
         if now_bytes < offset + size_bytes or (whole and now_bytes != size_bytes):
             raise ResizedError(now_bytes)
-        raise OSError(errno.EIO, f"{len(data)} bytes came where {size_bytes} were asked for")
+        raise OSError(errno.EIO, f"{len(data)} bytes arrived of {size_bytes} requested")
     return data
 
 
 def _beyond_end(exc: Exception) -> bool:
-    """Whether an answer says that a range begins after the end (HTTP status 416)."""
+    """Whether an error says that a range starts after the end (HTTP status 416)."""
     return any(word in str(exc) for word in ("416", "InvalidRange", "satisf"))
 
 
 def mtime_of(entry: dict[str, Any]) -> int:
-    """When an object was written, as far as its store tells; 0 where it does not."""
+    """Modification time of an object in ns; 0 where the store does not report it."""
     for field in _MTIME_FIELDS:
         value = entry.get(field)
         if isinstance(value, str) and value:

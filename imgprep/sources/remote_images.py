@@ -1,4 +1,4 @@
-"""Read the images of a source in an object store, several of them on their way at once."""
+"""Read the images of a source in an object store, with several requests in flight."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from concurrent.futures import Future
 
 from imgprep.errors import ImageError
 from imgprep.sources.manifest import LOOSE_FILE, SplitManifest
-from imgprep.sources.remote_file import ResizedError, reach, read_range, remote_file
-from imgprep.sources.tree import under
+from imgprep.sources.remote_file import ResizedError, read_range, remote_file, request
+from imgprep.sources.tree import child_path
 from imgprep.storage.urls import file_system
 
 PENDING_IMAGES = 64
 PENDING_BYTES = 256 * 1024 * 1024
 ARRIVAL_SECONDS = 30.0
-"""A request that takes longer is given up, and made again with all that helps."""
+"""A prefetch that takes longer is cancelled, and ``read`` makes its own request."""
 
 
 class RemoteImages:
@@ -26,16 +26,16 @@ class RemoteImages:
         self._url = url.rstrip("/")
         self._fs, root = file_system(self._url)
         self._manifest = manifest
-        self._paths = [under(root, path) for path in manifest.container_paths]
+        self._paths = [child_path(root, path) for path in manifest.container_paths]
         self._checked: set[int] = set()
         self._pending: OrderedDict[int, Future[bytes | None]] = OrderedDict()
         self._pending_bytes = 0
 
     def read(self, i: int) -> bytes:
-        """All bytes of image ``i``.
+        """Return all bytes of image ``i``.
 
         Raises:
-            ImageError: the object is gone, or is not as the scan found it.
+            ImageError: the object is gone, or changed since the scan.
             UnreachableError: the store refuses, or does not answer.
         """
         path, offset, size_bytes = self._place(i)
@@ -43,11 +43,11 @@ class RemoteImages:
         try:
             if not loose:
                 self._check_archive(i, path)
-            data = self._arrived(i)
+            data = self._prefetched(i)
             if data is not None and len(data) == size_bytes:
                 return data
             start = 0 if loose else offset
-            return reach(
+            return request(
                 lambda: read_range(self._fs, path, start, size_bytes, whole=loose),
                 self._where(path),
             )
@@ -64,7 +64,7 @@ class RemoteImages:
             raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
 
     def will_need(self, indices: Iterable[int]) -> None:
-        """Ask for images ahead of ``read``; a hint, never fails."""
+        """Prefetch images; a hint, never raises."""
         if not self._fs.async_impl:
             return
         for i in indices:
@@ -75,22 +75,22 @@ class RemoteImages:
                 len(self._pending) >= PENDING_IMAGES
                 or self._pending_bytes + size_bytes > PENDING_BYTES
             ):
-                self._forget(next(iter(self._pending)))  # of a shard that was given up
-            # One byte more than expected shows an object that grew.
+                self._drop(next(iter(self._pending)))  # Of a shard that was abandoned.
+            # One byte more than expected reveals an object that grew.
             start, end = (
                 (0, size_bytes + 1) if offset == LOOSE_FILE else (offset, offset + size_bytes)
             )
-            coming = _whatever_comes(self._fs._cat_file(path, start=start, end=end))
-            self._pending[i] = asyncio.run_coroutine_threadsafe(coming, self._fs.loop)
+            answer = _answer_or_none(self._fs._cat_file(path, start=start, end=end))
+            self._pending[i] = asyncio.run_coroutine_threadsafe(answer, self._fs.loop)
             self._pending_bytes += size_bytes
 
     def close(self) -> None:
-        """Drop what is on its way."""
+        """Cancel all prefetching."""
         while self._pending:
-            self._forget(next(iter(self._pending)))
+            self._drop(next(iter(self._pending)))
 
     def _place(self, i: int) -> tuple[str, int, int]:
-        """(path, offset, size) of an image; the path is that of its own object, or its archive."""
+        """(path, offset, size) of an image; the path of its own object, or of its archive."""
         row = self._manifest.rows[i]
         offset, path = int(row["offset"]), self._paths[int(row["container"])]
         if offset == LOOSE_FILE:
@@ -100,39 +100,39 @@ class RemoteImages:
     def _where(self, path: str) -> str:
         return self._url.partition("://")[0] + "://" + path.lstrip("/")
 
-    def _arrived(self, i: int) -> bytes | None:
-        """What was asked for ahead; None where it was not, or did not come well."""
-        coming = self._forget(i, cancel=False)
-        if coming is None:
+    def _prefetched(self, i: int) -> bytes | None:
+        """The prefetched image; None where it was not prefetched, or the request failed."""
+        future = self._drop(i, cancel=False)
+        if future is None:
             return None
         try:
-            return coming.result(ARRIVAL_SECONDS)
+            return future.result(ARRIVAL_SECONDS)
         except TimeoutError:
-            coming.cancel()
-            return None  # asked for again, and then the fault is told
+            future.cancel()
+            return None  # read() asks again and reports the fault.
 
-    def _forget(self, i: int, *, cancel: bool = True) -> Future[bytes | None] | None:
-        coming = self._pending.pop(i, None)
-        if coming is not None:
+    def _drop(self, i: int, *, cancel: bool = True) -> Future[bytes | None] | None:
+        future = self._pending.pop(i, None)
+        if future is not None:
             self._pending_bytes -= int(self._manifest.rows["size_bytes"][i])
             if cancel:
-                coming.cancel()
-        return coming
+                future.cancel()
+        return future
 
     def _check_archive(self, i: int, path: str) -> None:
-        """Refuse an archive that was put anew since the scan; asked once for each archive."""
+        """Reject an archive that was replaced since the scan; checked once per archive."""
         container = int(self._manifest.rows["container"][i])
         if container in self._checked:
             return
         now = remote_file(self._fs, path, self._where(path))
         then_ns = int(self._manifest.rows["mtime_ns"][i])
         if now.mtime_ns != then_ns:
-            raise ImageError("the archive was written anew since the scan")
+            raise ImageError("the archive was replaced since the scan")
         self._checked.add(container)
 
 
-async def _whatever_comes(answer: Awaitable[bytes]) -> bytes | None:
-    """An answer, or None: a failure that nobody waits for any more would be printed at the end."""
+async def _answer_or_none(answer: Awaitable[bytes]) -> bytes | None:
+    """Return the answer, or None: asyncio would print a failure that nobody waits for."""
     try:
         return bytes(await answer)
     except Exception:

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from imgprep.errors import UnreachableError, UsageError
 from imgprep.processors import processors
-from imgprep.sources.remote_file import mtime_of, reach, remote_file
-from imgprep.sources.tree import Found, Named, Ranges, under
+from imgprep.sources.remote_file import mtime_of, remote_file, request
+from imgprep.sources.tree import FolderEntry, ImageEntry, RangeFile, child_path
 from imgprep.storage.urls import PROCESS_LOCAL, file_system, scheme_of
 
 SCAN_THREADS = 48
-"""An answer takes tens of milliseconds, most of them waiting."""
+"""A request takes tens of milliseconds, mostly spent waiting."""
 HEADER_BYTES = 2048
-"""A PAX header, its records and the header that they speak of come with one request."""
+"""One request returns a PAX header, its records and the header that they describe."""
 AHEAD_BYTES = 256 * 1024
 CHUNK_BYTES = 8 * 1024 * 1024
 CHUNKS_AHEAD = 4
@@ -41,11 +41,11 @@ class RemoteTree:
     threads = SCAN_THREADS
 
     def __init__(self, url: str, *, outside: bool = False) -> None:
-        """Look at nothing yet; with ``outside``, what may not be listed is taken as empty."""
+        """Make no request yet; with ``outside``, a folder without permission counts as empty."""
         self._outside = outside
         self._url = url.rstrip("/")
         if "://" not in self._url:
-            raise UsageError(f"{url} names no folder: {url}bucket/folder")
+            raise UsageError(f"{url} names no folder: write {url}bucket/folder")
         self._fs, self._root = file_system(self._url)
         shared = scheme_of(url) not in PROCESS_LOCAL
         self.processes = processors() if shared else 1
@@ -58,32 +58,32 @@ class RemoteTree:
         return self._url
 
     @property
-    def called(self) -> frozenset[str]:
-        """Its last part."""
+    def root_names(self) -> frozenset[str]:
+        """The last part of the URL."""
         return frozenset({self._url.rpartition("/")[2]})
 
     def where(self, path: str = "") -> str:
         """URL of a file."""
-        return under(self._url, path) if path else self._url
+        return child_path(self._url, path) if path else self._url
 
-    def check(self) -> None:
-        """Raise UsageError unless something lies under the URL."""
+    def check_folder(self) -> None:
+        """Raise UsageError unless there are objects under the URL."""
         try:
             self._list("")
         except FileNotFoundError as exc:
-            raise UsageError(f"{self._url} is not a folder: nothing lies under it") from exc
+            raise UsageError(f"{self._url} does not exist: no object has this prefix") from exc
         except NotADirectoryError as exc:
             above = self._url.rpartition("/")[0]
             raise UsageError(
-                f"{self._url} is a file; give the folder that it lies in: {above}"
+                f"{self._url} is a file; give the folder that contains it: {above}"
             ) from exc
 
-    def at(self, path: str) -> RemoteTree:
+    def subtree(self, path: str) -> RemoteTree:
         """The tree of a folder in this one."""
         return RemoteTree(self.where(path))
 
-    def above(self, levels: int) -> list[RemoteTree]:
-        """The folders above, within the bucket."""
+    def parents(self, levels: int) -> list[RemoteTree]:
+        """The folders above within the bucket, nearest first."""
         scheme, _, rest = self._url.partition("://")
         parts = rest.strip("/").split("/")
         kept = range(len(parts) - 1, max(0, len(parts) - 1 - levels), -1)
@@ -91,27 +91,27 @@ class RemoteTree:
         return [RemoteTree(url, outside=True) for url in urls]
 
     def is_file(self, path: str) -> bool:
-        """Whether it is an object, by the listing of its folder."""
-        return any(not item.is_folder for item in self._named(path))
+        """Whether it is an object, according to the listing of its folder."""
+        return any(not item.is_folder for item in self._entries_at(path))
 
     def is_folder(self, path: str) -> bool:
-        """Whether objects lie under it, by the listing of the folder above."""
-        return any(item.is_folder for item in self._named(path))
+        """Whether it has objects under it, according to the listing of its parent folder."""
+        return any(item.is_folder for item in self._entries_at(path))
 
     def size_bytes(self, path: str) -> int:
         """Size of an object."""
-        return next(item.size_bytes for item in self._named(path) if not item.is_folder)
+        return next(item.size_bytes for item in self._entries_at(path) if not item.is_folder)
 
-    def entries(self, path: str = "") -> Iterator[Named]:
-        """What lies directly in a folder."""
+    def entries(self, path: str = "") -> Iterator[FolderEntry]:
+        """The direct entries of a folder."""
         for item in self._list(path):
-            yield Named(item.name, "folder" if item.is_folder else "file")
+            yield FolderEntry(item.name, "folder" if item.is_folder else "file")
 
-    def files(self, path: str) -> Iterator[Found]:
-        """What lies directly in a folder of images, by name; its listing is then forgotten."""
+    def images(self, path: str) -> Iterator[ImageEntry]:
+        """The direct entries of a folder of images, by name; the cached listing is then dropped."""
         items = self._list(path)
         self._listings.pop(path, None)
-        return map(_found, sorted(items, key=lambda item: os.fsencode(item.name)))
+        return map(_image_entry, sorted(items, key=lambda item: os.fsencode(item.name)))
 
     def read(self, path: str, limit_bytes: int) -> bytes:
         """A small file, cut after ``limit_bytes``."""
@@ -119,23 +119,23 @@ class RemoteTree:
             return file.pread(limit_bytes, 0)
 
     def chunks(self, path: str) -> Iterator[memoryview]:
-        """A large file from its beginning; the next chunks are on their way."""
+        """A large file from its beginning; the next chunks are requested ahead."""
         with self.open(path) as file, ThreadPoolExecutor(CHUNKS_AHEAD, "imgprep-chunk") as pool:
-            coming: deque[Future[bytes]] = deque()
+            requested: deque[Future[bytes]] = deque()
             try:
                 for offset in range(0, file.size_bytes, CHUNK_BYTES):
-                    coming.append(pool.submit(file.pread, CHUNK_BYTES, offset))
-                    if len(coming) > CHUNKS_AHEAD:
-                        yield memoryview(coming.popleft().result())
-                while coming:
-                    yield memoryview(coming.popleft().result())
+                    requested.append(pool.submit(file.pread, CHUNK_BYTES, offset))
+                    if len(requested) > CHUNKS_AHEAD:
+                        yield memoryview(requested.popleft().result())
+                while requested:
+                    yield memoryview(requested.popleft().result())
             finally:
-                for future in coming:
+                for future in requested:
                     future.cancel()
 
     @contextmanager
-    def open(self, path: str) -> Iterator[Ranges]:
-        """A file to read by ranges."""
+    def open(self, path: str) -> Iterator[RangeFile]:
+        """Open a file to read by ranges."""
         file = remote_file(self._fs, f"{self._root}/{path}", self.where(path))
 
         def pread(size_bytes: int, offset: int) -> bytes:
@@ -143,7 +143,7 @@ class RemoteTree:
                 raise UnreachableError(f"{file.where}: the scan was stopped")
             return file.pread(size_bytes, offset)
 
-        yield Ranges(
+        yield RangeFile(
             pread=pread,
             size_bytes=file.size_bytes,
             mtime_ns=file.mtime_ns,
@@ -152,11 +152,11 @@ class RemoteTree:
         )
 
     def stop(self) -> None:
-        """Reads under way in other threads fail soon; nothing more is read."""
+        """Make the reads of other threads fail soon; nothing more is read."""
         self._stopped.set()
 
-    def _named(self, path: str) -> list[_Item]:
-        """What goes by a name (an object and a folder may both), without asking twice."""
+    def _entries_at(self, path: str) -> list[_Item]:
+        """The entries of that path (an object and a folder may share it), from cached listings."""
         folder, _, name = path.rpartition("/")
         if folder and not self.is_folder(folder):
             return []
@@ -171,8 +171,8 @@ class RemoteTree:
 
     def _list(self, path: str) -> list[_Item]:
         if path not in self._listings:
-            full = under(self._root, path) if path else self._root
-            found = reach(lambda: self._fs.ls(full, detail=True), self.where(path))
+            full = child_path(self._root, path) if path else self._root
+            found = request(lambda: self._fs.ls(full, detail=True), self.where(path))
             self._listings[path] = list(_items(full, found))
         return self._listings[path]
 
@@ -184,7 +184,7 @@ def _items(full: str, found: list[dict[str, Any]]) -> Iterator[_Item]:
         if path.strip("/") == full.strip("/"):
             if entry["type"] == "file" and len(found) == 1 and not entry["name"].endswith("/"):
                 raise NotADirectoryError(errno.ENOTDIR, "it is an object, not a folder")
-            continue  # some tools put an empty object in place of a folder
+            continue  # Some tools write an empty object to stand for a folder.
         name = path.rpartition("/")[2]
         if entry["type"] == "directory" or str(entry["name"]).endswith("/"):
             if name not in folders:
@@ -194,7 +194,7 @@ def _items(full: str, found: list[dict[str, Any]]) -> Iterator[_Item]:
             yield _Item(name, False, int(entry["size"]), mtime_of(entry))
 
 
-def _found(item: _Item) -> Found:
+def _image_entry(item: _Item) -> ImageEntry:
     name = os.fsencode(item.name)
     if item.is_folder:
         return name, 0, 0, "nested-folder", "a folder inside a class folder is not read"

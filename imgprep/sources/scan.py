@@ -1,234 +1,142 @@
-"""Report on a scan: what is there, what of it is usable, how it compares with ILSVRC2012."""
+"""Scan a source: recognise its layout, list its images, give each image its label.
+
+Archives are walked by offset and folders are listed; nothing is unpacked and no image is opened.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from imgprep.dataset.labels import LabelMap
 from imgprep.errors import SourceError
-from imgprep.sources.detect import TRAIN_TAR, VAL_TAR, readable_bytes
-from imgprep.sources.manifest import Problem, SourceScan, SplitManifest
+from imgprep.sources.containers import ContainerImages, Findings, assemble
+from imgprep.sources.detect import choose_layout
+from imgprep.sources.ilsvrc2012 import DEVKIT_ARCHIVES
+from imgprep.sources.layout import ClassImages, ScanClasses
+from imgprep.sources.manifest import SourceScan, SplitManifest
 from imgprep.sources.open_tree import open_tree
-from imgprep.sources.tree import Tree
-from imgprep.sources.truth import DEVKIT_NAME
-from imgprep.wording import printable
+from imgprep.sources.scan_threads import Progress, ScanOptions
+from imgprep.sources.truth import KAGGLE_SOLUTION_NAME, Truth, label_flat_val, read_truth
+from imgprep.wording import counted
 
-KNOWN_CLASSES = 1000
-KNOWN_IMAGES = {"train": 1_281_167, "val": 50_000}
-KNOWN_PER_VAL_CLASS = 50
-# Below this share of the known counts a source is a subset, not a damaged full set.
-FULL_SET_SHARE = 0.9
-EXAMPLES_PER_KIND = 3
-MD5_BY_ARCHIVE = {
-    TRAIN_TAR: "1d675b47d978889d74fa0da5fadfb00e",
-    VAL_TAR: "29b22e2961454d5413ddabcf34fc5622",
-    f"{DEVKIT_NAME}.tar.gz": "fa75699e90414af021442c21a62c3abf",
-}
+__all__ = ["scan_source"]
+
+LISTED_SHARE = 0.9
+"""A list of classes applies if the source has this share of it; else the source is a subset."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SplitReport:
-    """The usable images of one split."""
+def scan_source(
+    location: str | Path,
+    layout: str | None = None,
+    *,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> SourceScan:
+    """Find every image of a source and its label.
 
-    split: str
-    images: int
-    total_bytes: int
-    classes: int
-    """Classes with at least one image."""
-    min_per_class: int
-    """Of all classes, so 0 where one is empty."""
-    max_per_class: int
-    verdict: str
-    """``matches ILSVRC2012``, how it differs, or ``a subset``."""
+    Args:
+        location: the folder (a path or a URL) of the archives, of the class folders, or of
+            Kaggle's tree.
+        layout: one of ``LAYOUT_NAMES``, or None to recognise it.
+        progress: called with the number of images found so far in a split.
+        threads: threads that list containers; None measures how fast the disk answers, or uses
+            many for a URL. The result does not depend on it.
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScanReport:
-    """What ``imgprep scan`` shows."""
-
-    source: str
-    layout: str
-    evidence: tuple[str, ...]
-    classes: int
-    order_sha256: str
-    splits: tuple[SplitReport, ...]
-    problem_counts: dict[str, int]
-    problems: tuple[Problem, ...]
-    oddities: dict[str, int]
-
-    @classmethod
-    def from_scan(cls, scan: SourceScan) -> ScanReport:
-        """Summarise a scan."""
-        return cls(
-            source=scan.root,
-            layout=scan.layout,
-            evidence=scan.evidence,
-            classes=len(scan.labels),
-            order_sha256=scan.labels.order_sha256,
-            splits=tuple(
-                _split_report(manifest, len(scan.labels)) for manifest in scan.splits.values()
-            ),
-            problem_counts=scan.problem_counts,
-            problems=scan.problems,
-            oddities=scan.oddities,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON values; undecodable file names keep their surrogate escapes."""
-        return asdict(self)
-
-    def render(self) -> str:
-        """The report as plain text, without a newline at the end."""
-        lines = [
-            f"source    {printable(self.source)}",
-            f"layout    {self.layout}: {printable('; '.join(self.evidence))}",
-            f"classes   {self.classes:,} (order sha256 {self.order_sha256[:12]})",
-            "",
-        ]
-        lines += _table(
-            [("split", "images", "size", "classes", "per class", "")]
-            + [
-                (
-                    split.split,
-                    f"{split.images:,}",
-                    readable_bytes(split.total_bytes),
-                    f"{split.classes:,}",
-                    _span(split.min_per_class, split.max_per_class),
-                    split.verdict,
-                )
-                for split in self.splits
-            ]
-        )
-        total = sum(self.problem_counts.values())
-        lines += ["", f"problems  {total:,}" if total else "problems  none"]
-        for kind, count in self.problem_counts.items():
-            lines.append(f"  {kind}: {count:,}")
-            of_kind = [problem for problem in self.problems if problem.kind == kind]
-            shown = of_kind[:EXAMPLES_PER_KIND]
-            lines += [f"    {printable(one.where)}: {one.cause}" for one in shown]
-            if count > len(shown):
-                lines.append(f"    and {count - len(shown):,} more")
-        if self.oddities:
-            lines += ["", "noticed"]
-            lines += [f"  {printable(what)}: {n:,}" for what, n in self.oddities.items()]
-        return "\n".join(lines)
-
-
-def _split_report(manifest: SplitManifest, classes: int) -> SplitReport:
-    per_class = np.bincount(manifest.rows["label"], minlength=classes)
-    smallest = int(per_class.min()) if len(per_class) else 0
-    largest = int(per_class.max()) if len(per_class) else 0
-    filled = int(np.count_nonzero(per_class))
-    return SplitReport(
-        split=manifest.split,
-        images=len(manifest),
-        total_bytes=manifest.total_bytes,
-        classes=filled,
-        min_per_class=smallest,
-        max_per_class=largest,
-        verdict=judge(manifest.split, len(manifest), filled, (smallest, largest)),
+    Raises:
+        UsageError: the layout is not recognised, or more than one fits.
+        SourceError: the source cannot be labelled, or an archive cannot be opened.
+        UnreachableError: the store refuses, or does not answer.
+    """
+    tree = open_tree(location)
+    candidate = choose_layout(tree, layout)
+    findings = Findings()
+    truth = read_truth(candidate.table_folders)
+    options = ScanOptions(threads or tree.threads, progress, tree.stop)
+    train = _scan_classes(candidate.train, options, findings)
+    val = _scan_classes(candidate.val, options, findings)
+    flat_val = candidate.flat_val() if candidate.flat_val else None
+    if flat_val is not None:
+        findings.merge(flat_val.findings)
+        if progress:
+            progress(len(flat_val))
+        if not truth.val_classes:
+            raise SourceError(_no_val_labels(flat_val))
+    labels = _labels(train, val, flat_val, truth, findings)
+    splits: dict[str, SplitManifest] = {}
+    index = labels.index_by_name()
+    for split, by_class in (("train", train), ("val", val)):
+        if by_class is not None:
+            _report_empty(by_class, findings)
+            splits[split] = assemble(split, [(images, index[name]) for name, images in by_class])
+    if flat_val is not None:
+        splits["val"] = assemble("val", [(flat_val, label_flat_val(flat_val, truth, labels))])
+    return SourceScan(
+        layout=candidate.layout,
+        evidence=(*candidate.evidence, *truth.evidence),
+        root=tree.location,
+        labels=labels,
+        splits=splits,
+        problems=tuple(findings.problems),
+        problem_counts=dict(sorted(findings.problem_counts.items())),
+        oddities=dict(sorted(findings.oddities.items())),
     )
 
 
-def judge(split: str, images: int, classes: int, per_class: tuple[int, int]) -> str:
-    """Compare counts with ILSVRC2012; ``per_class`` is the least and the most in one class."""
-    known = KNOWN_IMAGES[split]
-    if classes < FULL_SET_SHARE * KNOWN_CLASSES or images < FULL_SET_SHARE * known:
-        return "a subset of ILSVRC2012, or another set"
-    faults = [
-        f"{abs(found - expected):,} {what} {'fewer' if found < expected else 'more'}"
-        for what, found, expected in (
-            ("images", images, known),
-            ("classes", classes, KNOWN_CLASSES),
+def _scan_classes(
+    scan: ScanClasses | None, options: ScanOptions, findings: Findings
+) -> list[ClassImages] | None:
+    if scan is None:
+        return None
+    by_class: list[ClassImages] = []
+    for name, images in scan(options, findings):
+        findings.merge(images.findings)
+        by_class.append((name, images))
+    return by_class
+
+
+def _no_val_labels(flat_val: ContainerImages) -> str:
+    return (
+        f"{flat_val.container} cannot be labelled: its images are not sorted by class, and neither "
+        f"the devkit ({DEVKIT_ARCHIVES[0]}) nor Kaggle's {KAGGLE_SOLUTION_NAME} is beside it. "
+        "Put one there, or move the val split elsewhere to build train alone"
+    )
+
+
+def _labels(
+    train: list[ClassImages] | None,
+    val: list[ClassImages] | None,
+    flat_val: ContainerImages | None,
+    truth: Truth,
+    findings: Findings,
+) -> LabelMap:
+    """The classes of train, plus those of the official list if it applies; of val without train."""
+    in_train = {name for name, _ in train or ()}
+    in_val = {name for name, _ in val or ()}
+    if flat_val is not None:
+        in_val = set(truth.val_classes.values())
+    listed = set(truth.classes)
+    here = in_train or in_val
+    applies = bool(listed) and (
+        flat_val is not None or len(here & listed) >= LISTED_SHARE * len(listed)
+    )
+    classes = here | (listed if applies else set())
+    if train is not None:
+        for name in sorted(classes - in_train):
+            cause = f"listed in {truth.classes_from} but absent from train; keeps its label"
+            findings.report("missing-class", name, cause)
+    unknown = sorted(in_val - classes)
+    if unknown:
+        are = "is" if len(unknown) == 1 else "are"
+        raise SourceError(
+            f"{counted(len(unknown), 'class', 'classes')} of val {are} not in train, such as "
+            f"{unknown[0]!r}: labels would differ between the splits. Complete train, or remove "
+            f"{'it' if len(unknown) == 1 else 'them'} from val"
         )
-        if found != expected
-    ]
-    if split == "val" and per_class != (KNOWN_PER_VAL_CLASS, KNOWN_PER_VAL_CLASS):
-        faults.append(f"{_span(*per_class)} images a class, not {KNOWN_PER_VAL_CLASS}")
-    return f"differs from ILSVRC2012: {', '.join(faults)}" if faults else "matches ILSVRC2012"
+    return LabelMap.from_names(classes, truth.devkit_ids, truth.words)
 
 
-def _span(least: int, most: int) -> str:
-    return f"{least:,}" if least == most else f"{least:,}-{most:,}"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns aligned: the first and last to the left, numbers to the right."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    lines = []
-    for first, *middle, last in rows:
-        cells = [first.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True)]
-        lines.append("  ".join([*cells, last]).rstrip())
-    return lines
-
-
-@dataclass(frozen=True, slots=True)
-class ChecksumResult:
-    """The MD5 of one official archive."""
-
-    name: str
-    md5: str
-    expected: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether the archive is the published one."""
-        return self.md5 == self.expected
-
-
-def checksum_archives(
-    location: str | Path, progress: Callable[[int, int], None] | None = None
-) -> list[ChecksumResult]:
-    """Hash the official archives of a source, side by side; none there, none returned.
-
-    Args:
-        location: the folder of the archives, a path or a URL.
-        progress: called with (bytes done, bytes in total), from one thread at a time.
-
-    Raises:
-        SourceError: an archive cannot be read.
-    """
-    tree = open_tree(location)
-    names = [name for name in MD5_BY_ARCHIVE if tree.is_file(name)]
-    if not names:
-        return []
-    total_bytes = sum(tree.size_bytes(name) for name in names)
-    lock = threading.Lock()
-    done_bytes = 0
-
-    def advance(read_bytes: int) -> None:
-        nonlocal done_bytes
-        with lock:
-            done_bytes += read_bytes
-            if progress:
-                progress(done_bytes, total_bytes)
-
-    with ThreadPoolExecutor(len(names), "imgprep-md5") as pool:
-        try:
-            digests = list(pool.map(lambda name: _md5(tree, name, advance), names))
-        except BaseException:
-            tree.stop()
-            raise
-    return [
-        ChecksumResult(name, digest, MD5_BY_ARCHIVE[name])
-        for name, digest in zip(names, digests, strict=True)
-    ]
-
-
-def _md5(tree: Tree, name: str, advance: Callable[[int], None]) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        for chunk in tree.chunks(name):
-            digest.update(chunk)
-            advance(len(chunk))
-    except OSError as exc:
-        raise SourceError(f"{tree.where(name)} cannot be read: {exc.strerror or exc}") from exc
-    return digest.hexdigest()
+def _report_empty(by_class: list[ClassImages], findings: Findings) -> None:
+    for _, images in by_class:
+        if len(images) == 0:
+            cause = "the class has no usable image; it keeps its label"
+            findings.report("empty-class", images.container, cause)

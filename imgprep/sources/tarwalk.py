@@ -1,8 +1,8 @@
 """List the members of a tar, or of a tar inside a tar, by absolute offset, with ranged reads.
 
 ``tarfile`` builds an object of a dozen fields for each member and seeks through a file object;
-for the 1.28 million members of ImageNet that is minutes. This walk reads headers only, keeps
-nothing, and says what is wrong with an entry in place of raising. It understands USTAR, the
+for the 1.28 million members of ImageNet that takes minutes. This walk reads headers only, keeps
+nothing, and reports what is wrong with a member instead of raising. It understands USTAR, the
 old V7 form, GNU long names and base-256 numbers, and PAX ``path`` and ``size``.
 """
 
@@ -13,21 +13,21 @@ import zlib
 from collections.abc import Callable, Generator
 from typing import NamedTuple
 
-from imgprep.sources.tree import Ranges
+from imgprep.sources.tree import RangeFile
 
 BLOCK_BYTES = 512
 CLOSE_BYTES = 16 * 1024
 """Headers no further apart are read together."""
 MAX_EXTENSION_BYTES = 1024 * 1024
 MAX_NAME_BYTES = 4096
-"""PATH_MAX: no longer name can be a file's."""
+"""PATH_MAX: no file can have a longer name."""
 TAIL_CHECK_BYTES = 16 * 1024
 MAX_MEMBER_BYTES = 1 << 62
 # sum() over a header costs 3 us and Adler-32, whose low half is the same sum, 0.3 us.
 ADLER_MODULUS = 65521
 ZERO_BLOCK = bytes(BLOCK_BYTES)
 _DOTS = re.compile(rb"(?:\./+)*")
-# The only PAX records that are looked at; a tar may hold a million of others.
+# The only PAX records that are read; a tar may hold a million others.
 _PAX_KEPT = frozenset({b"path", b"size"})
 _PAX_SPARSE = b"GNU.sparse."
 
@@ -41,13 +41,13 @@ UNUSABLE_TYPES = {
     ord("6"): "a named pipe",
     ord("S"): "a sparse file",
 }
-Pause = Callable[[int], bool]
+StopAt = Callable[[int], bool]
 # Members of these types have no data, whatever their size field says (as in tarfile).
 DATALESS_TYPES = frozenset(b"123456")
 
 
-class Entry(NamedTuple):
-    """One finding of the walk: a regular file if ``problem`` is empty."""
+class TarMember(NamedTuple):
+    """One result of the walk: a regular file if ``problem`` is empty."""
 
     name: bytes
     offset: int
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
 
 
 class _WalkError(Exception):
-    """The walk cannot go on; ``problem`` is the slug."""
+    """The walk cannot continue; ``problem`` is the slug."""
 
     def __init__(self, cause: str, problem: str = "bad-header") -> None:
         super().__init__(cause)
@@ -67,9 +67,9 @@ class _WalkError(Exception):
 
 
 class _Reader:
-    """``pread`` through one buffer, so that small members do not cost a call or request each."""
+    """``pread`` through one buffer, so that a small member does not cost a call or a request."""
 
-    def __init__(self, file: Ranges, end: int) -> None:
+    def __init__(self, file: RangeFile, end: int) -> None:
         self.end = end
         self._pread = file.pread
         self._least, self._most = file.header_bytes, file.ahead_bytes
@@ -100,33 +100,34 @@ class _Reader:
 
 
 def walk(
-    file: Ranges, start: int, end: int, *, first: int | None = None, pause: Pause | None = None
-) -> Generator[Entry, None, int | None]:
-    """Yield each member of the tar that lies in bytes ``start`` to ``end`` of an open file.
+    file: RangeFile, start: int, end: int, *, first: int | None = None, stop_at: StopAt | None = None
+) -> Generator[TarMember, None, int | None]:
+    """Yield each member of the tar in bytes ``start`` to ``end`` of an open file.
 
-    It ends at the end-of-archive marker, or with an entry that says where and why it had to stop
-    (``cut-short``, ``bad-header``). Leading ``./`` is taken off names.
+    The walk ends at the end-of-archive marker, or with a result that says where and why it had to
+    stop (``cut-short``, ``bad-header``). A leading ``./`` is removed from names.
 
     Args:
-        start, end: offsets of the first header (or begin at ``first``), and after the last byte.
-        pause: called with the offset of each header that depends on none before it; where the
-            answer is true, the walk returns its offset.
+        start, end: offsets of the first header and after the last byte.
+        first: the header to begin at, if not the first one.
+        stop_at: called with the offset of each header that does not depend on an earlier one;
+            where it returns true, the walk ends and returns that offset.
     """
     reader = _Reader(file, end)
     extension = _Extension()
     position = start if first is None else first
     while True:
-        if pause is not None and not extension.in_force and pause(position):
+        if stop_at is not None and not extension.in_force and stop_at(position):
             return position
         header = reader.block(position)
         if len(header) < BLOCK_BYTES:
             cause = f"it ends at byte {end - start} without an end marker"
-            yield Entry(b"", position, 0, "cut-short", cause)
+            yield TarMember(b"", position, 0, "cut-short", cause)
             return None
         if header[0] == 0 and header == ZERO_BLOCK:
             if any(reader.span(position, TAIL_CHECK_BYTES)):
                 cause = f"more data follows the end marker at byte {position - start}"
-                yield Entry(b"", position, 0, "data-after-end", cause)
+                yield TarMember(b"", position, 0, "data-after-end", cause)
             return None
         data = position + BLOCK_BYTES
         try:
@@ -140,7 +141,7 @@ def walk(
                 kind, name, size_bytes = extension.apply(kind, name, size_bytes)
         except _WalkError as exc:
             cause = f"the header at byte {position - start} is damaged: {exc}"
-            yield Entry(b"", position, 0, exc.problem, cause)
+            yield TarMember(b"", position, 0, exc.problem, cause)
             return None
         if kind == ord("S"):
             data = _skip_sparse_headers(reader, header, data)
@@ -150,38 +151,38 @@ def walk(
         if data + stored > end:
             short = data + stored - end
             cause = f"it ends at byte {end - start}, {short} bytes before the end of this member"
-            yield Entry(name, data, size_bytes, "cut-short", cause)
+            yield TarMember(name, data, size_bytes, "cut-short", cause)
             return None
-        # The common case without a call; _judge decides the same with more care.
+        # The common case without a call; _classify decides the same for every member.
         plain = kind in REGULAR_TYPES and name and name[0] != 47 and b".." not in name
         if plain and (kind or name[-1] != 47):
-            yield Entry(name, data, size_bytes)
+            yield TarMember(name, data, size_bytes)
         else:
-            yield _judge(kind, name, data, size_bytes)
+            yield _classify(kind, name, data, size_bytes)
         position = data + padded(stored)
 
 
 def _leading_dots(name: bytes) -> int:
-    """Length of the ``./`` (with more slashes, again and again) that a name begins with."""
+    """Length of the leading ``./`` of a name, with repeated slashes and repetitions."""
     match = _DOTS.match(name)
     return match.end() if match else 0
 
 
-def _judge(kind: int, name: bytes, offset: int, size_bytes: int) -> Entry:
-    """The rarer members: directories (V7 marks them by a slash alone), links, odd names."""
+def _classify(kind: int, name: bytes, offset: int, size_bytes: int) -> TarMember:
+    """Classify a member: a file, a directory (V7 marks it only by a slash), a link, a bad name."""
     if kind == ord("5") or (kind == 0 and name.endswith(b"/")):
-        return Entry(name, offset, 0, "directory", "a directory entry")
+        return TarMember(name, offset, 0, "directory", "a directory entry")
     if kind not in REGULAR_TYPES:
         what = UNUSABLE_TYPES.get(kind, f"a member of unknown type {chr(kind)!r}")
-        return Entry(name, offset, size_bytes, "not-a-file", f"{what}, not a file")
+        return TarMember(name, offset, size_bytes, "not-a-file", f"{what}, not a file")
     if not name or name.startswith(b"/") or b".." in name.split(b"/"):
         cause = "its name is empty, absolute or leads out of the archive with '..'"
-        return Entry(name, offset, size_bytes, "unsafe-name", cause)
-    return Entry(name, offset, size_bytes)
+        return TarMember(name, offset, size_bytes, "unsafe-name", cause)
+    return TarMember(name, offset, size_bytes)
 
 
 def is_header(block: bytes) -> bool:
-    """Whether 512 bytes are a USTAR or GNU header whose checksum fits."""
+    """Whether 512 bytes are a USTAR or GNU header with a correct checksum."""
     if block[257:262] != b"ustar" or len(block) != BLOCK_BYTES:
         return False
     try:
@@ -192,20 +193,20 @@ def is_header(block: bytes) -> bool:
 
 
 def padded(size_bytes: int) -> int:
-    """``size_bytes`` in whole blocks."""
+    """``size_bytes`` rounded up to whole blocks."""
     return (size_bytes + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
 
 
 def _check_header(header: bytes) -> tuple[int, int]:
-    """(type, size) of a header whose checksum fits."""
+    """Return (type, size) of a header; raise _WalkError if its checksum is wrong."""
     stored = _number(header[148:156])
     total = zlib.adler32(header[156:], zlib.adler32(header[:148])) & 0xFFFF
     if (total + 255 - stored) % ADLER_MODULUS:
-        # Some old writers summed signed bytes, which differs for names beyond ASCII.
+        # Some old writers summed signed bytes, which differs for non-ASCII names.
         counted = header[:148] + header[156:]
         signed = sum(counted) - 256 * sum(byte > 127 for byte in counted) + 256
         if signed != stored:
-            raise _WalkError("its checksum does not fit")
+            raise _WalkError("its checksum is wrong")
     return header[156], _number(header[124:136])
 
 
@@ -229,14 +230,14 @@ def _number(field: bytes) -> int:
 
 def _name(header: bytes) -> bytes:
     name = header[:100].split(b"\0", 1)[0]
-    # GNU tar keeps times where POSIX keeps the prefix.
+    # GNU tar stores times where POSIX stores the prefix.
     if header[345] and header[257:263] == b"ustar\0":
         return header[345:500].split(b"\0", 1)[0] + b"/" + name
     return name
 
 
 class _Extension:
-    """GNU long names and PAX records that speak of the members after them."""
+    """GNU long names and PAX records, which describe the members after them."""
 
     def __init__(self) -> None:
         self._next: dict[bytes, bytes] = {}
@@ -244,7 +245,7 @@ class _Extension:
         self.in_force = False
 
     def read(self, reader: _Reader, kind: int, position: int, size_bytes: int) -> None:
-        """Take in an extension: for the next member, or (``g``) for all that follow."""
+        """Read an extension: for the next member, or (``g``) for all members that follow."""
         if size_bytes > MAX_EXTENSION_BYTES:
             raise _WalkError(f"an extension header of {size_bytes} bytes")
         content = reader.span(position, size_bytes)
@@ -257,7 +258,7 @@ class _Extension:
         self.in_force = True
 
     def apply(self, kind: int, name: bytes, size_bytes: int) -> tuple[int, bytes, int]:
-        """Put the extension's name and size in place of the header's."""
+        """Replace the name and size of the header by those of the extension."""
         records = {**self._all, **self._next}
         self._next = {}
         self.in_force = bool(self._all)
@@ -275,7 +276,7 @@ class _Extension:
 
 
 def _pax_records(content: bytes) -> dict[bytes, bytes]:
-    """``b"<length> <key>=<value>\\n"`` again and again; of those that matter."""
+    """Parse repeated ``b"<length> <key>=<value>\\n"``; return the records in ``_PAX_KEPT``."""
     records: dict[bytes, bytes] = {}
     at = 0
     while at < len(content) and content[at] != 0:
@@ -294,7 +295,7 @@ def _pax_records(content: bytes) -> dict[bytes, bytes]:
 
 
 def _skip_sparse_headers(reader: _Reader, header: bytes, data: int) -> int:
-    """Offset of the data of a GNU sparse member, after its further maps."""
+    """Offset of the data of a GNU sparse member, after its additional maps."""
     more = header[156] == ord("S") and header[482] == 1
     while more:
         block = reader.block(data)

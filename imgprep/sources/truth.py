@@ -1,4 +1,4 @@
-"""Find the devkit, Kaggle's tables and word lists near a source, and label a flat val with them."""
+"""Find the devkit, Kaggle's tables and word lists near a source; label a flat val with them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from imgprep.dataset.labels import LabelMap
 from imgprep.errors import SourceError
-from imgprep.sources.collect import Block
+from imgprep.sources.containers import ContainerImages
+from imgprep.sources.ilsvrc2012 import DEVKIT_ARCHIVES, DEVKIT_NAME
 from imgprep.sources.tarwalk import walk
-from imgprep.sources.tree import Ranges, Tree, under
+from imgprep.sources.tree import RangeFile, Tree, child_path
 from imgprep.sources.truth_files import (
     parse_devkit_meta,
     parse_ground_truth,
@@ -26,8 +27,6 @@ from imgprep.sources.truth_files import (
     val_number,
 )
 
-DEVKIT_NAME = "ILSVRC2012_devkit_t12"
-DEVKIT_ARCHIVES = (f"{DEVKIT_NAME}.tar.gz", f"{DEVKIT_NAME}.tgz", f"{DEVKIT_NAME}.tar")
 DEVKIT_FOLDERS = (DEVKIT_NAME, f"{DEVKIT_NAME}/{DEVKIT_NAME}", "devkit", "")
 META_NAME = "meta.mat"
 GROUND_TRUTH_NAME = "ILSVRC2012_validation_ground_truth.txt"
@@ -35,29 +34,29 @@ KAGGLE_SOLUTION_NAME = "LOC_val_solution.csv"
 WORDS_NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_DEVKIT_BYTES = 64 * 1024 * 1024
-COPY_BYTES = 64 * 1024
+READ_BYTES = 64 * 1024
 GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Truth:
-    """What the tables near a source say."""
+    """What the tables near a source say about classes and validation images."""
 
     evidence: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    """The official classes; empty where no devkit or Kaggle mapping was found."""
+    """The official classes; empty where neither a devkit nor Kaggle's mapping was found."""
     classes_from: str = ""
     devkit_ids: dict[str, int] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     val_classes: dict[int, str] = field(default_factory=dict)
-    """Class of each validation image by the number in its name; empty where unknown."""
+    """Class of each validation image by the number in its name; empty if unknown."""
     val_from: str = ""
 
 
 def read_truth(places: Sequence[Tree]) -> Truth:
-    """Read what lies in ``places``: the first devkit, and the first of each table.
+    """Read the first devkit in ``places``, and the first of each other table.
 
-    Devkit and Kaggle's table must agree where both are there.
+    The devkit and Kaggle's table must agree where both exist.
 
     Raises:
         SourceError: a file is malformed, or two contradict each other.
@@ -94,7 +93,7 @@ def read_truth(places: Sequence[Tree]) -> Truth:
         if val_classes and val_classes != solution:
             raise SourceError(
                 f"{val_from} and {tree.where(name)} label the validation images differently; "
-                "take away the one that is wrong"
+                "remove the wrong one"
             )
         val_classes, val_from = solution, val_from or name
     return Truth(
@@ -108,46 +107,49 @@ def read_truth(places: Sequence[Tree]) -> Truth:
     )
 
 
-def why_not_val(name: bytes) -> str:
-    """Why a file of a flat val cannot be matched to its truth, or an empty text."""
-    return "" if val_number(name) is not None else "not named ILSVRC2012_val_NUMBER: no truth fits"
+def val_name_fault(name: bytes) -> str:
+    """Why a file of a flat val has no known label, or an empty text."""
+    return "" if val_number(name) is not None else "not named ILSVRC2012_val_NUMBER: no label known"
 
 
-def label_flat_val(block: Block, truth: Truth, labels: LabelMap) -> NDArray[np.int32]:
-    """The label of each row of a flat val folder or tar, by the number in its name.
+def label_flat_val(images: ContainerImages, truth: Truth, labels: LabelMap) -> NDArray[np.int32]:
+    """The label of each row of a flat val folder or tar, by the number in its name, as int32.
 
     Raises:
-        SourceError: the images do not match the truth one to one.
+        SourceError: the images and the known labels do not match one to one.
     """
     index = labels.index_by_name()
-    numbers = [val_number(name) for name in block.each_name()]
-    spoilt = [val_number(name) for name in block.rejected]
-    present = Counter(number for number in [*numbers, *spoilt] if number is not None)
+    numbers = [val_number(name) for name in images.each_name()]
+    rejected = [val_number(name) for name in images.rejected]
+    present = Counter(number for number in [*numbers, *rejected] if number is not None)
     repeated = [number for number, count in sorted(present.items()) if count > 1]
     missing = sorted(truth.val_classes.keys() - present.keys())
     unknown = sorted(present.keys() - truth.val_classes.keys())
     if repeated or missing or unknown:
-        raise SourceError(_mismatch(block, truth, (repeated, missing, unknown)))
+        raise SourceError(_mismatch(images, truth, (repeated, missing, unknown)))
     return np.array([index[truth.val_classes[n]] for n in numbers if n is not None], np.int32)
 
 
-def _mismatch(block: Block, truth: Truth, faults: tuple[list[int], list[int], list[int]]) -> str:
-    images = sum(val_number(name) is not None for name in [*block.each_name(), *block.rejected])
+def _mismatch(
+    images: ContainerImages, truth: Truth, faults: tuple[list[int], list[int], list[int]]
+) -> str:
+    names = [*images.each_name(), *images.rejected]
+    count = sum(val_number(name) is not None for name in names)
     parts = [
         f"number {numbers[0]:08d} is {what}"
         + (f" (and {len(numbers) - 1} more)" if len(numbers) > 1 else "")
         for numbers, what in zip(
-            faults, ("there twice", "missing", "not in the truth"), strict=True
+            faults, ("there twice", "missing", "not among the labels"), strict=True
         )
         if numbers
     ]
-    cuts = [problem.cause for problem in block.findings.problems if problem.kind == "cut-short"]
+    cuts = [problem.cause for problem in images.findings.problems if problem.kind == "cut-short"]
     if cuts:
         parts.append(f"the archive is cut short: {cuts[0]}")
     return (
-        f"{block.container} holds {images} validation images but {truth.val_from} labels "
-        f"{len(truth.val_classes)}: {'; '.join(parts)}. Labels would shift; complete the "
-        "images, or take the val split away to build train alone"
+        f"{images.container} has {count} validation images, but {truth.val_from} has labels for "
+        f"{len(truth.val_classes)}: {'; '.join(parts)}. Labels would shift: complete the images, "
+        "or build train alone with --split train"
     )
 
 
@@ -174,23 +176,23 @@ def _read(tree: Tree, path: str, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
     except OSError as exc:
         raise SourceError(f"{where} cannot be read: {exc.strerror or exc}") from exc
     if len(data) > limit_bytes:
-        raise SourceError(f"{where} is larger than {limit_bytes} bytes; is it the right file?")
+        raise SourceError(f"{where} is larger than {limit_bytes >> 20} MiB; is it the right file?")
     return data
 
 
 def _find_devkit(places: Sequence[Tree]) -> tuple[str, bytes, bytes | None] | None:
-    """(where, meta.mat, ground truth) of the first devkit, unpacked or as an archive."""
+    """Return (where, meta.mat, ground truth) of the first devkit, unpacked or as an archive."""
     archive = _first(places, DEVKIT_ARCHIVES)
     if archive:
         tree, name = archive
         files = _read_devkit_archive(_read(tree, name, MAX_DEVKIT_BYTES), tree.where(name))
         if META_NAME not in files:
-            raise SourceError(f"{tree.where(name)} holds no {META_NAME}; get it again")
+            raise SourceError(f"{tree.where(name)} does not contain {META_NAME}; download it again")
         return name, files[META_NAME], files.get(GROUND_TRUTH_NAME)
     for tree in places:
         for folder in DEVKIT_FOLDERS:
-            for base in (under(folder, "data"), folder):
-                meta, ground_truth = under(base, META_NAME), under(base, GROUND_TRUTH_NAME)
+            for base in (child_path(folder, "data"), folder):
+                meta, ground_truth = child_path(base, META_NAME), child_path(base, GROUND_TRUTH_NAME)
                 if tree.is_file(meta):
                     known = _read(tree, ground_truth) if tree.is_file(ground_truth) else None
                     return base or ".", _read(tree, meta), known
@@ -198,24 +200,24 @@ def _find_devkit(places: Sequence[Tree]) -> tuple[str, bytes, bytes | None] | No
 
 
 def _read_devkit_archive(data: bytes, where: str) -> dict[str, bytes]:
-    """The two files that matter, by bare name; bounded, as a compressed file may be a bomb.
+    """Return the two files that are needed, by bare name; bounded, because gzip may be a bomb.
 
-    Not by ``tarfile``: it reads the headers of a hostile tar into memory whatever they claim,
-    and may go round in circles on negative sizes.
+    ``tarfile`` is not used: it reads headers of a hostile tar into memory whatever size they
+    claim, and may loop forever on negative sizes.
     """
     found: dict[str, bytes] = {}
     try:
         plain = _unpacked(data, where) if data.startswith(GZIP_MAGIC) else data
     except (EOFError, zlib.error, OSError) as exc:
-        raise SourceError(f"{where} is not a readable devkit archive: {exc}; get it again") from exc
-    for entry in walk(_ranges(plain), 0, len(plain)):
-        if entry.problem in ("cut-short", "bad-header"):
+        raise SourceError(f"{where} is not a readable devkit archive: {exc}; download it again") from exc
+    for member in walk(_range_file(plain), 0, len(plain)):
+        if member.problem in ("cut-short", "bad-header"):
             raise SourceError(
-                f"{where} is not a readable devkit archive: {entry.cause}; get it again"
+                f"{where} is not a readable devkit archive: {member.cause}; download it again"
             )
-        name = os.fsdecode(entry.name.rpartition(b"/")[2])
-        if not entry.problem and name in (META_NAME, GROUND_TRUTH_NAME):
-            found.setdefault(name, plain[entry.offset : entry.offset + entry.size_bytes])
+        name = os.fsdecode(member.name.rpartition(b"/")[2])
+        if not member.problem and name in (META_NAME, GROUND_TRUTH_NAME):
+            found.setdefault(name, plain[member.offset : member.offset + member.size_bytes])
     return found
 
 
@@ -223,15 +225,15 @@ def _unpacked(data: bytes, where: str) -> bytes:
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
         plain = packed.read(MAX_DEVKIT_BYTES + 1)
     if len(plain) > MAX_DEVKIT_BYTES:
-        raise SourceError(f"{where} unpacks to too much; is it the right file?")
+        raise SourceError(f"{where} unpacks to more than {MAX_DEVKIT_BYTES >> 20} MiB; is it the right file?")
     return plain
 
 
-def _ranges(data: bytes) -> Ranges:
-    return Ranges(
+def _range_file(data: bytes) -> RangeFile:
+    return RangeFile(
         pread=lambda size_bytes, offset: data[offset : offset + size_bytes],
         size_bytes=len(data),
         mtime_ns=0,
-        header_bytes=COPY_BYTES,
-        ahead_bytes=COPY_BYTES,
+        header_bytes=READ_BYTES,
+        ahead_bytes=READ_BYTES,
     )

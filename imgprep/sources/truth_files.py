@@ -1,6 +1,6 @@
-"""Parse the small files that say what the classes are and what the validation images show.
+"""Parse the small files that list the classes and label the validation images.
 
-All of them are treated as untrusted: a wrong one must end in a sentence, never in wrong labels.
+All of them are untrusted: a wrong one must end in an error message, never in wrong labels.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def parse_devkit_meta(data: bytes, where: str) -> tuple[Synset, ...]:
     ids = {entry.devkit_id for entry in synsets}
     names = {entry.name for entry in synsets}
     if not synsets or len(ids) != len(synsets) or len(names) != len(synsets):
-        raise SourceError(f"{where} lists no synsets, or an id or a WNID twice")
+        raise SourceError(f"{where} lists no synsets, or lists an id or a WNID twice")
     return tuple(sorted(synsets, key=lambda entry: entry.devkit_id))
 
 
@@ -86,13 +86,13 @@ def parse_kaggle_solution(data: bytes, where: str) -> dict[int, str]:
     """Class of each validation image by its number, from Kaggle's ``LOC_val_solution.csv``.
 
     Raises:
-        SourceError: the columns or an entry are not Kaggle's, or an image comes twice.
+        SourceError: the columns or an entry are not Kaggle's, or an image is listed twice.
     """
     reader = csv.reader(io.StringIO(_text(data, where)))
     try:
         header = [cell.strip() for cell in next(reader, [])]
         if header[:2] != ["ImageId", "PredictionString"]:
-            raise SourceError(f"{where} does not begin with ImageId,PredictionString")
+            raise SourceError(f"{where} does not start with the columns ImageId,PredictionString")
         classes: dict[int, str] = {}
         for row in reader:
             if not row:
@@ -106,7 +106,7 @@ def parse_kaggle_solution(data: bytes, where: str) -> dict[int, str]:
                     f"one class, found {','.join(row)[:80]!r}"
                 )
             if number in classes:
-                raise SourceError(f"{where}, line {reader.line_num}: {image:.80} is there twice")
+                raise SourceError(f"{where}, line {reader.line_num}: {image:.80} is listed twice")
             classes[number] = found.pop()
     except csv.Error as exc:
         raise SourceError(f"{where}, line {reader.line_num}: {exc}") from exc
@@ -116,10 +116,10 @@ def parse_kaggle_solution(data: bytes, where: str) -> dict[int, str]:
 def parse_synset_words(data: bytes, where: str) -> dict[str, str]:
     """Words by class, from lines such as ``n01440764 tench, Tinca tinca``.
 
-    This is the form of ``synset_words.txt`` and of Kaggle's ``LOC_synset_mapping.txt``.
+    This is the format of ``synset_words.txt`` and of Kaggle's ``LOC_synset_mapping.txt``.
 
     Raises:
-        SourceError: the text is not UTF-8, or a class comes twice.
+        SourceError: the text is not UTF-8, or a class is listed twice.
     """
     words: dict[str, str] = {}
     for number, line in enumerate(_text(data, where).splitlines(), 1):
@@ -127,7 +127,7 @@ def parse_synset_words(data: bytes, where: str) -> dict[str, str]:
         if not name:
             continue
         if name in words:
-            raise SourceError(f"{where}, line {number}: class {name:.80} is there twice")
+            raise SourceError(f"{where}, line {number}: class {name:.80} is listed twice")
         words[name] = rest.strip()
     return words
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from imgprep.errors import SourceError
-from imgprep.sources.archives import TarPart, class_tars_beside, class_tars_in, scan_class_tars
-from imgprep.sources.collect import Findings, Pace
+from imgprep.sources.tars import TarPart, class_tars_beside, class_tars_in, scan_class_tars
+from imgprep.sources.containers import Findings
+from imgprep.sources.scan_threads import ScanOptions
 from imgprep.sources.local_tree import LocalTree
-from imgprep.sources.spread import TARS_AT_ONCE, scan_spread
+from imgprep.sources.scan_processes import TARS_PER_CHUNK, scan_in_processes
 from tests.trees import Shape, make_archives, tar_bytes, write_files
 
 TRAIN = "ILSVRC2012_img_train.tar"
-CLASSES = tuple(f"n{number:08d}" for number in range(2 * TARS_AT_ONCE + 5))
+CLASSES = tuple(f"n{number:08d}" for number in range(2 * TARS_PER_CHUNK + 5))
 
 
 class Spread(LocalTree):
@@ -23,14 +24,14 @@ class Spread(LocalTree):
     processes = 2
 
 
-def pace(seen: list[int] | None = None) -> Pace:
-    return Pace(None, None if seen is None else seen.append, lambda: None)
+def options(seen: list[int] | None = None) -> ScanOptions:
+    return ScanOptions(None, None if seen is None else seen.append, lambda: None)
 
 
 def found(tree: LocalTree, parts: dict[str, TarPart], least_bytes: int) -> list[object]:
     return [
         (name, block.container, block.rows.tobytes(), block.names, block.findings)
-        for name, block in scan_spread(tree, parts, pace(), least_bytes)
+        for name, block in scan_in_processes(tree, parts, options(), least_bytes)
     ]
 
 
@@ -48,7 +49,7 @@ def test_processes_find_what_one_process_finds(apart: bool, tmp_path: Path) -> N
     tree = Spread(tmp_path)
     assert found(tree, parts, 0) == found(tree, parts, 1 << 60)
     seen: list[int] = []
-    assert len(list(scan_spread(tree, parts, pace(seen), 0))) == len(CLASSES)
+    assert len(list(scan_in_processes(tree, parts, options(seen), 0))) == len(CLASSES)
     assert len(seen) == 3
     assert seen[-1] == 2 * (len(CLASSES) - apart)
 
@@ -59,6 +60,6 @@ def test_what_a_process_cannot_read_ends_the_scan(tmp_path: Path) -> None:
     parts = class_tars_in(tree, TRAIN, Findings())
     (tmp_path / TRAIN).unlink()
     with pytest.raises(SourceError, match=f"{TRAIN} cannot be read"):
-        list(scan_spread(tree, parts, pace(), 0))
+        list(scan_in_processes(tree, parts, options(), 0))
     with pytest.raises(SourceError):
-        list(scan_class_tars(tree, parts, pace()))
+        list(scan_class_tars(tree, parts, options()))

@@ -1,0 +1,44 @@
+"""What a layout is, and what recognising one gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from imgprep.sources.containers import ContainerImages, Findings
+from imgprep.sources.scan_threads import ScanOptions
+from imgprep.sources.tree import Tree
+
+ClassImages = tuple[str, ContainerImages]
+"""A class name and the images of that class."""
+ScanClasses = Callable[[ScanOptions, Findings], Iterator[ClassImages]]
+"""Scans a split that is sorted by class; faults outside the classes go to the findings."""
+ScanFlat = Callable[[], ContainerImages]
+"""Scans a validation split whose images lie in one container, without their classes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A layout that fits a source: the evidence, and how to scan each split."""
+
+    layout: str
+    evidence: tuple[str, ...]
+    """Sentences for people, such as ``found train/ with 1000 class folders``."""
+    train: ScanClasses | None = None
+    val: ScanClasses | None = None
+    """At most one of ``val`` and ``flat_val`` is set."""
+    flat_val: ScanFlat | None = None
+    special_case_of: str = ""
+    """A layout that fits the same folders and is not meant, such as class-folders for Kaggle's."""
+    table_folders: tuple[Tree, ...] = ()
+    """Where the devkit and other tables may be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """One way to arrange a source."""
+
+    expected: str
+    """What the source must contain, for messages."""
+    detect: Callable[[Tree], Candidate | None]
+    """Returns None where the layout does not fit."""

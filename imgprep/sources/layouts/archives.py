@@ -1,0 +1,74 @@
+"""The official archives: a tar of class tars (or these unpacked), a flat tar for val, the devkit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+
+from imgprep.sources.containers import Findings
+from imgprep.sources.ilsvrc2012 import TRAIN_TAR, VAL_TAR
+from imgprep.sources.layout import Candidate, ClassImages, Layout
+from imgprep.sources.listing import file_names
+from imgprep.sources.scan_processes import scan_in_processes
+from imgprep.sources.scan_threads import ScanOptions
+from imgprep.sources.tars import class_tars_beside, class_tars_in, scan_tar, whole_tar
+from imgprep.sources.tree import Tree, child_path
+from imgprep.sources.truth import val_name_fault
+from imgprep.wording import readable_bytes
+
+CLASS_TAR = re.compile(r"^n\d{8}\.tar$")
+CLASS_TAR_FOLDERS = ("", "train", TRAIN_TAR.removesuffix(".tar"))
+
+
+def detect(tree: Tree) -> Candidate | None:
+    """Recognise the archives by their official names."""
+    has_train, has_val = tree.is_file(TRAIN_TAR), tree.is_file(VAL_TAR)
+    evidence = [
+        f"found {name} ({readable_bytes(tree.size_bytes(name))})"
+        for name, found in ((TRAIN_TAR, has_train), (VAL_TAR, has_val))
+        if found
+    ]
+    train = partial(_scan_train_tar, tree) if has_train else None
+    if not has_train:
+        class_tars = _find_class_tars(tree)
+        if class_tars:
+            first = class_tars[0].rpartition("/")[2]
+            evidence.append(f"found {len(class_tars)} class tars such as {first}")
+            train = partial(_scan_class_tars, tree, class_tars)
+    if not evidence:
+        return None
+    return Candidate(
+        layout="archives",
+        evidence=tuple(evidence),
+        train=train,
+        flat_val=partial(scan_tar, tree, whole_tar(VAL_TAR), val_name_fault) if has_val else None,
+        table_folders=(tree,),
+    )
+
+
+def _find_class_tars(tree: Tree) -> list[str]:
+    """Paths of the class tars of an unpacked train tar, of the first folder that has some."""
+    for folder in CLASS_TAR_FOLDERS:
+        names = [name for name in file_names(tree, folder) if CLASS_TAR.match(name)]
+        if names:
+            return [child_path(folder, name) for name in names]
+    return []
+
+
+def _scan_train_tar(
+    tree: Tree, options: ScanOptions, findings: Findings
+) -> Iterator[ClassImages]:
+    return scan_in_processes(tree, class_tars_in(tree, TRAIN_TAR, findings), options)
+
+
+def _scan_class_tars(
+    tree: Tree, paths: list[str], options: ScanOptions, _: Findings
+) -> Iterator[ClassImages]:
+    return scan_in_processes(tree, class_tars_beside(paths), options)
+
+
+LAYOUT = Layout(
+    expected=f"{TRAIN_TAR} (or its class tars unpacked) and {VAL_TAR} with the devkit",
+    detect=detect,
+)

@@ -1,0 +1,86 @@
+"""Folders of images: ``train/<class>/`` and ``val/<class>/``, or one folder of class folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from imgprep.errors import UsageError
+from imgprep.sources.folders import scan_class_folders, scan_folder
+from imgprep.sources.layout import Candidate, Layout
+from imgprep.sources.listing import class_folder_names, holds_images
+from imgprep.sources.tree import Tree, child_path
+from imgprep.sources.truth import val_name_fault
+from imgprep.wording import counted
+
+NAME = "class-folders"
+VAL_FOLDERS = ("val", "validation")
+NOT_CLASSES = frozenset({"train", "test", *VAL_FOLDERS})
+
+
+def detect(tree: Tree) -> Candidate | None:
+    """Recognise ``train/`` and ``val/``, or a folder of class folders, which is then train."""
+    return detect_splits(tree, "", NAME, (tree,)) or _detect_train_alone(tree)
+
+
+def detect_splits(
+    tree: Tree, base: str, layout: str, table_folders: Sequence[Tree]
+) -> Candidate | None:
+    """Recognise ``train/`` of class folders, and ``val/`` or ``validation/`` of these or of images.
+
+    Args:
+        base: the folder that holds ``train/`` and ``val/``.
+        layout: the name of the layout that the candidate is for.
+        table_folders: where the devkit and other tables may be.
+
+    Raises:
+        UsageError: ``val/`` and ``validation/`` both exist.
+    """
+    train = child_path(base, "train")
+    vals = [path for name in VAL_FOLDERS if tree.is_folder(path := child_path(base, name))]
+    if len(vals) > 1:
+        where = tree.where(base)
+        raise UsageError(f"{where} has both {' and '.join(VAL_FOLDERS)}; rename one of them")
+    train_classes = class_folder_names(tree, train)
+    val_classes = class_folder_names(tree, vals[0]) if vals else []
+    flat = bool(vals) and not val_classes and holds_images(tree, vals[0])
+    evidence = []
+    if train_classes:
+        evidence.append(f"found train/ with {counted(len(train_classes), 'class folder')}")
+    if val_classes or flat:
+        name = vals[0].rpartition("/")[2]
+        classes = counted(len(val_classes), "class folder")
+        evidence.append(f"found {name}/ with {'images and no class folders' if flat else classes}")
+    if not evidence:
+        return None
+    return Candidate(
+        layout=layout,
+        evidence=tuple(evidence),
+        train=partial(scan_class_folders, tree, train) if train_classes else None,
+        val=partial(scan_class_folders, tree, vals[0]) if val_classes else None,
+        flat_val=partial(scan_folder, tree, vals[0], val_name_fault) if flat else None,
+        table_folders=tuple(table_folders),
+    )
+
+
+def _detect_train_alone(tree: Tree) -> Candidate | None:
+    """Recognise a folder of class folders."""
+    names = class_folder_names(tree, "")
+    # A class may be called "train" (the vehicle); a folder beside "val" never is one.
+    if set(names) & (NOT_CLASSES - {"train"}) or not set(names) - NOT_CLASSES:
+        return None
+    with_images = next((name for name in names if holds_images(tree, name)), None)
+    if with_images is None:
+        return None
+    return Candidate(
+        layout=NAME,
+        evidence=(f"found {counted(len(names), 'class folder')} such as {with_images}/",),
+        train=partial(scan_class_folders, tree, ""),
+        table_folders=(tree,),
+    )
+
+
+LAYOUT = Layout(
+    expected="train/<class>/<images> and val/<class>/<images>, or <class>/<images>",
+    detect=detect,
+)

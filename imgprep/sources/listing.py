@@ -1,0 +1,52 @@
+"""Look at the folders of a source for evidence of its layout; clutter is left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from imgprep.sources.clutter import is_clutter
+from imgprep.sources.ilsvrc2012 import DEVKIT_NAME
+from imgprep.sources.tree import FolderEntry, Tree
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpeg", ".jpg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".ppm"}
+)
+ENTRIES_CHECKED = 50
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends like that of an image."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def class_folder_names(tree: Tree, folder: str) -> list[str]:
+    """Names of the sub-folders that may be classes, sorted."""
+    return sorted(
+        name
+        for name, kind in _entries(tree, folder)
+        if kind == "folder" and not name.startswith(DEVKIT_NAME)
+    )
+
+
+def file_names(tree: Tree, folder: str) -> list[str]:
+    """Names of the files in a folder, sorted."""
+    return sorted(name for name, kind in _entries(tree, folder) if kind == "file")
+
+
+def holds_images(tree: Tree, folder: str) -> bool:
+    """Whether one of the first entries of a folder is named like an image."""
+    for number, (name, kind) in enumerate(_entries(tree, folder)):
+        if kind != "folder" and is_image_name(name):
+            return True
+        if number >= ENTRIES_CHECKED:
+            break
+    return False
+
+
+def _entries(tree: Tree, folder: str) -> Iterator[FolderEntry]:
+    try:
+        yield from (one for one in tree.entries(folder) if not is_clutter(os.fsencode(one.name)))
+    except OSError:
+        return  # A folder that cannot be listed is no evidence; the scan itself reports it.

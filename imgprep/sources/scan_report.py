@@ -1,0 +1,157 @@
+"""Report on a scan: layout, usable images, problems, and a comparison with ILSVRC2012."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from imgprep.sources import ilsvrc2012
+from imgprep.sources.manifest import Problem, SourceScan, SplitManifest
+from imgprep.wording import counted, printable, readable_bytes
+
+FULL_SET_SHARE = 0.9
+"""Below this share of the published counts a source is a subset, not a damaged full set."""
+EXAMPLES_PER_KIND = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitReport:
+    """The usable images of one split."""
+
+    split: str
+    images: int
+    total_bytes: int
+    classes: int
+    """Classes with at least one image."""
+    min_per_class: int
+    """Over all classes, so 0 where one is empty."""
+    max_per_class: int
+    verdict: str
+    """``matches ILSVRC2012``, ``differs`` with the differences, or ``a subset``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanReport:
+    """What ``imgprep scan`` prints."""
+
+    source: str
+    layout: str
+    evidence: tuple[str, ...]
+    classes: int
+    order_sha256: str
+    splits: tuple[SplitReport, ...]
+    problem_counts: dict[str, int]
+    problems: tuple[Problem, ...]
+    oddities: dict[str, int]
+
+    @classmethod
+    def from_scan(cls, scan: SourceScan) -> ScanReport:
+        """Summarise a scan."""
+        return cls(
+            source=scan.root,
+            layout=scan.layout,
+            evidence=scan.evidence,
+            classes=len(scan.labels),
+            order_sha256=scan.labels.order_sha256,
+            splits=tuple(
+                _split_report(manifest, len(scan.labels)) for manifest in scan.splits.values()
+            ),
+            problem_counts=scan.problem_counts,
+            problems=scan.problems,
+            oddities=scan.oddities,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values; undecodable file names contain surrogate escapes."""
+        return asdict(self)
+
+    def render(self) -> str:
+        """The report as plain text, without a final newline."""
+        lines = [
+            f"source    {printable(self.source)}",
+            f"layout    {self.layout}: {printable('; '.join(self.evidence))}",
+            f"classes   {self.classes:,} (order sha256 {self.order_sha256[:12]})",
+            "",
+        ]
+        lines += _table(
+            [("split", "images", "size", "classes", "per class", "")]
+            + [
+                (
+                    split.split,
+                    f"{split.images:,}",
+                    readable_bytes(split.total_bytes),
+                    f"{split.classes:,}",
+                    _span(split.min_per_class, split.max_per_class),
+                    split.verdict,
+                )
+                for split in self.splits
+            ]
+        )
+        total = sum(self.problem_counts.values())
+        lines += ["", f"problems  {total:,}" if total else "problems  none"]
+        for kind, count in self.problem_counts.items():
+            lines.append(f"  {kind}: {count:,}")
+            of_kind = [problem for problem in self.problems if problem.kind == kind]
+            shown = of_kind[:EXAMPLES_PER_KIND]
+            lines += [f"    {printable(one.where)}: {one.cause}" for one in shown]
+            if count > len(shown):
+                lines.append(f"    and {count - len(shown):,} more")
+        if self.oddities:
+            lines += ["", "noticed"]
+            lines += [f"  {printable(what)}: {n:,}" for what, n in self.oddities.items()]
+        return "\n".join(lines)
+
+
+def _split_report(manifest: SplitManifest, classes: int) -> SplitReport:
+    per_class = np.bincount(manifest.rows["label"], minlength=classes)
+    smallest = int(per_class.min()) if len(per_class) else 0
+    largest = int(per_class.max()) if len(per_class) else 0
+    filled = int(np.count_nonzero(per_class))
+    return SplitReport(
+        split=manifest.split,
+        images=len(manifest),
+        total_bytes=manifest.total_bytes,
+        classes=filled,
+        min_per_class=smallest,
+        max_per_class=largest,
+        verdict=judge(manifest.split, len(manifest), filled, (smallest, largest)),
+    )
+
+
+def judge(split: str, images: int, classes: int, per_class: tuple[int, int]) -> str:
+    """Compare counts with ILSVRC2012; ``per_class`` is the smallest and largest class."""
+    known = ilsvrc2012.IMAGES_BY_SPLIT[split]
+    if classes < FULL_SET_SHARE * ilsvrc2012.CLASSES or images < FULL_SET_SHARE * known:
+        return "a subset of ILSVRC2012, or another set"
+    differences = [
+        f"{counted(abs(found - expected), *nouns)} {'fewer' if found < expected else 'more'}"
+        for nouns, found, expected in (
+            (("image", "images"), images, known),
+            (("class", "classes"), classes, ilsvrc2012.CLASSES),
+        )
+        if found != expected
+    ]
+    expected = ilsvrc2012.VAL_IMAGES_PER_CLASS
+    if split == "val" and per_class != (expected, expected):
+        differences.append(f"{_span(*per_class)} images per class, not {expected}")
+    if differences:
+        return f"differs from ILSVRC2012: {', '.join(differences)}"
+    return "matches ILSVRC2012"
+
+
+def _span(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,}-{most:,}"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Align columns: the first and last to the left, numbers to the right."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    lines = []
+    for first, *middle, last in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True)]
+        lines.append("  ".join([*cells, last]).rstrip())
+    return lines

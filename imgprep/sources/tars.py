@@ -1,0 +1,146 @@
+"""Scan tars of images in place: class tars inside one tar or in files of their own, a flat tar."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from imgprep.errors import SourceError, UnreachableError
+from imgprep.sources.clutter import is_clutter
+from imgprep.sources.containers import (
+    CLUTTER_IGNORED,
+    ContainerBuilder,
+    ContainerImages,
+    Findings,
+    NameFault,
+    member_path,
+)
+from imgprep.sources.lanes import walk_in_lanes
+from imgprep.sources.scan_threads import ScanOptions, scan_each
+from imgprep.sources.tarwalk import TarMember, walk
+from imgprep.sources.tree import RangeFile, Tree
+
+FOLDERS_IGNORED = "directory entries in tars, ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class TarPart:
+    """A tar that takes up bytes ``start`` to ``end`` of a file; None stands for the file's end."""
+
+    path: str
+    container: str
+    """The tar, for messages."""
+    start: int = 0
+    end: int | None = None
+
+
+def whole_tar(path: str) -> TarPart:
+    """A tar in a file of its own."""
+    return TarPart(path, path)
+
+
+def class_tars_in(tree: Tree, outer: str, findings: Findings) -> dict[str, TarPart]:
+    """Where each class tar is in the tar of tars, by class; faults go to ``findings``.
+
+    Raises:
+        SourceError: the file cannot be opened.
+    """
+    parts: dict[str, TarPart] = {}
+    with _opened(tree, outer) as file:
+        for member in walk(file, 0, file.size_bytes):
+            base = member.name.rpartition(b"/")[2]
+            where = member_path(outer, member.name, ":")
+            # A class tar that is cut still has whole images; its own walk reports the cut.
+            cut = member.problem == "cut-short" and base.endswith(b".tar")
+            name = os.fsdecode(base.removesuffix(b".tar"))
+            if member.problem == "directory":
+                findings.oddities[FOLDERS_IGNORED] += 1
+            elif member.name and is_clutter(base):
+                findings.oddities[CLUTTER_IGNORED] += 1
+            elif member.problem and not cut:
+                findings.report(member.problem, where, member.cause)
+            elif not base.endswith(b".tar") or not name:
+                cause = "not a tar; the train tar holds one tar per class"
+                findings.report("not-a-class-tar", where, cause)
+            elif name in parts:
+                cause = "an earlier tar has this class; the first is used"
+                findings.report("duplicate-name", where, cause)
+            else:
+                end = min(member.offset + member.size_bytes, file.size_bytes)
+                parts[name] = TarPart(outer, where, member.offset, end)
+    return parts
+
+
+def class_tars_beside(paths: Iterable[str]) -> dict[str, TarPart]:
+    """The class tars of an unpacked train tar, by class."""
+    return {path.rpartition("/")[2].removesuffix(".tar"): whole_tar(path) for path in paths}
+
+
+def scan_class_tars(
+    tree: Tree, parts: dict[str, TarPart], options: ScanOptions
+) -> Iterator[tuple[str, ContainerImages]]:
+    """Scan class tars, in lexicographic order of their classes."""
+    names = sorted(parts, key=os.fsencode)
+    lanes = (tree.threads or 1) // max(1, len(parts))
+    with ExitStack() as stack:
+        # The outer tar is opened once; class tars in files of their own are opened one by one.
+        paths = {part.path for part in parts.values()}
+        if len(paths) == 1:
+            file = stack.enter_context(_opened(tree, paths.pop()))
+            images = scan_each(lambda name: _scan_part(file, parts[name], lanes), names, options)
+        else:
+            images = scan_each(lambda name: _scan_file(tree, parts[name], lanes), names, options)
+        yield from zip(names, images, strict=True)
+
+
+def scan_tar(
+    tree: Tree, part: TarPart, name_fault: NameFault | None = None, lanes: int | None = None
+) -> ContainerImages:
+    """Scan one tar of images; ``name_fault`` is as in :class:`ContainerBuilder`.
+
+    Raises:
+        SourceError: the file cannot be opened.
+    """
+    with _opened(tree, part.path) as file:
+        return _scan_part(file, part, tree.threads or 1 if lanes is None else lanes, name_fault)
+
+
+def _scan_file(tree: Tree, part: TarPart, lanes: int) -> ContainerImages:
+    """Scan one class tar of an unpacked train tar; if it cannot be read, the others still can."""
+    try:
+        return scan_tar(tree, part, lanes=lanes)
+    except UnreachableError:
+        raise
+    except SourceError as exc:
+        builder = ContainerBuilder(part.container, part.path, ":")
+        builder.reject("unreadable-file", b"", str(exc.__cause__ or exc))
+        return builder.finish()
+
+
+def _scan_part(
+    file: RangeFile, part: TarPart, lanes: int, name_fault: NameFault | None = None
+) -> ContainerImages:
+    builder = ContainerBuilder(part.container, part.path, ":", name_fault)
+    end = file.size_bytes if part.end is None else part.end
+    members: Iterable[TarMember] = (
+        walk_in_lanes(file, part.start, end, lanes) if lanes > 1 else walk(file, part.start, end)
+    )
+    for member in members:
+        if not member.problem:
+            builder.add(member.name, member.offset, member.size_bytes, file.mtime_ns)
+        elif member.problem == "directory":
+            builder.findings.oddities[FOLDERS_IGNORED] += 1
+        else:
+            builder.reject(member.problem, member.name, member.cause)
+    return builder.finish()
+
+
+@contextmanager
+def _opened(tree: Tree, path: str) -> Iterator[RangeFile]:
+    try:
+        with tree.open(path) as file:
+            yield file
+    except OSError as exc:
+        raise SourceError(f"{tree.where(path)} cannot be read: {exc.strerror or exc}") from exc
