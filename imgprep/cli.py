@@ -15,11 +15,11 @@ import click
 from imgprep import __version__, console
 from imgprep.console import CONTEXT, ErrorGroup, json_option, options, print_json, quiet_option
 from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
+from imgprep.sources.layouts import LAYOUT_NAMES
 from imgprep.spec import (
     ENCODINGS,
     EXIF_POLICIES,
     FILTERS,
-    LAYOUTS,
     ON_ERRORS,
     SOLVERS,
     SPLIT_CHOICES,
@@ -27,7 +27,6 @@ from imgprep.spec import (
     BuildSpec,
     ImageSpec,
 )
-from imgprep.sources.layouts import LAYOUT_NAMES
 from imgprep.wording import plain
 
 if TYPE_CHECKING:
@@ -58,7 +57,9 @@ def cli() -> None:
 source_argument = click.argument("source")
 dest_argument = click.argument("dest", type=click.Path())
 layout_option = click.option(
-    "--layout", type=click.Choice(LAYOUT_NAMES), help="Take SOURCE as this instead of recognising it."
+    "--layout",
+    type=click.Choice(LAYOUT_NAMES),
+    help="Read SOURCE as this layout instead of recognising it.",
 )
 jobs_option = click.option(
     "-j",
@@ -83,9 +84,9 @@ def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: 
       imgprep scan /data/ilsvrc2012
       imgprep scan s3://bucket/ilsvrc2012 --checksum
     """
-    from imgprep.sources.scan import scan_source
     from imgprep.sources.checksums import checksum_archives
-from imgprep.sources.scan_report import ScanReport
+    from imgprep.sources.scan import scan_source
+    from imgprep.sources.scan_report import ScanReport
 
     say = _Say(quiet)
     found = scan_source(source, layout, progress=say.scanning)

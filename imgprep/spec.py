@@ -16,7 +16,6 @@ Subsampling = Literal["420", "422", "444"]
 ExifPolicy = Literal["ignore", "apply"]
 SplitChoice = Literal["all", "train", "val"]
 OnError = Literal["fail", "skip"]
-Layout = Literal["archives", "class-folders", "kaggle"]
 Solver = Literal["scikit-learn", "gradient-ascent"]
 
 # The choices, as the command line shows them.
@@ -26,7 +25,6 @@ SUBSAMPLINGS: tuple[Subsampling, ...] = get_args(Subsampling)
 EXIF_POLICIES: tuple[ExifPolicy, ...] = get_args(ExifPolicy)
 SPLIT_CHOICES: tuple[SplitChoice, ...] = get_args(SplitChoice)
 ON_ERRORS: tuple[OnError, ...] = get_args(OnError)
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
 SHARD_IMAGES_MAX_AUTO = 1000

@@ -7,11 +7,11 @@ import os
 import tarfile
 from pathlib import Path
 
-from imgprep.sources.scan import scan_source
 from imgprep.sources.lanes import walk_in_lanes
 from imgprep.sources.local_tree import range_file_of
 from imgprep.sources.open_tree import open_tree
 from imgprep.sources.reader import SourceReader
+from imgprep.sources.scan import scan_source
 from imgprep.sources.tarwalk import walk
 from imgprep.sources.truth import read_truth
 from imgprep.sources.truth_files import (

@@ -1,4 +1,4 @@
-"""Every way in which a source may lie, with what recognises it."""
+"""A small source in every arrangement that is supported, and the layout of each."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 from imgprep.errors import ImgprepError
-from imgprep.sources.scan import scan_source
 from imgprep.sources.reader import SourceReader
+from imgprep.sources.scan import scan_source
 from tests.conftest import REPOSITORY
 from tests.objectstore import ObjectStore
 

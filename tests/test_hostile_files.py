@@ -20,9 +20,9 @@ from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.markers import read_marker
 from imgprep.dataset.npyfile import map_npy, read_npy
 from imgprep.errors import DestinationError, FormatError, ImageError
-from imgprep.sources.scan import scan_source
 from imgprep.sources.manifest import ROW_DTYPE
 from imgprep.sources.reader import SourceReader
+from imgprep.sources.scan import scan_source
 from imgprep.storage import open_store
 from imgprep.storage.atomic import read_json
 from imgprep.wording import plain

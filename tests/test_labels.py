@@ -1,4 +1,4 @@
-"""Labels are the lexicographic places of the classes, and a flat val never shifts."""
+"""Labels count the classes in lexicographic order, and those of a flat val never shift."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ ONE, TWO = GOOD["classes"]
         {**GOOD, "order_sha256": "0"},
     ],
 )
-def test_malformed_label_lists_are_refused(value: object) -> None:
+def test_malformed_label_lists_are_rejected(value: object) -> None:
     with pytest.raises(FormatError):
         LabelMap.from_json(value)
 
 
 def test_devkit_ids_are_not_labels(tmp_path: Path) -> None:
-    """The trap: ids run against the names here, and an ancestor is among the synsets."""
+    """The devkit ids of this source run against the class names, and one synset is an ancestor."""
     scan = scan_source(make_archives(tmp_path))
     val = scan.splits["val"]
     by_name = {val.name(i): val.label(i) for i in range(len(val))}
@@ -122,15 +122,20 @@ def replace_val(root: Path, numbers: list[int], **extra: bytes) -> Path:
 @pytest.mark.parametrize(
     ("numbers", "says"),
     [
-        ([1, 2, 3, 4, 5], r"holds 5 validation images but .*labels 6: number 00000006 is missing"),
-        ([1, 2, 3, 5, 6], r"holds 5 .*labels 6: number 00000004 is missing"),
-        ([1, 2, 3, 4, 5, 6, 7], r"holds 7 .*labels 6: number 00000007 is not in the truth"),
-        ([1, 2, 3, 4, 5, 7], r"00000006 is missing; number 00000007 is not in the truth"),
-        ([1, 2, 3, 4, 4, 5, 6], r"holds 7 .*labels 6: number 00000004 is there twice"),
+        (
+            [1, 2, 3, 4, 5],
+            r"has 5 validation images, but .*labels for 6: number 00000006 is missing",
+        ),
+        ([1, 2, 3, 5, 6], r"has 5 .*labels for 6: number 00000004 is missing"),
+        ([1, 2, 3, 4, 5, 6, 7], r"has 7 .*labels for 6: number 00000007 is not among the labels"),
+        ([1, 2, 3, 4, 5, 7], r"00000006 is missing; number 00000007 is not among the labels"),
+        ([1, 2, 3, 4, 4, 5, 6], r"has 7 .*labels for 6: number 00000004 is there twice"),
         ([1, 2], r"number 00000003 is missing \(and 3 more\)"),
     ],
 )
-def test_val_that_does_not_match_its_truth(numbers: list[int], says: str, tmp_path: Path) -> None:
+def test_val_images_that_do_not_match_their_labels(
+    numbers: list[int], says: str, tmp_path: Path
+) -> None:
     with pytest.raises(SourceError, match=says):
         scan_source(replace_val(tmp_path, numbers))
 
@@ -139,7 +144,7 @@ def test_cut_val_tar_says_so(tmp_path: Path) -> None:
     make_archives(tmp_path)
     data = (tmp_path / VAL_TAR).read_bytes()
     (tmp_path / VAL_TAR).write_bytes(data[:3000])
-    with pytest.raises(SourceError, match=r"labels 6: .*the archive is cut short"):
+    with pytest.raises(SourceError, match=r"labels for 6: .*the archive is cut short"):
         scan_source(tmp_path)
 
 
@@ -156,7 +161,7 @@ def test_an_empty_val_file_does_not_shift_the_others(tmp_path: Path) -> None:
     }
 
 
-def test_two_truths_must_agree(tmp_path: Path) -> None:
+def test_devkit_and_kaggle_table_must_agree(tmp_path: Path) -> None:
     make_archives(tmp_path)
     write_files(tmp_path, {"LOC_val_solution.csv": kaggle_solution(SHAPE)})
     assert len(scan_source(tmp_path).splits["val"]) == 6
@@ -166,10 +171,10 @@ def test_two_truths_must_agree(tmp_path: Path) -> None:
         scan_source(tmp_path)
 
 
-def test_class_of_val_that_train_lacks(tmp_path: Path) -> None:
+def test_a_class_of_val_that_is_not_in_train(tmp_path: Path) -> None:
     make_class_folders(tmp_path)
     write_files(tmp_path / "val" / "n09999999", {"x.JPEG": tiny_jpeg("x", 1)})
-    with pytest.raises(SourceError, match="1 classes of val are not in train, such as 'n09999999'"):
+    with pytest.raises(SourceError, match="1 class of val is not in train, such as 'n09999999'"):
         scan_source(tmp_path)
 
 
@@ -264,14 +269,14 @@ def test_devkit_archives_that_lack_or_hide_something(tmp_path: Path) -> None:
     make_archives(tmp_path)
     devkit = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
     devkit.write_bytes(gzip.compress(tar_bytes([("data/readme", b"x")])))
-    with pytest.raises(SourceError, match=r"holds no meta\.mat"):
+    with pytest.raises(SourceError, match=r"does not contain meta\.mat"):
         scan_source(tmp_path)
     devkit.write_bytes(gzip.compress(tar_bytes([("data/meta.mat", META)])))
     with pytest.raises(SourceError, match="cannot be labelled"):
         scan_source(tmp_path)
     bomb = tar_bytes([("data/x", bytes(300_000_000))])
     devkit.write_bytes(gzip.compress(bomb, 1))
-    with pytest.raises(SourceError, match="unpacks to too much"):
+    with pytest.raises(SourceError, match="unpacks to more than 64 MiB"):
         scan_source(tmp_path)
 
 
@@ -302,7 +307,7 @@ def test_ground_truth_with_an_unknown_id(tmp_path: Path) -> None:
         b"ImageId,PredictionString\n\xff\xfe\n",
     ],
 )
-def test_kaggle_tables_that_are_not(text: bytes) -> None:
+def test_malformed_kaggle_tables_are_rejected(text: bytes) -> None:
     with pytest.raises(SourceError, match="truth"):
         parse_kaggle_solution(text, "truth")
 
@@ -319,7 +324,7 @@ def test_word_lists() -> None:
         "n2": "",
         "n3": "caf\u00e9",
     }
-    with pytest.raises(SourceError, match="line 2: class n1 is there twice"):
+    with pytest.raises(SourceError, match="line 2: class n1 is listed twice"):
         parse_synset_words(b"n1 a\nn1 b\n", "w")
     with pytest.raises(SourceError, match="not UTF-8"):
         parse_synset_words(b"n1 \xff\n", "w")

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgprep.errors import FormatError
-from imgprep.sources.scan import scan_source
 from imgprep.sources.clutter import is_clutter
 from imgprep.sources.containers import ContainerBuilder, assemble
 from imgprep.sources.manifest import LOOSE_FILE, ROW_DTYPE, SplitManifest
+from imgprep.sources.scan import scan_source
 from tests.trees import Shape, make_archives
 
 NAMES = st.binary(min_size=1, max_size=30).filter(

@@ -1,4 +1,4 @@
-"""A source under a URL is found to hold what the same files hold on disk, whole or broken."""
+"""Scanning a URL gives what scanning the same files on disk gives, sound or damaged."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from imgprep.build.job import BuildOptions, build
 from imgprep.errors import ImageError, UsageError
-from imgprep.sources.scan import scan_source
-from imgprep.sources.reader import SourceReader
 from imgprep.sources.checksums import checksum_archives
+from imgprep.sources.reader import SourceReader
+from imgprep.sources.scan import scan_source
 from imgprep.sources.scan_report import ScanReport
 from imgprep.spec import BuildSpec, ImageSpec
 from tests.layouts import WHOLE
@@ -37,7 +37,7 @@ VAL = "ILSVRC2012_img_val.tar"
 
 @pytest.fixture
 def memory(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A folder of its own in the memory of this process."""
+    """A folder in the memory of this process, for one test."""
     import fsspec
 
     url = f"memory://{request.node.name.partition('[')[0]}"
@@ -76,7 +76,7 @@ def overwrite(offset: int, data: bytes) -> Callable[[Path], None]:
 
 
 def odd_members(root: Path) -> None:
-    """Links, odd names, empty and repeated files, and what is no class tar."""
+    """Links, odd names, empty and repeated files, and members that are not class tars."""
     link = tarfile.TarInfo("link.JPEG")
     link.type = tarfile.SYMTYPE
     names = ["a.JPEG", "/abs.JPEG", "../up.JPEG", "a.JPEG", "._a.JPEG"]
@@ -154,18 +154,18 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("spoil", BROKEN)
-def test_what_is_broken_is_told_in_the_same_words(spoil: str, tmp_path: Path, memory: str) -> None:
+def test_faults_are_reported_in_the_same_words(spoil: str, tmp_path: Path, memory: str) -> None:
     BROKEN[spoil](tmp_path)
     found = look(put_memory(tmp_path, memory))
     assert found == look(tmp_path)
     assert found.get("problems") or found["error"]
 
 
-def test_what_is_not_there_or_no_folder(tmp_path: Path, memory: str) -> None:
+def test_locations_that_do_not_exist_or_are_not_folders(tmp_path: Path, memory: str) -> None:
     put_memory(make_archives(tmp_path), memory)
-    with pytest.raises(UsageError, match="nothing lies under it"):
+    with pytest.raises(UsageError, match="does not exist: no object has this prefix"):
         scan_source(f"{memory}/absent")
-    with pytest.raises(UsageError, match=f"is a file; give the folder that it lies in: {memory}"):
+    with pytest.raises(UsageError, match=f"is a file; give the folder that contains it: {memory}"):
         scan_source(f"{memory}/{TRAIN}")
     with pytest.raises(UsageError, match="not a kind of URL"):
         scan_source("nowhere://bucket/folder")
@@ -190,7 +190,7 @@ def test_identity_is_that_of_the_listing(tmp_path: Path, memory: str) -> None:
     local = scan_source(tmp_path).identity()
     changed = {name for name, value in before.items() if local[name] != value}
     assert changed == {"train.modified_sha256", "val.modified_sha256"}
-    put_memory(tmp_path, memory)  # the same bytes, written anew
+    put_memory(tmp_path, memory)  # the same bytes, rewritten
     after = scan_source(memory).identity()
     assert {name for name, value in before.items() if after[name] != value} == changed
 
@@ -251,5 +251,8 @@ def test_objects_that_changed_since_the_scan_are_bad_images(tmp_path: Path, memo
         fs.pipe_file(f"{archives}/{TRAIN}", b"short")
         with pytest.raises(ImageError, match=r"archive ends \d+ bytes before"):
             reader.read(1)
-    with SourceReader(archives, rows) as reader, pytest.raises(ImageError, match="written anew"):
+    with (
+        SourceReader(archives, rows) as reader,
+        pytest.raises(ImageError, match="archive was replaced"),
+    ):
         reader.read(0)

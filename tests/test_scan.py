@@ -1,4 +1,4 @@
-"""A scan names everything that cannot be used, and compares the rest with ILSVRC2012."""
+"""A scan names every entry that cannot be used, and compares the rest with ILSVRC2012."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from imgprep.sources.scan import scan_source
 from imgprep.sources.checksums import checksum_archives
 from imgprep.sources.ilsvrc2012 import MD5_BY_ARCHIVE
+from imgprep.sources.scan import scan_source
 from imgprep.sources.scan_report import ScanReport, judge
 from tests.trees import Shape, make_archives, make_class_folders, tar_bytes, tiny_jpeg, write_files
 
@@ -74,7 +74,7 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Give up the rights of root, which may read everything, for a while."""
+    """Drop the rights of root, which can read everything, for a while."""
     if os.geteuid() != 0:
         yield
         return
@@ -85,7 +85,7 @@ def as_nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_what_may_not_be_read_is_reported() -> None:
+def test_files_without_permission_are_reported() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = make_class_folders(Path(folder) / "source", val="none")
         for path in (Path(folder), *root.rglob("*")):
@@ -105,7 +105,7 @@ def test_what_may_not_be_read_is_reported() -> None:
     assert len(scan.splits["train"]) == 5
 
 
-def test_class_tar_that_may_not_be_read() -> None:
+def test_a_class_tar_without_permission() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         root.chmod(0o755)
@@ -118,7 +118,7 @@ def test_class_tar_that_may_not_be_read() -> None:
     assert scan.splits["train"].label(0) == 1
 
 
-def test_names_in_any_script_and_in_none(tmp_path: Path) -> None:
+def test_names_in_any_script_or_encoding(tmp_path: Path) -> None:
     name = os.fsdecode("猫 ñ\n".encode() + b"\xff.JPEG")
     class_name = os.fsdecode(b"class \xfe")
     write_files(tmp_path / class_name, {name: tiny_jpeg("cat", 1)})
@@ -170,12 +170,12 @@ def test_report_shows_a_few_of_many_problems(tmp_path: Path) -> None:
     ("split", "images", "classes", "per_class", "verdict"),
     [
         ("train", 1_281_167, 1000, (732, 1300), "matches ILSVRC2012"),
-        ("train", 1_281_166, 1000, (732, 1300), "differs from ILSVRC2012: 1 images fewer"),
-        ("train", 1_281_168, 1000, (732, 1300), "differs from ILSVRC2012: 1 images more"),
-        ("train", 1_280_000, 999, (0, 1300), "1,167 images fewer, 1 classes fewer"),
+        ("train", 1_281_166, 1000, (732, 1300), "differs from ILSVRC2012: 1 image fewer"),
+        ("train", 1_281_168, 1000, (732, 1300), "differs from ILSVRC2012: 1 image more"),
+        ("train", 1_280_000, 999, (0, 1300), "1,167 images fewer, 1 class fewer"),
         ("train", 100_000, 100, (1000, 1000), "subset"),
         ("val", 50_000, 1000, (50, 50), "matches ILSVRC2012"),
-        ("val", 50_000, 1000, (49, 51), "49-51 images a class, not 50"),
+        ("val", 50_000, 1000, (49, 51), "49-51 images per class, not 50"),
         ("val", 5_000, 1000, (5, 5), "subset"),
     ],
 )

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from imgprep.errors import SourceError
-from imgprep.sources.tars import TarPart, class_tars_beside, class_tars_in, scan_class_tars
 from imgprep.sources.containers import Findings
-from imgprep.sources.scan_threads import ScanOptions
 from imgprep.sources.local_tree import LocalTree
 from imgprep.sources.scan_processes import TARS_PER_CHUNK, scan_in_processes
+from imgprep.sources.scan_threads import ScanOptions
+from imgprep.sources.tars import TarPart, class_tars_beside, class_tars_in, scan_class_tars
 from tests.trees import Shape, make_archives, tar_bytes, write_files
 
 TRAIN = "ILSVRC2012_img_train.tar"

@@ -1,4 +1,4 @@
-"""A source is recognised, or refused with what was found; every image gets its own label."""
+"""A layout is recognised, or rejected with what was found; every image gets its own label."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from imgprep.errors import SourceError, UsageError
-from imgprep.sources.scan import scan_source
 from imgprep.sources.manifest import SourceScan
 from imgprep.sources.reader import SourceReader
+from imgprep.sources.scan import scan_source
 from tests.layouts import SHAPE, WHOLE, archives, archives_unpacked_once, folders, kaggle_above
 from tests.trees import (
     make_archives,
@@ -118,7 +118,7 @@ def test_flat_val_is_never_labelled_by_its_folder(tmp_path: Path) -> None:
         scan_source(tmp_path)
 
 
-def test_val_tar_without_truth_is_refused(tmp_path: Path) -> None:
+def test_a_val_tar_without_labels_is_rejected(tmp_path: Path) -> None:
     make_archives(tmp_path)
     (tmp_path / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     with pytest.raises(SourceError, match=r"ILSVRC2012_devkit_t12\.tar\.gz"):
@@ -137,7 +137,9 @@ def test_two_layouts_are_a_usage_error_with_both_findings(tmp_path: Path) -> Non
     assert scan_source(tmp_path, "class-folders").layout == "class-folders"
 
 
-def test_nothing_recognised_says_what_was_found_and_what_is_known(tmp_path: Path) -> None:
+def test_an_unknown_layout_is_reported_with_the_content_and_the_known_layouts(
+    tmp_path: Path,
+) -> None:
     write_files(tmp_path, {"notes.txt": b"x"})
     with pytest.raises(UsageError) as caught:
         scan_source(tmp_path)
@@ -147,17 +149,19 @@ def test_nothing_recognised_says_what_was_found_and_what_is_known(tmp_path: Path
 
 def test_wrong_arguments_are_usage_errors(tmp_path: Path) -> None:
     root = make_archives(tmp_path)
-    with pytest.raises(UsageError, match="none of archives, class-folders, kaggle"):
+    with pytest.raises(
+        UsageError, match="must be one of archives, class-folders, kaggle; got 'tfrecord'"
+    ):
         scan_source(root, "tfrecord")
-    with pytest.raises(UsageError, match="is not of layout kaggle"):
+    with pytest.raises(UsageError, match="does not have layout kaggle"):
         scan_source(root, "kaggle")
     with pytest.raises(UsageError, match="is a file; give the folder"):
         scan_source(root / "ILSVRC2012_img_train.tar")
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(UsageError, match="absent does not exist"):
         scan_source(root / "absent")
 
 
-def test_both_names_of_val_are_refused(tmp_path: Path) -> None:
+def test_val_and_validation_together_are_rejected(tmp_path: Path) -> None:
     make_class_folders(tmp_path)
     write_files(tmp_path / "validation" / "n01440764", {"x.jpg": tiny_jpeg("x", 1)})
     with pytest.raises(UsageError, match="both val and validation"):

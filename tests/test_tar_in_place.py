@@ -15,10 +15,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from imgprep.errors import ImageError, SourceError
-from imgprep.sources.scan import scan_source
 from imgprep.sources.local_tree import range_file_of
 from imgprep.sources.manifest import SourceScan
 from imgprep.sources.reader import SourceReader
+from imgprep.sources.scan import scan_source
 from imgprep.sources.tarwalk import TarMember, walk
 from tests.trees import Shape, make_archives, make_class_folders, tar_bytes, tiny_jpeg, write_files
 

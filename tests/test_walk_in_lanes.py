@@ -125,7 +125,9 @@ def test_lanes_are_walked_at_the_same_time() -> None:
             all_there.wait()  # broken, unless four lanes ask before one of them is answered
         return tar[offset : offset + size_bytes]
 
-    file = RangeFile(pread=pread, size_bytes=len(tar), mtime_ns=0, header_bytes=512, ahead_bytes=512)
+    file = RangeFile(
+        pread=pread, size_bytes=len(tar), mtime_ns=0, header_bytes=512, ahead_bytes=512
+    )
     found = list(walk_in_lanes(file, 0, len(tar), 4, LANE_BYTES))
     assert [entry.name for entry in found] == [f"{n}.JPEG".encode() for n in range(40)]
     assert len(begun) == 4
@@ -139,6 +141,8 @@ def test_a_fault_in_one_lane_ends_the_walk() -> None:
             raise ConnectionError("gone")
         return tar[offset : offset + size_bytes]
 
-    file = RangeFile(pread=pread, size_bytes=len(tar), mtime_ns=0, header_bytes=512, ahead_bytes=512)
+    file = RangeFile(
+        pread=pread, size_bytes=len(tar), mtime_ns=0, header_bytes=512, ahead_bytes=512
+    )
     with pytest.raises(ConnectionError):
         list(walk_in_lanes(file, 0, len(tar), 4, LANE_BYTES))

@@ -125,7 +125,9 @@ class ContainerBuilder:
         order = sorted(range(len(names)), key=names.__getitem__)
         repeats = {right for left, right in pairwise(order) if names[left] == names[right]}
         for at in sorted(repeats):
-            self.reject("duplicate-name", names[at], "an earlier entry has this name; the first is used")
+            self.reject(
+                "duplicate-name", names[at], "an earlier entry has this name; the first is used"
+            )
         order = [at for at in order if at not in repeats] if repeats else order
         rows = np.zeros(len(order), ROW_DTYPE)
         picked = np.array(order, np.int64)

@@ -1,4 +1,4 @@
-"""One object of a store, read by ranges; distinguishes faults of the store from faults of objects."""
+"""One object of a store, read by ranges; faults of the store and of the object are told apart."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RemoteFile:
             return request(lambda: read_range(self.fs, self.path, offset, wanted), self.where)
         except ResizedError as exc:
             raise SourceError(
-                f"{self.where} changed while it was read: it had {self.size_bytes} bytes and now has "
+                f"{self.where} changed while it was read: it had {self.size_bytes} bytes, now "
                 f"{exc.now_bytes}; run the same command again when it is complete"
             ) from exc
 
@@ -81,7 +81,9 @@ def request(action: Callable[[], T], where: str) -> T:
     except PermissionError as exc:
         raise UnreachableError(f"{where}: access denied: {exc.strerror}") from exc
     except OSError as exc:
-        raise UnreachableError(f"{where}: the store failed: {exc.strerror}; {RETRY_ADVICE}") from exc
+        raise UnreachableError(
+            f"{where}: the store failed: {exc.strerror}; {RETRY_ADVICE}"
+        ) from exc
 
 
 def read_range(

@@ -82,12 +82,12 @@ def _scan_chunks(
                 yielded += 1
 
 
-def _scan_chunk(chunk: _TarChunk, location: str, tick: Tick) -> Callable[[], _ScannedChunk]:
-    """The work of a process: scan some class tars of the source at ``location``."""
-    tree = open_tree(location)
+def _scan_chunk(task: _TarChunk, setup: str, tick: Tick) -> Callable[[], _ScannedChunk]:
+    """The work of a process: scan some class tars of the source at the location ``setup``."""
+    tree = open_tree(setup)
     options = ScanOptions(TARS_PER_CHUNK if tree.threads else None, None, tree.stop)
     scanned = []
-    for _, images in scan_class_tars(tree, dict(chunk.parts), options):
+    for _, images in scan_class_tars(tree, dict(task.parts), options):
         scanned.append(images)
         tick(None)
-    return partial(_ScannedChunk, chunk.number, tuple(scanned))
+    return partial(_ScannedChunk, task.number, tuple(scanned))

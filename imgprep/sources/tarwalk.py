@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 from imgprep.sources.tree import RangeFile
@@ -100,18 +100,20 @@ class _Reader:
 
 
 def walk(
-    file: RangeFile, start: int, end: int, *, first: int | None = None, stop_at: StopAt | None = None
+    file: RangeFile,
+    start: int,
+    end: int,
+    *,
+    first: int | None = None,
+    stop_at: StopAt | None = None,
 ) -> Generator[TarMember, None, int | None]:
     """Yield each member of the tar in bytes ``start`` to ``end`` of an open file.
 
     The walk ends at the end-of-archive marker, or with a result that says where and why it had to
     stop (``cut-short``, ``bad-header``). A leading ``./`` is removed from names.
 
-    Args:
-        start, end: offsets of the first header and after the last byte.
-        first: the header to begin at, if not the first one.
-        stop_at: called with the offset of each header that does not depend on an earlier one;
-            where it returns true, the walk ends and returns that offset.
+    With ``first`` it begins at that header. ``stop_at`` is called with the offset of each header
+    that does not depend on an earlier one; where it returns true, the walk returns that offset.
     """
     reader = _Reader(file, end)
     extension = _Extension()
@@ -120,14 +122,8 @@ def walk(
         if stop_at is not None and not extension.in_force and stop_at(position):
             return position
         header = reader.block(position)
-        if len(header) < BLOCK_BYTES:
-            cause = f"it ends at byte {end - start} without an end marker"
-            yield TarMember(b"", position, 0, "cut-short", cause)
-            return None
-        if header[0] == 0 and header == ZERO_BLOCK:
-            if any(reader.span(position, TAIL_CHECK_BYTES)):
-                cause = f"more data follows the end marker at byte {position - start}"
-                yield TarMember(b"", position, 0, "data-after-end", cause)
+        if len(header) < BLOCK_BYTES or (header[0] == 0 and header == ZERO_BLOCK):
+            yield from _end_faults(reader, start, position)
             return None
         data = position + BLOCK_BYTES
         try:
@@ -160,6 +156,16 @@ def walk(
         else:
             yield _classify(kind, name, data, size_bytes)
         position = data + padded(stored)
+
+
+def _end_faults(reader: _Reader, start: int, position: int) -> Iterator[TarMember]:
+    """Report an end without the marker, and data after the marker at ``position``."""
+    if len(reader.block(position)) < BLOCK_BYTES:
+        cause = f"it ends at byte {reader.end - start} without an end marker"
+        yield TarMember(b"", position, 0, "cut-short", cause)
+    elif any(reader.span(position, TAIL_CHECK_BYTES)):
+        cause = f"more data follows the end marker at byte {position - start}"
+        yield TarMember(b"", position, 0, "data-after-end", cause)
 
 
 def _leading_dots(name: bytes) -> int:

@@ -192,7 +192,10 @@ def _find_devkit(places: Sequence[Tree]) -> tuple[str, bytes, bytes | None] | No
     for tree in places:
         for folder in DEVKIT_FOLDERS:
             for base in (child_path(folder, "data"), folder):
-                meta, ground_truth = child_path(base, META_NAME), child_path(base, GROUND_TRUTH_NAME)
+                meta, ground_truth = (
+                    child_path(base, META_NAME),
+                    child_path(base, GROUND_TRUTH_NAME),
+                )
                 if tree.is_file(meta):
                     known = _read(tree, ground_truth) if tree.is_file(ground_truth) else None
                     return base or ".", _read(tree, meta), known
@@ -209,7 +212,9 @@ def _read_devkit_archive(data: bytes, where: str) -> dict[str, bytes]:
     try:
         plain = _unpacked(data, where) if data.startswith(GZIP_MAGIC) else data
     except (EOFError, zlib.error, OSError) as exc:
-        raise SourceError(f"{where} is not a readable devkit archive: {exc}; download it again") from exc
+        raise SourceError(
+            f"{where} is not a readable devkit archive: {exc}; download it again"
+        ) from exc
     for member in walk(_range_file(plain), 0, len(plain)):
         if member.problem in ("cut-short", "bad-header"):
             raise SourceError(
@@ -225,7 +230,9 @@ def _unpacked(data: bytes, where: str) -> bytes:
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
         plain = packed.read(MAX_DEVKIT_BYTES + 1)
     if len(plain) > MAX_DEVKIT_BYTES:
-        raise SourceError(f"{where} unpacks to more than {MAX_DEVKIT_BYTES >> 20} MiB; is it the right file?")
+        raise SourceError(
+            f"{where} unpacks to more than {MAX_DEVKIT_BYTES >> 20} MiB; is it the right file?"
+        )
     return plain
 
 

@@ -1,4 +1,4 @@
-"""The official archives: a tar of class tars (or these unpacked), a flat tar for val, the devkit."""
+"""The official archives: a tar of class tars (or these unpacked), a flat val tar, the devkit."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def _find_class_tars(tree: Tree) -> list[str]:
     return []
 
 
-def _scan_train_tar(
-    tree: Tree, options: ScanOptions, findings: Findings
-) -> Iterator[ClassImages]:
+def _scan_train_tar(tree: Tree, options: ScanOptions, findings: Findings) -> Iterator[ClassImages]:
     return scan_in_processes(tree, class_tars_in(tree, TRAIN_TAR, findings), options)
 
 
