@@ -192,8 +192,7 @@ def test_wrong_arrays_are_refused(pixel_sum: NDArray[np.int64], message: str) ->
         ((10, 0, 0), (9, 0, 0, 0, 0, 0), "cannot come from"),
         ((10, 0, 0), (2551, 0, 0, 0, 0, 0), "cannot come from"),
         ((-1, 0, 0), (0, 0, 0, 0, 0, 0), "cannot come from"),
-        ((9, 9, 9), (81, 81, 81, 81, 81, 80), "negative variance"),
-        ((9, 9, 9), (91, 91, 91, 72, 72, 72), "negative variance"),
+        ((9, 0, 0), (80, 0, 0, 0, 0, 0), "negative variance"),
     ],
 )
 def test_sums_that_no_pixel_can_have_are_refused(

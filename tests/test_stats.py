@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import re
 from pathlib import Path
@@ -24,6 +25,9 @@ from imgprep.colour.stats import (
     stats_report,
 )
 from imgprep.errors import FormatError
+from tests.conftest import imgprep
+from tests.fuzzing import changed_dataset, original
+from tests.trees import Shape, make_class_folders
 
 SIZE_PX = 16
 
@@ -92,9 +96,9 @@ def test_json_says_what_it_is() -> None:
         ("images", 3.0, "images is 3.0, not an integer"),
         ("images", None, "images is None"),
         ("images", True, "images is True"),
-        ("images", -3, "-3 images"),
-        ("size_px", 0, "side 0"),
-        ("pixels", 7, "7 pixels, but 3 images"),
+        ("images", -3, "number of images is -3"),
+        ("size_px", 0, "side is 0 pixels"),
+        ("pixels", 7, "states 7 pixels; 3 images"),
         ("rgb_sum", [1, 2], "rgb_sum"),
         ("rgb_sum", [1, 2, "3"], "rgb_sum"),
         ("rgb_sum", [1, 2, 10**9], "cannot come from"),
@@ -125,41 +129,43 @@ def test_pixel_sum_of_another_build_is_refused() -> None:
         moments_from_json(value, other.pixel_sum_hwc)
 
 
-def write_dataset(folder: Path, moments: Moments) -> None:
-    value = rgb_pca_json(moments, fit_pca(moments))
-    (folder / "rgb_pca.json").write_text(json.dumps(value))
-    np.save(folder / "pixel_sum.npy", moments.pixel_sum_hwc)
+def test_a_dataset_without_training_images_has_no_statistics(tmp_path: Path) -> None:
+    source = make_class_folders(tmp_path / "source", Shape(val_images=6))
+    ran = imgprep("build-shards", source, tmp_path / "dest", "--split", "val", "--size", 16)
+    assert ran.code == 0, ran.err
+    ran = imgprep("stats", tmp_path / "dest")
+    assert ran.code == 1
+    assert "no statistics: the dataset was built without a training split" in ran.err
 
 
-def test_moments_are_loaded_from_a_dataset_folder(tmp_path: Path) -> None:
-    moments = photo_moments()
-    write_dataset(tmp_path, moments)
-    assert load_moments(tmp_path) == moments
+@pytest.mark.parametrize("name", ["rgb_pca.json", "pixel_sum.npy"])
+def test_statistics_are_read_only_if_their_hash_is_in_the_index(name: str) -> None:
+    content = bytearray(original(name))
+    digit = content.index(b"7", len(content) // 3) if name.endswith("json") else len(content) - 9
+    content[digit] ^= 1  # a valid file with another number
+    with (
+        changed_dataset(name, bytes(content), forged=False) as folder,
+        pytest.raises(FormatError, match=f"{name}: not the file that the index describes"),
+    ):
+        load_moments(folder)
 
 
-def test_a_dataset_without_statistics_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="training split"):
-        load_moments(tmp_path)
-
-
-@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "text", "pickle", "npz", "other"])
-def test_a_damaged_pixel_sum_is_refused(tmp_path: Path, damage: str) -> None:
-    write_dataset(tmp_path, photo_moments())
-    path = tmp_path / "pixel_sum.npy"
-    whole = path.read_bytes()
-    if damage == "gone":
-        path.unlink()
-    elif damage in ("empty", "cut", "text"):
-        path.write_bytes({"empty": b"", "cut": whole[:500], "text": b"not an array"}[damage])
-    elif damage == "pickle":
-        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "pickle", "npz", "other"])
+def test_a_damaged_pixel_sum_is_refused_even_if_the_index_has_its_hash(damage: str) -> None:
+    whole, stream = original("pixel_sum.npy"), io.BytesIO()
+    if damage == "pickle":
+        np.save(stream, np.array([{}], dtype=object), allow_pickle=True)
     elif damage == "npz":
-        with path.open("wb") as file:
-            np.savez(file, photo_moments().pixel_sum_hwc)
+        np.savez(stream, photo_moments().pixel_sum_hwc)
+    elif damage == "other":
+        np.save(stream, photo_moments(seed=1).pixel_sum_hwc)
     else:
-        np.save(path, photo_moments(seed=1).pixel_sum_hwc)
-    with pytest.raises(FormatError, match=re.escape(str(tmp_path))):
-        load_moments(tmp_path)
+        stream.write({"empty": b"", "cut": whole[:500], "text": b"not an array"}[damage])
+    with (
+        changed_dataset("pixel_sum.npy", stream.getvalue(), forged=True) as folder,
+        pytest.raises(FormatError, match=re.escape(str(folder))),
+    ):
+        load_moments(folder)
 
 
 @pytest.mark.parametrize("theirs", PUBLISHED_PCAS, ids=lambda theirs: str(theirs.key))
@@ -224,7 +230,7 @@ Components, by scikit-learn                    PC1           PC2           PC3
                       G                    +0.5762       +0.0235       -0.8170
                       B                    +0.5920       -0.7012       +0.3973
 
-Beside what is known                           PC1           PC2           PC3
+Compared with published values                 PC1           PC2           PC3
   standard deviation  ours                  121.78         37.09         19.72
                       author-2014           121.78         37.09         19.72
                       lighting              118.92         34.96         17.11
@@ -263,9 +269,9 @@ def test_report_warns_where_axes_are_not_unique() -> None:
     accumulator = MomentsAccumulator(8)
     accumulator.add(np.full((8, 8, 3), 9, dtype=np.uint8))
     report = stats_report(accumulator.moments())
-    assert "PC1, PC2, PC3: variances coincide" in report.render()
+    assert "PC1, PC2, PC3: equal variances" in report.render()
     json.dumps(report.to_json(), allow_nan=False)
-    assert "coincide" not in stats_report(photo_moments()).render()
+    assert "equal variances" not in stats_report(photo_moments()).render()
 
 
 def test_report_of_no_images_is_refused() -> None:

@@ -1,7 +1,7 @@
 """Exact integer moments of a set of images: the sums that mean image, RGB mean and PCA come from.
 
-Everything here is a sum of integers, so the order of the images, the number of workers and the
-way partial results are merged cannot change one bit of the answer. Divisions come last, once.
+Sums of integers do not depend on the order of the images, on the number of workers or on how
+partial results are merged. Divisions come last, once.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.errors import FormatError
-from imgprep.image.kernel import add_moments
+from imgprep.image.kernel import RgbProducts, add_moments
 
 FOLD_IMAGES = 2**24
-"""Images that a uint32 per-pixel sum holds for certain: 255 * 2^24 < 2^32."""
+"""Images that a uint32 per-pixel sum can always hold: 255 * 2^24 < 2^32."""
 
 LEVEL_MAX = 255
-
-SecondSums: TypeAlias = tuple[int, int, int, int, int, int]
-"""Sums of products over all pixels, in the order rr, gg, bb, rg, rb, gb."""
 
 IntMatrix: TypeAlias = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
 
@@ -35,18 +32,18 @@ def _require(ok: bool, message: str) -> None:
 class RgbMoments:
     """Count, sum and sums of products of the RGB values of all pixels: Python integers, exact.
 
-    Enough for mean, covariance and PCA; raises ``FormatError`` if no image could have given them.
+    They determine mean, covariance and PCA. ``FormatError`` if no image can have such sums.
     """
 
     images: int
     size_px: int
     sums: tuple[int, int, int]
     """Sum of R, of G, of B over all pixels, in levels 0-255."""
-    second: SecondSums
+    second: RgbProducts
 
     def __post_init__(self) -> None:
-        _require(self.images >= 0, f"moments: {self.images} images is not a count")
-        _require(self.size_px >= 1, f"moments: image side {self.size_px} is not a size")
+        _require(self.images >= 0, f"moments: the number of images is {self.images}")
+        _require(self.size_px >= 1, f"moments: the image side is {self.size_px} pixels")
         for total, squares in zip(self.sums, self.second[:3], strict=True):
             _require(
                 0 <= total <= LEVEL_MAX * self.pixels and total <= squares <= LEVEL_MAX * total,
@@ -54,13 +51,13 @@ class RgbMoments:
                 f"{self.pixels} pixels of 0-255",
             )
         _require(
-            min(_principal_minors(self.scatter())) >= 0,
+            min(row[i] for i, row in enumerate(self.scatter())) >= 0,
             "moments: sums of products contradict the channel sums (negative variance)",
         )
 
     @property
     def rgb(self) -> RgbMoments:
-        """Itself: what takes moments takes ``Moments`` and ``RgbMoments`` alike."""
+        """Itself, so that functions can accept ``Moments`` and ``RgbMoments``."""
         return self
 
     @property
@@ -73,14 +70,14 @@ class RgbMoments:
         return ((rr, rg, rb), (rg, gg, gb), (rb, gb, bb))
 
     def scatter(self) -> IntMatrix:
-        """``n * Sxy - Sx * Sy``, exact: covariance times ``n * (n - ddof)``."""
+        """``n * Sxy - Sx * Sy``, exact: the covariance times ``scatter_scale``."""
         n, s, m = self.pixels, self.sums, self.second_matrix()
         rr, gg, bb = (n * m[i][i] - s[i] * s[i] for i in range(3))
         rg, rb, gb = (n * m[i][j] - s[i] * s[j] for i, j in ((0, 1), (0, 2), (1, 2)))
         return ((rr, rg, rb), (rg, gg, gb), (rb, gb, bb))
 
     def scatter_scale(self, ddof: int = 1) -> int:
-        """``n * (n - ddof)``: what ``scatter`` is to be divided by to get the covariance."""
+        """``n * (n - ddof)``: the divisor that turns ``scatter`` into the covariance."""
         _require(self.pixels > ddof, f"moments of {self.images} images: too few for a covariance")
         return self.pixels * (self.pixels - ddof)
 
@@ -92,31 +89,21 @@ class RgbMoments:
     def covariance(self, ddof: int = 1) -> NDArray[np.float64]:
         """Covariance (3, 3) of R, G, B in levels squared; ``ddof=1`` is the sample covariance.
 
-        Differences are taken in integers and divided once, so nothing cancels.
+        Differences are taken in integers and divided once, so no digits cancel.
         """
         scale = self.scatter_scale(ddof)
         return np.array([[x / scale for x in row] for row in self.scatter()], dtype=np.float64)
 
 
-def _principal_minors(m: IntMatrix) -> list[int]:
-    """All seven principal minors; a symmetric matrix is semidefinite if none is negative."""
-    (a, d, e), (_, b, f), (_, _, c) = m
-    whole = a * (b * c - f * f) - d * (d * c - f * e) + e * (d * f - b * e)
-    return [a, b, c, a * b - d * d, a * c - e * e, b * c - f * f, whole]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """The moments of a set of square RGB images; equal by value, added with ``+``.
-
-    ``pixel_sum_hwc``: (size, size, 3) int64, the sum of the images, read-only here and
-    C-contiguous, so that it can be written to a file as it is.
-    ``second``: sums of products over all pixels of all images, (rr, gg, bb, rg, rb, gb).
-    """
+    """The moments of a set of square RGB images; compared by value, added with ``+``."""
 
     images: int
     pixel_sum_hwc: NDArray[np.int64]
-    second: SecondSums
+    """Sum of the images (size, size, 3), read-only and C-contiguous, as it is written to a file."""
+    second: RgbProducts
+    """Over all pixels of all images."""
 
     def __post_init__(self) -> None:
         array = self.pixel_sum_hwc
@@ -168,7 +155,7 @@ class Moments:
 
     @property
     def rgb(self) -> RgbMoments:
-        """The RGB moments alone, checked; raises ``FormatError`` if they contradict each other."""
+        """The RGB moments alone. ``FormatError`` if they contradict each other."""
         return RgbMoments(self.images, self.size_px, self.rgb_sum, self.second)
 
     def rgb_mean(self) -> NDArray[np.float64]:
@@ -186,7 +173,7 @@ class Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The moments of both sets of images; raises ``FormatError`` if their sizes differ."""
+    """The moments of both sets of images. ``FormatError`` if their sizes differ."""
     _require(
         a.size_px == b.size_px,
         f"moments of {a.size_px} px and {b.size_px} px images cannot be merged",
@@ -196,7 +183,7 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 class MomentsAccumulator:
-    """Adds up images one by one, cheaply: the per-pixel sum runs in uint32 until it must not."""
+    """Adds up images one by one: per pixel in uint32, moved to int64 before it overflows."""
 
     def __init__(self, size_px: int, *, fold_images: int = FOLD_IMAGES) -> None:
         if not 1 <= fold_images <= FOLD_IMAGES:
@@ -213,14 +200,13 @@ class MomentsAccumulator:
         """Add one (size, size, 3) uint8 image."""
         if self._unfolded == self._fold_images:
             self._fold()
-        products = add_moments(image_hwc, self._recent_u32)
-        for i, value in enumerate(products):
+        for i, value in enumerate(add_moments(image_hwc, self._recent_u32)):
             self._second[i] += value
         self._images += 1
         self._unfolded += 1
 
     def moments(self) -> Moments:
-        """The moments of everything added so far; adding may go on afterwards."""
+        """The moments of all images added so far; more may be added afterwards."""
         self._fold()
         rr, gg, bb, rg, rb, gb = self._second
         return Moments(self._images, self._folded_i64.copy(), (rr, gg, bb, rg, rb, gb))

@@ -3,15 +3,15 @@
 ``scikit-learn``
     ``sklearn.decomposition.PCA`` itself, on six points that have exactly the mean and the sample
     covariance of all the pixels: mean +- c times the columns of a Cholesky factor. PCA sees a data
-    set only through these two, so the answer is that of ``PCA(n_components=3).fit(every_pixel)``.
+    set only through these two, so the result is that of ``PCA(n_components=3).fit(every_pixel)``.
 ``gradient-ascent``
-    The text-book way, a check that needs no LAPACK: centre, climb the variance ``w'Cw`` over unit
-    vectors ``w`` along its gradient, take that axis away, repeat.
+    The textbook method, as a check without LAPACK: centre, maximise the variance ``w'Cw`` over unit
+    vectors ``w`` along its gradient, remove that axis, repeat.
 
-Sign convention (``SIGN_CONVENTION``): an eigenvector is only known up to its sign, and "largest
-component positive" flips between similar sets, because red and blue weigh almost the same in the
-second axis of photographs. So each axis is compared with three fixed opponent-colour directions,
-and points to the positive side of the one it lies closest to; a tie goes to the first.
+Sign convention (``SIGN_CONVENTION``): the sign of an eigenvector is arbitrary, and "largest
+component positive" flips between similar data sets, because red and blue weigh almost the same in
+the second axis of photographs. So each axis is compared with three fixed opponent-colour
+directions and points to the positive side of the nearest one; a tie goes to the first.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from imgprep.errors import FormatError
 from imgprep.spec import SOLVERS, Solver, require_one_of
 
 Reading = Literal["source", "paper"]
-"""Of AlexNet's colour noise: as the 2012 source has it, or by the words of the paper."""
+"""Of AlexNet's colour noise: as the 2012 source computes it, or as the paper describes it."""
 
 LEVELS = 255
-"""Levels per unit: what a value on the 0-1 scale is multiplied by."""
+"""Factor from the 0-1 scale to the 0-255 scale."""
 
 SIGN_CONVENTION = (
     "each axis points to the positive side of the nearest of "
@@ -44,17 +44,17 @@ _OPPONENT_COLUMNS: NDArray[np.float64] = np.array(
 ) / np.sqrt([3.0, 2.0, 6.0])
 
 UNIQUE_GAP = 1e-6
-"""Eigenvalues closer than this part of the largest count as coinciding."""
+"""Eigenvalues that differ by less than this fraction of the largest count as equal."""
 
 ANGLE_STEP_RAD = 1e-12
-"""The climb ends when a step turns the axis by less than this."""
+"""The ascent ends when a step turns the axis by less than this."""
 GRADIENT_FLOOR = 4e-16
-"""The climb also ends when the gradient is below this part of the total variance: rounding."""
+"""The ascent also ends when the gradient is below this fraction of the total variance: rounding."""
 STEPS_MAX = 20_000
-"""The climb ends here at the latest; only eigenvalues that (almost) coincide come this far."""
+"""Most steps of an ascent; only (almost) equal eigenvalues need so many."""
 
 _Vector: TypeAlias = tuple[float, float, float]
-# Orthonormal and in general position: one of them always sees the axis that is looked for.
+# Orthonormal and in general position: at least one has a component along the wanted axis.
 _STARTS: tuple[_Vector, ...] = (
     (6 / 11, 6 / 11, 7 / 11),
     (-2 / 11, 9 / 11, -6 / 11),
@@ -83,7 +83,7 @@ class RgbPca:
         return np.sqrt(self.eigenvalues)
 
     def noise_multiplier(self, reading: Reading) -> NDArray[np.float64]:
-        """What AlexNet's colour noise multiplies each axis by, beside alpha (3,); levels 0-255.
+        """Factor of each axis in AlexNet's colour noise, besides alpha (3,); levels 0-255.
 
         ``source``: standard deviations on 0-255 (2012 source, convdata_jpeg.py 65). ``paper``: the
         eigenvalues, as the text says (4.1), with pixels on 0-1, and the shift scaled back by 255.
@@ -100,8 +100,8 @@ class RgbPca:
     def axis_is_unique(self) -> tuple[bool, bool, bool]:
         """Whether each axis is determined by the data.
 
-        Where two eigenvalues coincide, every direction in the plane of their axes is as good, and
-        solvers may rightly disagree.
+        Where two eigenvalues are equal, every direction in the plane of their axes is an
+        eigenvector, and solvers may disagree.
         """
         first, second, third = self.eigenvalues.tolist()
         gap_12, gap_23 = first - second, second - third
@@ -146,9 +146,9 @@ def orient(eigenvectors: NDArray[np.float64]) -> NDArray[np.float64]:
 def angle_degrees(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Angle between axes, column by column: (3, n) and (3, n) to (n,), degrees 0 to 90.
 
-    Signs and lengths do not matter. From cross and dot product by ``atan2``, which stays accurate
-    for tiny angles where ``acos`` does not. Where eigenvalues coincide the axes are not unique
-    (``RgbPca.axis_is_unique``) and the angle, taken as it is, says nothing.
+    Signs and lengths do not matter. Computed by ``atan2`` of cross and dot product, which stays
+    accurate for tiny angles where ``acos`` does not. Where eigenvalues are equal the axes are not
+    unique (``RgbPca.axis_is_unique``) and the angle is meaningless.
     """
     cross = np.linalg.norm(np.cross(a, b, axis=0), axis=0)
     dot = np.abs((a * b).sum(axis=0))
@@ -157,7 +157,7 @@ def angle_degrees(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.
 
 
 def cholesky_columns(rgb: RgbMoments) -> list[_Vector]:
-    """Columns whose outer products add up to the sample covariance: one for each rank.
+    """Columns whose outer products add up to the sample covariance; their number is its rank.
 
     Pivoted Cholesky, semidefinite, in exact fractions with one root at the end: the rank is exact
     and small eigenvalues keep their digits beside large ones.
@@ -168,7 +168,7 @@ def cholesky_columns(rgb: RgbMoments) -> list[_Vector]:
     for _ in range(3):
         pivot = max(range(3), key=lambda i: left[i][i])
         top = left[pivot][pivot]
-        if top == 0:
+        if top <= 0:  # below 0: sums that no pixels have, see RgbMoments
             break
         root = math.sqrt(top / scale)
         ratios = [left[i][pivot] / top for i in range(3)]
@@ -194,7 +194,7 @@ def sigma_points(rgb: RgbMoments) -> NDArray[np.float64]:
 def _by_scikit_learn(
     points: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    from sklearn.decomposition import PCA  # a second to import, and only needed here
+    from sklearn.decomposition import PCA  # takes a second to import; needed only here
 
     fitted = PCA(n_components=3, svd_solver="full").fit(points)
     return fitted.explained_variance_.copy(), fitted.components_.T.copy()
@@ -211,7 +211,7 @@ def _by_gradient_ascent(
             for start in _STARTS
             if _length(_without(start, taken)) > 0.5
         ]
-        # A climb that starts at right angles to the answer stops on a saddle: take the highest.
+        # An ascent that starts at right angles to the solution ends on a saddle: take the highest.
         found.append(max(climbs, key=lambda climb: climb[0]))
     found.sort(key=lambda component: -component[0])
     values = np.array([value for value, _, _ in found])
@@ -222,11 +222,11 @@ def _by_gradient_ascent(
 def _climb(
     covariance: Sequence[Sequence[float]], start: _Vector, taken: Sequence[_Vector]
 ) -> tuple[float, _Vector, int]:
-    """Steepest ascent of w'Cw on the unit sphere, at right angles to the axes already taken.
+    """Steepest ascent of w'Cw on the unit sphere, orthogonal to the axes already found.
 
-    Within the plane of ``w`` and the gradient the best step has a closed form (the rotation that
-    diagonalises C there). Every second step goes nine tenths of that way: always going all the
-    way makes steepest ascent zigzag.
+    In the plane of ``w`` and the gradient the best step has a closed form: the rotation that
+    diagonalises C there. Every second step turns by nine tenths of it, because always taking the
+    whole step makes steepest ascent zigzag.
     """
     floor = GRADIENT_FLOOR * (covariance[0][0] + covariance[1][1] + covariance[2][2])
     w = _unit(_without(start, taken))
@@ -271,7 +271,7 @@ def _times(matrix: Sequence[Sequence[float]], a: _Vector) -> _Vector:
 
 
 def _without(a: _Vector, axes: Sequence[_Vector]) -> _Vector:
-    """The part of ``a`` at right angles to orthonormal ``axes``."""
+    """The component of ``a`` orthogonal to orthonormal ``axes``."""
     for axis in axes:
         a = _combine(1.0, a, -_dot(a, axis), axis)
     return a

@@ -1,7 +1,7 @@
-"""Colour statistics of ImageNet known from elsewhere, as data: something to compare ours with.
+"""Published colour statistics of ImageNet, to compare ours with.
 
-All on the 0-255 scale, components in descending order of variance. Axes are as published: compare
-them as axes, without regard to their signs.
+All are on the 0-255 scale, components in descending order of variance. Axes are as published:
+their signs are arbitrary.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Triple: TypeAlias = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedPca:
-    """Principal components of RGB that others use."""
+    """Published principal components of RGB."""
 
     key: str
     """Short name for tables and JSON."""
@@ -32,7 +32,7 @@ class PublishedPca:
 
     @property
     def stdev_rgb(self) -> Triple:
-        """Standard deviation of R, G, B that these components add up to, levels 0-255."""
+        """Standard deviation of R, G, B that these components imply, levels 0-255."""
         r, g, b = (
             math.hypot(*(s * v for s, v in zip(self.stdevs, row, strict=True)))
             for row in self.eigenvectors
@@ -42,7 +42,7 @@ class PublishedPca:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedRgb:
-    """A mean colour, or a standard deviation of R, G, B, that others use."""
+    """A published mean, or standard deviation, of R, G, B."""
 
     key: str
     source: str
@@ -52,7 +52,7 @@ class PublishedRgb:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Comparison:
-    """Our components beside published ones."""
+    """Our components compared with published ones."""
 
     theirs: PublishedPca
     stdev_ratio: NDArray[np.float64]
@@ -62,7 +62,7 @@ class Comparison:
 
 
 def compare(pca: RgbPca) -> tuple[Comparison, ...]:
-    """Put ``pca`` beside each of ``PUBLISHED_PCAS``."""
+    """Compare ``pca`` with each of ``PUBLISHED_PCAS``."""
     return tuple(
         Comparison(
             theirs=theirs,
@@ -103,7 +103,7 @@ LIGHTING = PublishedPca(
 
 PUBLISHED_PCAS: tuple[PublishedPca, ...] = (AUTHOR_2014, LIGHTING)
 
-_COMMON = "fb.resnet.torch and torchvision, there on the 0-1 scale"
+_COMMON = "fb.resnet.torch and torchvision, where they are on the 0-1 scale"
 
 PUBLISHED_MEANS: tuple[PublishedRgb, ...] = (
     PublishedRgb(
@@ -119,6 +119,6 @@ PUBLISHED_STDEVS: tuple[PublishedRgb, ...] = (
         PublishedRgb(key=pca.key, source=f"{pca.source}: implied by its PCA", rgb=pca.stdev_rgb)
         for pca in PUBLISHED_PCAS
     ),
-    # Smaller than the lighting constants of the same kit imply: not the spread of all pixels.
+    # Smaller than the lighting constants of the same code imply: not the spread of all pixels.
     PublishedRgb(key="common", source=_COMMON, rgb=_levels((0.229, 0.224, 0.225))),
 )

@@ -1,8 +1,8 @@
-"""What the moments say: the content of ``rgb_pca.json``, and a report to read or to parse.
+"""Colour statistics from moments: the content of ``rgb_pca.json``, and a report as text or JSON.
 
-``rgb_pca.json`` holds the exact integers (``rgb_sum``, ``rgb_second_moment``) beside the figures
-derived from them. At full size these integers exceed 2^53: Python reads them exactly, a reader
-that turns JSON numbers into doubles does not and should take the derived figures.
+``rgb_pca.json`` holds exact integers (``rgb_sum``, ``rgb_second_moment``) and the figures derived
+from them. At full size these integers exceed 2^53. Python reads them exactly; a reader that turns
+JSON numbers into doubles does not, and should use the derived figures.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from imgprep.colour.published import (
     compare,
 )
 from imgprep.dataset.format import PIXEL_SUM, RGB_PCA, SCHEMA_VERSION
+from imgprep.dataset.index import DatasetIndex, load_index, read_checked
 from imgprep.dataset.npyfile import read_npy
 from imgprep.errors import FormatError
 from imgprep.spec import Solver
-from imgprep.storage import Location, open_store
-from imgprep.storage.reading import exists, load_json, read_bytes
+from imgprep.storage import Location
+from imgprep.storage.atomic import json_object
 
 SCALE_NOTE = (
     "pixels in levels 0-255; eigenvalues and covariance in levels squared, divisor n - 1; divide "
@@ -37,11 +38,11 @@ SCALE_NOTE = (
 )
 _REFERENCE_SOLVER: Solver = "scikit-learn"
 _INTEGER_MAX = 2**96
-"""Far above what all images there are can sum up to; products of such can still be printed."""
+"""Far above any real sum, and small enough that products of such integers can be printed."""
 
 
 def rgb_pca_json(moments: Moments | RgbMoments, pca: RgbPca) -> dict[str, Any]:
-    """The content of ``rgb_pca.json``: exact sums, and mean, covariance and PCA from them."""
+    """The content of ``rgb_pca.json``: exact sums, and the mean, covariance and PCA from them."""
     rgb = moments.rgb
     return {
         "schema_version": SCHEMA_VERSION,
@@ -64,10 +65,10 @@ def rgb_moments_from_json(value: object) -> RgbMoments:
     """The exact RGB moments in ``rgb_pca.json``; the derived figures are not read.
 
     Raises:
-        FormatError: not such a file, of another version, or sums that no images can have.
+        FormatError: another kind of file, another version, or sums that no images can have.
     """
     if not isinstance(value, Mapping):
-        raise FormatError(f"{RGB_PCA}: a JSON object is expected, not {type(value).__name__}")
+        raise FormatError(f"{RGB_PCA}: expected a JSON object, got {type(value).__name__}")
     if value.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
             f"{RGB_PCA}: schema version {value.get('schema_version')!r:.80}, this imgprep reads "
@@ -87,52 +88,55 @@ def rgb_moments_from_json(value: object) -> RgbMoments:
         raise FormatError(f"{RGB_PCA}: {exc}") from exc
     if pixels != rgb.pixels:
         raise FormatError(
-            f"{RGB_PCA}: {pixels} pixels, but {images} images of {size_px} px have {rgb.pixels}"
+            f"{RGB_PCA}: states {pixels} pixels; {images} images of {size_px} px have {rgb.pixels}"
         )
     return rgb
 
 
 def moments_from_json(value: object, pixel_sum_hwc: NDArray[np.int64]) -> Moments:
-    """The full moments: ``rgb_pca.json`` and the per-pixel sum (size, size, 3) int64 beside it.
+    """The full moments from ``rgb_pca.json`` and the pixel sum (size, size, 3) int64.
 
     Raises:
-        FormatError: either is malformed, or they do not belong together.
+        FormatError: either is malformed, or they are of different builds.
     """
     rgb = rgb_moments_from_json(value)
-    moments = Moments(rgb.images, pixel_sum_hwc, rgb.second)
+    try:
+        moments = Moments(rgb.images, pixel_sum_hwc, rgb.second)
+    except FormatError as exc:
+        raise FormatError(f"{PIXEL_SUM}: {exc}") from exc
     if (moments.size_px, moments.rgb_sum) != (rgb.size_px, rgb.sums):
         raise FormatError(
-            f"{RGB_PCA} and the pixel sum are of different builds: RGB sums {rgb.sums} of "
+            f"{RGB_PCA} and {PIXEL_SUM} are of different builds: RGB sums {rgb.sums} of "
             f"{rgb.size_px} px images and {moments.rgb_sum} of {moments.size_px} px images"
         )
     return moments
 
 
 def load_moments(location: Location) -> Moments:
-    """The full moments of a dataset: its ``rgb_pca.json`` and ``pixel_sum.npy``.
+    """The full moments of a finished dataset. Raises as ``moments_of``."""
+    return moments_of(load_index(location))
+
+
+def moments_of(index: DatasetIndex) -> Moments:
+    """The full moments of a dataset, from its ``rgb_pca.json`` and ``pixel_sum.npy``.
 
     Raises:
-        FormatError: either is missing or malformed, or they do not belong together.
+        FormatError: the dataset is unfinished or has no training split, or a file is not the one
+            that the index describes.
         StoreError: an object store does not answer, or refuses.
     """
-    store = open_store(location)
-    if not exists(store, RGB_PCA):
-        raise FormatError(
-            f"{store.where(RGB_PCA)} is missing: statistics are those of a finished build that has "
-            "a training split"
-        )
-    value = load_json(store, RGB_PCA, "statistics")
-    path = store.where(PIXEL_SUM)
+    store = index.store
+    if RGB_PCA not in index.files:
+        raise FormatError(f"{store}: no statistics: the dataset was built without a training split")
+    value = json_object(read_checked(index, RGB_PCA), store.where(RGB_PCA), "statistics")
     try:
-        pixel_sum_hwc = read_npy(read_bytes(store, PIXEL_SUM))
-    except OSError as exc:
-        raise FormatError(f"{path}: cannot read the pixel sum: {exc.strerror or exc}") from exc
+        pixel_sum_hwc = read_npy(read_checked(index, PIXEL_SUM))
     except ValueError as exc:
-        raise FormatError(f"{path}: not a whole .npy file: {exc}") from exc
+        raise FormatError(f"{store.where(PIXEL_SUM)}: not a whole .npy file: {exc}") from exc
     try:
         return moments_from_json(value, pixel_sum_hwc)
     except FormatError as exc:
-        raise FormatError(f"{store}: {RGB_PCA} and {PIXEL_SUM}: {exc}") from exc
+        raise FormatError(f"{store}: {exc}") from exc
 
 
 def _integer(value: Mapping[str, Any], name: str) -> int:
@@ -159,7 +163,7 @@ def _integers(value: object, name: str) -> tuple[int, int, int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StatsReport:
-    """The colour statistics of a training split; ``stats_report`` makes it."""
+    """The colour statistics of a training split; made by ``stats_report``."""
 
     rgb: RgbMoments
     pca: RgbPca
@@ -167,10 +171,10 @@ class StatsReport:
     """Standard deviation of R, G, B (3,) over all pixels, divisor n - 1, levels 0-255."""
     comparisons: tuple[Comparison, ...]
     angle_to_reference: NDArray[np.float64] | None
-    """Degrees between our axes and scikit-learn's (3,), where another solver was asked for."""
+    """Degrees between our axes and scikit-learn's (3,), if another solver was chosen."""
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values; a name says the scale its figures are on."""
+        """The report as JSON values; names end in the scale of their figures."""
         pca, angle = self.pca, self.angle_to_reference
         return {
             "images": self.rgb.images,
@@ -235,7 +239,7 @@ class StatsReport:
     def _beside(self) -> list[str]:
         sides = self.comparisons
         return [
-            _heading("Beside what is known", "PC1", "PC2", "PC3"),
+            _heading("Compared with published values", "PC1", "PC2", "PC3"),
             _row("standard deviation", "ours", self.pca.stdevs, ".2f"),
             *(_row("", side.theirs.key, side.theirs.stdevs, ".2f") for side in sides),
             *(_row("ours / theirs", side.theirs.key, side.stdev_ratio, ".3f") for side in sides),
@@ -256,7 +260,7 @@ class StatsReport:
 
     def _notes(self) -> list[str]:
         tied = [f"PC{k}" for k, unique in enumerate(self.pca.axis_is_unique, 1) if not unique]
-        warning = f"{', '.join(tied)}: variances coincide, so axes and angles say nothing."
+        warning = f"{', '.join(tied)}: equal variances, so these axes and angles are arbitrary."
         return [
             *([warning] if tied else []),
             "Signs: each axis points to the positive side of the nearest of",
@@ -268,7 +272,7 @@ class StatsReport:
 
 
 def stats_report(moments: Moments | RgbMoments, solver: Solver = _REFERENCE_SOLVER) -> StatsReport:
-    """Compute the report; a solver other than scikit-learn is compared with scikit-learn.
+    """Compute the report; another solver than scikit-learn is compared with scikit-learn.
 
     Raises:
         FormatError: moments of no images.

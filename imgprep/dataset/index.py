@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from imgprep.dataset.labels import LabelMap
 from imgprep.errors import FormatError, UsageError
 from imgprep.spec import ImageSpec, digest_of
 from imgprep.storage import Location, Store, open_store
-from imgprep.storage.reading import exists, load_json
+from imgprep.storage.reading import exists, load_json, read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,25 @@ def load_index(location: Location) -> DatasetIndex:
     if stated != index.fingerprint:
         raise FormatError(f"{path}: its content does not match its fingerprint: it was edited")
     return index
+
+
+def read_checked(index: DatasetIndex, name: str) -> bytes:
+    """The content of a file beside the shards, compared with its hash in the index.
+
+    Raises:
+        FormatError: the index does not list it, it cannot be read, or its hash differs.
+        StoreError: an object store does not answer, or refuses.
+    """
+    where = index.store.where(name)
+    if name not in index.files:
+        raise FormatError(f"{index.store}: the index lists no {name}; build the dataset again")
+    try:
+        content = read_bytes(index.store, name)
+    except OSError as exc:
+        raise FormatError(f"{where}: {exc.strerror or exc}; restore it or build again") from exc
+    if hashlib.sha256(content).hexdigest() != index.files[name]:
+        raise FormatError(f"{where}: not the file that the index describes; run imgprep verify")
+    return content
 
 
 def load_labels(index: DatasetIndex) -> LabelMap:

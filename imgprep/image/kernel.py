@@ -33,7 +33,8 @@ except ImportError:  # not built: the package was installed without a compiler
 
 KERNEL_VARIABLE = "IMGPREP_KERNEL"
 
-Moments = tuple[int, int, int, int, int, int]
+RgbProducts = tuple[int, int, int, int, int, int]
+"""Sums over all pixels of the products rr, gg, bb, rg, rb, gb."""
 
 
 def available_backends() -> tuple[str, ...]:
@@ -101,18 +102,17 @@ def add_moments(
     pixel_sum_hwc: NDArray[np.uint32],
     *,
     backend: str | None = None,
-) -> Moments:
-    """Add the image to ``pixel_sum_hwc`` in place; return its second colour moments.
+) -> RgbProducts:
+    """Add the image to ``pixel_sum_hwc`` in place; return its exact sums of products.
 
-    Both arrays are C-contiguous and have the same shape (height, width, 3). Returns the exact sums
-    over all pixels of the products rr, gg, bb, rg, rb, gb. ValueError if a shape or type is wrong.
-    A ``uint32`` pixel sum can hold 16.8 million images.
+    Both arrays are C-contiguous and have the same shape (height, width, 3). ValueError if a shape
+    or type is wrong. A ``uint32`` pixel sum can hold 16.8 million images.
     """
     backend = backend or BACKEND
     if backend == "numpy":
         return _add_moments_numpy(image_hwc, pixel_sum_hwc)
-    moments: Moments = _kernel.add_moments(image_hwc, pixel_sum_hwc, backend == "c-avx2")
-    return moments
+    products: RgbProducts = _kernel.add_moments(image_hwc, pixel_sum_hwc, backend == "c-avx2")
+    return products
 
 
 def _check_image(array: NDArray[Any], dtype: type[np.generic], what: str) -> None:
@@ -178,7 +178,9 @@ def _area_shrink_numpy(
     return np.ascontiguousarray(levels, dtype=np.uint8)
 
 
-def _add_moments_numpy(image_hwc: NDArray[np.uint8], pixel_sum_hwc: NDArray[np.uint32]) -> Moments:
+def _add_moments_numpy(
+    image_hwc: NDArray[np.uint8], pixel_sum_hwc: NDArray[np.uint32]
+) -> RgbProducts:
     _check_image(image_hwc, np.uint8, "image")
     _check_image(pixel_sum_hwc, np.uint32, "pixel_sum")
     if image_hwc.shape != pixel_sum_hwc.shape:

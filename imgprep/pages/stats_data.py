@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.colour.pca import LEVELS, Reading, RgbPca
-from imgprep.colour.stats import StatsReport, load_moments, stats_report
+from imgprep.colour.stats import StatsReport, moments_of, stats_report
 from imgprep.dataset.format import REPORT, sources_name
 from imgprep.dataset.index import DatasetIndex, load_index, load_labels
 from imgprep.dataset.labels import LabelMap
@@ -62,7 +62,7 @@ def gather(location: Location, solver: Solver) -> StatsData:
     """
     index = load_index(location)
     store = index.store
-    moments = load_moments(store)
+    moments = moments_of(index)
     labels = load_labels(index)
     label_of_row = {
         name: read_source_labels(store, sources_name(name), classes=len(labels))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.colour.moments import Moments
-from imgprep.colour.stats import load_moments
+from imgprep.colour.stats import moments_of
 from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.format import (
     DATASET_INFO,
@@ -215,10 +215,11 @@ def _check_strays(report: VerifyReport, index: DatasetIndex) -> None:
 
 def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | None) -> None:
     """The statistics agree with each other, and with the pixels where these were decoded."""
-    if RGB_PCA not in index.files:
+    damaged = {damage.where for damage in report.damages}
+    if RGB_PCA not in index.files or damaged & {RGB_PCA, PIXEL_SUM, MEAN_IMAGE_NPY}:
         return
     try:
-        moments = load_moments(index.store)
+        moments = moments_of(index)
         mean_image = read_npy(read_bytes(index.store, MEAN_IMAGE_NPY))
     except (FormatError, OSError, ValueError) as exc:
         report.damages.append(Damage(RGB_PCA, str(exc)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 from imgprep.colour.pca import RgbPca
 from imgprep.colour.stats import rgb_moments_from_json
 from imgprep.dataset.format import LABELS, MEAN_IMAGE_NPY, RGB_PCA, SPLITS
-from imgprep.dataset.index import DatasetIndex, labels_of, load_index
+from imgprep.dataset.index import DatasetIndex, labels_of, load_index, read_checked
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.npyfile import read_npy
 from imgprep.errors import FormatError, StoreError
 from imgprep.storage import Location
 from imgprep.storage.atomic import json_object
-from imgprep.storage.reading import read_bytes
 from train.errors import DataError
 
 
@@ -96,26 +94,12 @@ def open_dataset(location: Location) -> TrainingSet:
     return TrainingSet(index, labels, mean_image_hwc, pca)
 
 
-def _checked_bytes(index: DatasetIndex, name: str) -> bytes:
-    """A file beside the shards, whose hash the index states."""
-    path = index.store.where(name)
-    if name not in index.files:
-        raise DataError(f"{index.store}: the index lists no {name}; build the dataset again")
-    try:
-        content = read_bytes(index.store, name)
-    except OSError as exc:
-        raise DataError(f"{path}: {exc.strerror or exc}; restore it or build again") from exc
-    if hashlib.sha256(content).hexdigest() != index.files[name]:
-        raise DataError(f"{path}: not the file that the index describes; run imgprep verify")
-    return content
-
-
 def _checked_json(index: DatasetIndex, name: str) -> dict[str, Any]:
-    return json_object(_checked_bytes(index, name), index.store.where(name), name)
+    return json_object(read_checked(index, name), index.store.where(name), name)
 
 
 def _mean_image(index: DatasetIndex) -> NDArray[np.float32]:
-    content, where = _checked_bytes(index, MEAN_IMAGE_NPY), index.store.where(MEAN_IMAGE_NPY)
+    content, where = read_checked(index, MEAN_IMAGE_NPY), index.store.where(MEAN_IMAGE_NPY)
     try:
         mean_hwc = read_npy(content)
     except ValueError as exc:
