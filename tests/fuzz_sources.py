@@ -1,4 +1,4 @@
-"""Fuzz targets: an input folder, that is tars, the devkit and the tables beside them."""
+"""Fuzz targets for a source: tars, the devkit and the tables beside them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _tars() -> list[bytes]:
 
 @target("tar", _tars, tokens=TAR_TOKENS)
 def tar(data: bytes) -> None:
-    """A train tar, and the walk of it as a flat tar; its images are read."""
+    """A train tar, also walked as a flat tar; its images are read."""
     for content in (data, repaired_tar(data)):
         _walk(content)
         root = put("tar", TRAIN, content).parent
@@ -75,7 +75,7 @@ def tar(data: bytes) -> None:
 
 
 def _walk(content: bytes) -> None:
-    """In one piece, and in lanes that are read side by side: the same, and never outside."""
+    """Walk in one piece and in parallel lanes: the results are equal and inside the file."""
     fd = os.memfd_create("tar")
     try:
         os.write(fd, content)
@@ -102,7 +102,7 @@ def _devkits() -> list[bytes]:
 
 @target("devkit", _devkits, tokens=TAR_TOKENS)
 def devkit(data: bytes) -> None:
-    """The devkit's archive, packed and not."""
+    """The archive of the devkit, compressed and not."""
     for name, content in (
         (DEVKIT, data),
         (DEVKIT, repaired_tar(data)),
@@ -157,7 +157,7 @@ CSV_TOKENS = (b'"', b",", b"\r\n", b"\0", b"\xef\xbb\xbf", b"ILSVRC2012_val_0000
 
 @target("tables", _tables, tokens=CSV_TOKENS)
 def tables(data: bytes) -> None:
-    """Kaggle's csv, the word lists and the ground truth; also as they lie in a folder."""
+    """Kaggle's csv, the word lists and the ground truth; also as files in a folder."""
     for parse in (parse_kaggle_solution, parse_synset_words, parse_ground_truth):
         with ours("the table"):
             parse(data, "the table")

@@ -1,4 +1,4 @@
-"""Put sources into object stores, and look at them as a scan and its reader do.
+"""Put sources into object stores, then scan and read them.
 
 ``python -m tests.remote_source LOCATION...`` prints a JSON object for each one, from a process of
 its own: the thread that s3fs starts stays out of the process of the tests.
@@ -41,7 +41,7 @@ def put_memory(root: Path, url: str) -> str:
 
 
 def look(location: str | Path) -> dict[str, Any]:
-    """All that a scan finds but times, with a digest of every image; or the error it ends with."""
+    """The result of a scan without times, with a digest of every image; or the error raised."""
     try:
         scan = scan_source(location)
     except ImgprepError as exc:

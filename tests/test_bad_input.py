@@ -1,4 +1,4 @@
-"""Bad input: each gets file and cause; ``fail`` lists and stops, ``skip`` goes on with exit 3."""
+"""Each bad input is reported with file and cause: ``fail`` stops, ``skip`` continues (exit 3)."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def check_labels(dest: Path) -> None:
 
 
 def test_fail_lists_all_that_is_wrong_and_keeps_what_is_done(folders: Path, tmp_path: Path) -> None:
-    """Then ``skip`` goes on from there: whether to skip is no part of the spec."""
+    """Then ``skip`` resumes the build: the policy is not part of the spec."""
     for number in (1, 3):
         (folders / "train" / "n01440764" / f"n01440764_{number}.JPEG").write_bytes(b"no image")
     (folders / "val" / "n02085620").mkdir(exist_ok=True)
@@ -198,7 +198,7 @@ def test_unicode_names(tmp_path: Path) -> None:
     assert imgprep("verify", tmp_path / "out", "--decode").code == 0
 
 
-def test_names_that_no_terminal_can_show(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     """Bytes that are not UTF-8 are escaped in messages, and listed in the report."""
     folder = tmp_path / "src" / os.fsdecode(b"caf\xe9")
     folder.mkdir(parents=True)
@@ -226,7 +226,7 @@ def test_an_unreadable_file(folders: Path, tmp_path: Path) -> None:
 
 
 def without_root_rights() -> None:
-    """Make file permissions count for root too (tests often run as root)."""
+    """Make file permissions apply to root too (tests often run as root)."""
     if os.geteuid() == 0:
         import ctypes
 
@@ -247,7 +247,7 @@ def test_a_destination_without_permission(folders: Path, tmp_path: Path) -> None
 
 
 def test_a_full_disk(folders: Path, tmp_path: Path) -> None:
-    """A limit on file size fails a write as a full disk does; then the build goes on."""
+    """A limit on the file size makes a write fail as a full disk does; then the build resumes."""
     dest = tmp_path / "out"
 
     def small_files() -> None:
@@ -333,7 +333,7 @@ def test_odd_members_are_named_and_never_followed(
 
 
 def test_an_inner_tar_that_is_missing(archives: Path, tmp_path: Path) -> None:
-    """The devkit lists a class that the train archive lacks: the others keep their labels."""
+    """A class of the devkit is missing from the train archive: the others keep their labels."""
     rewrite_train(archives, lambda tars: {k: v for k, v in tars.items() if "n01443537" not in k})
     ran = build(archives, tmp_path / "out")
     assert ran.code == 1

@@ -1,4 +1,4 @@
-"""Classes and files of any name: built, verified and drawn; no terminal or browser obeys them."""
+"""Hostile class and file names are built, verified and drawn, and never interpreted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of such classes; each had a bad image too, of such a name."""
+    """A dataset of classes with hostile names; each also had a bad image with such a name."""
     place = tmp_path_factory.mktemp("names")
     for name in NAMES:
         folder = os.fsencode(place / "source") + b"/train/" + name
@@ -40,7 +40,7 @@ def is_plain(text: str) -> None:
     assert all(letter.isprintable() or letter in "\n\r" for letter in text)
 
 
-def test_what_is_said_of_them_is_plain(hostile: Path) -> None:
+def test_messages_contain_no_control_characters(hostile: Path) -> None:
     for command in (("scan", hostile.parent / "source"), ("verify", hostile, "--decode")):
         ran = imgprep(*command)
         assert ran.code == 0, ran.err

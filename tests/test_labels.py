@@ -205,7 +205,7 @@ def test_class_absent_from_train_keeps_its_label(layout: str, tmp_path: Path) ->
     assert set(scan.splits["val"].rows["label"].tolist()) == {0, 1, 2}
 
 
-def test_a_subset_beside_the_whole_list_has_its_own_labels(tmp_path: Path) -> None:
+def test_a_subset_beside_the_full_list_has_its_own_labels(tmp_path: Path) -> None:
     official = Shape(classes=tuple(f"n{n:08d}" for n in range(40)), val_images=1)
     make_class_folders(tmp_path, Shape(classes=official.classes[5:15]), val="none")
     make_devkit(tmp_path, official)
@@ -215,7 +215,7 @@ def test_a_subset_beside_the_whole_list_has_its_own_labels(tmp_path: Path) -> No
     assert scan.problem_counts == {}
 
 
-def test_nearly_the_whole_list_is_a_source_with_missing_classes(tmp_path: Path) -> None:
+def test_a_source_with_most_of_the_list_has_missing_classes(tmp_path: Path) -> None:
     official = Shape(classes=tuple(f"n{n:08d}" for n in range(40)), val_images=1)
     make_class_folders(tmp_path, Shape(classes=official.classes[1:]), val="none")
     make_devkit(tmp_path, official)
@@ -236,19 +236,19 @@ def test_nearly_the_whole_list_is_a_source_with_missing_classes(tmp_path: Path) 
         [(1, "a", "w", -1)],
     ],
 )
-def test_synset_tables_that_contradict_themselves(entries: list[tuple[int, str, str, int]]) -> None:
+def test_inconsistent_synset_tables_are_rejected(entries: list[tuple[int, str, str, int]]) -> None:
     with pytest.raises(SourceError, match=r"here: meta\.mat"):
         parse_devkit_meta(meta_mat_bytes(entries), "here: meta.mat")
 
 
 @pytest.mark.parametrize("packed", [True, False])
 @given(data=st.data())
-def test_damaged_synset_tables_end_in_a_source_error(packed: bool, data: st.DataObject) -> None:
+def test_damaged_synset_tables_raise_source_errors(packed: bool, data: st.DataObject) -> None:
     table = bytearray(META if packed else PLAIN_META)
     for _ in range(data.draw(st.integers(1, 4))):
         table[data.draw(st.integers(0, len(table) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(table)))
-    # Either a sentence that names the file, or a table that is sound; no other error.
+    # Either an error that names the file, or a valid table; no other error.
     with contextlib.suppress(SourceError):
         found = parse_devkit_meta(bytes(table[:cut]), "meta.mat")
         assert len({entry.devkit_id for entry in found}) == len(found) > 0
@@ -265,7 +265,7 @@ def test_synset_table(packed: bool) -> None:
     assert [(e.devkit_id, e.name, e.words, e.num_children) for e in found] == sorted(entries)
 
 
-def test_devkit_archives_that_lack_or_hide_something(tmp_path: Path) -> None:
+def test_devkit_archives_without_tables_and_bombs(tmp_path: Path) -> None:
     make_archives(tmp_path)
     devkit = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
     devkit.write_bytes(gzip.compress(tar_bytes([("data/readme", b"x")])))

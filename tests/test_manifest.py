@@ -1,4 +1,4 @@
-"""A manifest is compact, survives the disk, and is not believed when damaged."""
+"""A manifest is compact, is saved and loaded, and is rejected when damaged."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
 def noise(class_name: str, number: int) -> bytes:
-    """Bytes as many as a large photograph has; only scans and readers take them."""
+    """As many random bytes as a large photograph has, for scans and readers only."""
     rng = np.random.default_rng([int(class_name[1:]), number])
     return bytes(rng.integers(0, 256, int(rng.integers(60_000, 90_000)), np.uint8))
 
@@ -37,7 +37,7 @@ def test_scans_equal_those_of_the_same_files_on_disk(s3: ObjectStore, tmp_path: 
     urls = [put_tree(s3, root, name) for name, root in roots.items()]
     s3.put("folders/train/", b"")  # as the console of the store makes a folder
     s3.put("folders/train/n01440764/", b"")
-    inside = f"{urls[2]}/ILSVRC/Data/CLS-LOC"  # its tables lie above
+    inside = f"{urls[2]}/ILSVRC/Data/CLS-LOC"  # its tables are above
     found = look_apart(*urls, inside)
     assert found[:4] == [look(root) for root in roots.values()]
     assert found[4] == look(roots["kaggle"] / "ILSVRC/Data/CLS-LOC")
@@ -72,13 +72,13 @@ def test_checksums_stream_the_archives(s3: ObjectStore, tmp_path: Path) -> None:
     root = make_archives(tmp_path)
     url = put_tree(s3, root, "ilsvrc")
     remote, local = (imgprep("scan", at, "--checksum", "--json") for at in (url, root))
-    assert remote.code == local.code == 1  # they are not the published ones
+    assert remote.code == local.code == 1  # They are not the published archives.
     assert remote.json["checksums"] == local.json["checksums"]
     assert len(remote.json["checksums"]) == 3
 
 
 def same_bytes(local: Path, remote: Path) -> bool:
-    """Whether two datasets are equal in all but the markers, which name the source's times."""
+    """Whether two datasets are equal except for the markers, which contain modification times."""
     first, second = files_of(local), files_of(remote)
     alike = [name for name in first if not name.endswith(".json")]
     assert len(alike) > 8

@@ -18,8 +18,8 @@ TRAIN = "ILSVRC2012_img_train.tar"
 CLASSES = tuple(f"n{number:08d}" for number in range(2 * TARS_PER_CHUNK + 5))
 
 
-class Spread(LocalTree):
-    """A folder that is scanned as if it were far away."""
+class TwoProcesses(LocalTree):
+    """A local folder that is scanned like a remote one."""
 
     processes = 2
 
@@ -46,7 +46,7 @@ def test_processes_find_what_one_process_finds(apart: bool, tmp_path: Path) -> N
     else:
         make_archives(tmp_path, shape, val=False)
         parts = class_tars_in(LocalTree(tmp_path), TRAIN, Findings())
-    tree = Spread(tmp_path)
+    tree = TwoProcesses(tmp_path)
     assert found(tree, parts, 0) == found(tree, parts, 1 << 60)
     seen: list[int] = []
     assert len(list(scan_in_processes(tree, parts, options(seen), 0))) == len(CLASSES)
@@ -56,7 +56,7 @@ def test_processes_find_what_one_process_finds(apart: bool, tmp_path: Path) -> N
 
 def test_what_a_process_cannot_read_ends_the_scan(tmp_path: Path) -> None:
     make_archives(tmp_path, Shape(classes=CLASSES, train_per_class=1), val=False)
-    tree = Spread(tmp_path)
+    tree = TwoProcesses(tmp_path)
     parts = class_tars_in(tree, TRAIN, Findings())
     (tmp_path / TRAIN).unlink()
     with pytest.raises(SourceError, match=f"{TRAIN} cannot be read"):

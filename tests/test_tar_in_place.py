@@ -1,4 +1,4 @@
-"""The tar walk finds what ``tarfile`` finds, wherever the tar lies, and never trusts a tar."""
+"""The tar walk finds what ``tarfile`` finds, also in a tar inside a file, and trusts no tar."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
 
 
 def walk_bytes(data: bytes, before: int = 0, after: int = 0) -> list[TarMember]:
-    """Walk ``data`` as it lies in a file between other bytes; offsets counted from its start."""
+    """Walk ``data`` between other bytes of a file; offsets count from the start of ``data``."""
     fd = os.memfd_create("tar")
     try:
         os.write(fd, b"\x01" * before + data + b"\x01" * after)
@@ -41,7 +41,7 @@ def walk_bytes(data: bytes, before: int = 0, after: int = 0) -> list[TarMember]:
 
 
 def header(name: str, size_bytes: int = 0, **fields: bytes) -> bytes:
-    """A USTAR header with single fields overwritten, and a checksum that fits."""
+    """A USTAR header with single fields overwritten and a correct checksum."""
     places = {"typeflag": (156, 157), "size": (124, 136), "sparse_more": (482, 483)}
     block = bytearray(_info(name, size_bytes).tobuf(tarfile.USTAR_FORMAT))
     for field, value in fields.items():
@@ -99,7 +99,7 @@ def test_a_damaged_tar_never_leads_outside(data: st.DataObject) -> None:
             assert b".." not in entry.name.split(b"/")
 
 
-def test_every_cut_is_noticed_and_keeps_the_whole_members() -> None:
+def test_every_cut_is_reported_and_keeps_the_complete_members() -> None:
     whole = tar_bytes([(f"{n}.JPEG", bytes([n]) * 600) for n in range(3)])
     for cut in range(0, 3 * (512 + 1024) + 1, 64):
         found = walk_bytes(whole[:cut])
@@ -108,7 +108,7 @@ def test_every_cut_is_noticed_and_keeps_the_whole_members() -> None:
         assert len(usable) == sum(cut >= n * 1536 + 512 + 600 for n in range(3))
 
 
-def test_size_past_the_inner_tar_is_not_believed() -> None:
+def test_a_size_past_the_end_of_the_inner_tar_is_a_cut() -> None:
     found = walk_bytes(header("a.JPEG", 4000) + bytes(1000), after=9000)
     assert [(entry.name, entry.problem) for entry in found] == [(b"a.JPEG", "cut-short")]
 
@@ -144,7 +144,7 @@ def test_global_pax_path_holds_until_overridden() -> None:
         (header("x", 1 << 30, typeflag=b"x"), "extension header of"),
     ],
 )
-def test_headers_that_cannot_be_believed_end_the_walk(damaged: bytes, says: str) -> None:
+def test_invalid_headers_end_the_walk(damaged: bytes, says: str) -> None:
     found = walk_bytes(header("ok.JPEG", 1) + padded(b"1") + damaged + END + bytes(4096))
     assert [entry.problem for entry in found] == ["", "bad-header"]
     assert says in found[1].cause
@@ -158,7 +158,7 @@ def test_checksum_of_signed_bytes_is_accepted() -> None:
     assert walk_bytes(bytes(block) + END) == [TarMember("\xe9.JPEG".encode(), 512, 0)]
 
 
-def test_sparse_members_are_refused_and_passed_over() -> None:
+def test_sparse_members_are_reported_and_skipped() -> None:
     more = bytes(504) + b"\1" + bytes(7)
     data = header("s.JPEG", 600, typeflag=b"S", sparse_more=b"\1") + more + bytes(512)
     data += padded(b"z" * 600) + header("a.JPEG", 3) + padded(b"abc") + END
@@ -272,7 +272,7 @@ def test_a_cut_train_tar_keeps_labels_and_whole_images(share: float, tmp_path: P
     assert counts["missing-class"] + counts["empty-class"] == len(absent)
 
 
-def test_inner_tar_that_is_no_tar(tmp_path: Path) -> None:
+def test_an_inner_file_that_is_not_a_tar(tmp_path: Path) -> None:
     good = tar_bytes([("a.JPEG", b"1")])
     scan = scan_train(tmp_path, [("n01440764.tar", b"text " * 300), ("n01443537.tar", good)])
     assert scan.problem_counts == {"bad-header": 1, "empty-class": 1}

@@ -1,4 +1,4 @@
-"""A tar walked in several places at once is found to hold what one walk finds."""
+"""A walk in several places at once finds what one walk finds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LANE_BYTES = 2048
 
 
 def both_ways(data: bytes, lanes: int, before: int = 0) -> tuple[list[TarMember], list[TarMember]]:
-    """The entries of one walk, and those of a walk in lanes."""
+    """The members found by one walk, and by a walk in lanes."""
     fd = os.memfd_create("tar")
     try:
         os.write(fd, b"\1" * before + data + b"\1" * 512)
@@ -73,7 +73,7 @@ def test_lanes_find_what_one_walk_finds(
 
 
 @given(MEMBERS, st.sampled_from(FORMATS), st.integers(2, 9), st.data())
-def test_and_in_a_damaged_tar(
+def test_lanes_find_what_one_walk_finds_in_a_damaged_tar(
     members: list[tuple[str, int, str]], tar_format: int, lanes: int, data: st.DataObject
 ) -> None:
     tar = bytearray(tar_of(members, tar_format))
@@ -122,7 +122,7 @@ def test_lanes_are_walked_at_the_same_time() -> None:
     def pread(size_bytes: int, offset: int) -> bytes:
         if threading.get_ident() not in begun:
             begun.add(threading.get_ident())
-            all_there.wait()  # broken, unless four lanes ask before one of them is answered
+            all_there.wait()  # Times out unless four lanes read before one of them gets an answer.
         return tar[offset : offset + size_bytes]
 
     file = RangeFile(

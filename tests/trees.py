@@ -28,7 +28,7 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 
 
 def tiny_jpeg(class_name: str, number: int) -> bytes:
-    """A real 16x16 JPEG whose bytes depend on the arguments."""
+    """A real 16x16 JPEG whose pixels depend on the arguments."""
     seed = zlib.crc32(f"{class_name}/{number}".encode())
     image_hwc = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
     return bytes(simplejpeg.encode_jpeg(image_hwc, quality=90))
@@ -36,7 +36,7 @@ def tiny_jpeg(class_name: str, number: int) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a source holds."""
+    """The classes and images of a source."""
 
     classes: tuple[str, ...] = CLASSES
     train_per_class: int = 3
@@ -65,7 +65,7 @@ class Shape:
         }
 
     def devkit_id(self, class_name: str) -> int:
-        """From 1, against the order of the names."""
+        """Counts from 1, in reverse order of the names."""
         return len(self.classes) - sorted(self.classes).index(class_name)
 
 
@@ -75,7 +75,7 @@ def val_name(number: int) -> str:
 
 
 def words(class_name: str) -> str:
-    """The words that the devkit of a test gives a class."""
+    """The words of a class in the devkit of a test."""
     return f"thing {class_name[-4:]}, object {class_name[-4:]}"
 
 
@@ -110,7 +110,7 @@ def meta_mat_bytes(entries: Sequence[tuple[int, str, str, int]], *, packed: bool
 
 
 def devkit_files(shape: Shape) -> dict[str, bytes]:
-    """The two files of the devkit that matter, by name; one ancestor among the synsets."""
+    """The two files of the devkit that are read, by name; one of the synsets is an ancestor."""
     entries = [(shape.devkit_id(name), name, words(name), 0) for name in shape.classes]
     entries.append((len(shape.classes) + 1, ANCESTOR, "entity", len(shape.classes)))
     ids = [shape.devkit_id(shape.val_class(n)) for n in range(1, shape.val_images + 1)]
@@ -149,7 +149,7 @@ def make_archives(root: Path, shape: Shape | None = None, *, val: bool = True) -
 
 
 def make_class_folders(root: Path, shape: Shape | None = None, *, val: str = "folders") -> Path:
-    """``train/<class>/`` and val as ``folders``, ``flat`` (bring your own truth) or ``none``."""
+    """``train/<class>/`` and val as ``folders``, ``flat`` (without labels) or ``none``."""
     shape = shape or Shape()
     for name, files in shape.train().items():
         write_files(root / "train" / name, files)
@@ -162,7 +162,7 @@ def make_class_folders(root: Path, shape: Shape | None = None, *, val: str = "fo
 
 
 def kaggle_solution(shape: Shape) -> bytes:
-    """``LOC_val_solution.csv``; the rows are in no order, some images have two boxes."""
+    """``LOC_val_solution.csv``; the rows are not sorted, and some images have two boxes."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["ImageId", "PredictionString"])
@@ -190,7 +190,7 @@ def make_kaggle(root: Path, shape: Shape | None = None) -> Path:
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
-    """Write ``files`` into ``folder``, which is made where missing."""
+    """Write ``files`` into ``folder``, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)

@@ -14,7 +14,7 @@ ClassImages = tuple[str, ContainerImages]
 ScanClasses = Callable[[ScanOptions, Findings], Iterator[ClassImages]]
 """Scans a split that is sorted by class; faults outside the classes go to the findings."""
 ScanFlat = Callable[[], ContainerImages]
-"""Scans a validation split whose images lie in one container, without their classes."""
+"""Scans a validation split whose images are in one container, not sorted by class."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
