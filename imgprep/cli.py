@@ -177,7 +177,8 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
       imgprep build-shards photos out --encoding png --on-error skip
       imgprep build-shards s3://bucket/ilsvrc2012 /data/imagenet-256
     """
-    from imgprep.build.job import BuildOptions, build, dry_run
+    from imgprep.build.job import build, dry_run
+    from imgprep.build.options import BuildOptions
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does
     image = ImageSpec(

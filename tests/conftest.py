@@ -110,10 +110,14 @@ def make_dataset(source: Path, dest: Path, *, shard_images: int) -> Path:
 
 
 def files_of(dest: Path) -> dict[str, bytes]:
-    """Every file of a dataset that must not depend on how it was built: all but the report."""
+    """Every file of a dataset that must not depend on how it was built.
+
+    These are all files except the report and, in the state folder, the done markers.
+    """
+    paths = sorted([*dest.iterdir(), *(dest / ".imgprep" / "done").glob("*")])
     return {
-        path.name: path.read_bytes()
-        for path in sorted(dest.iterdir())
+        path.relative_to(dest).as_posix(): path.read_bytes()
+        for path in paths
         if path.is_file() and path.name != "report.json"
     }
 

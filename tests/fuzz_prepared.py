@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from imgprep.build.state import BuildIdentity, StatePaths, begin, load_pixel_sum
+from imgprep.build.identity import BuildIdentity
+from imgprep.build.state import StatePaths, begin, load_pixel_sum
 from imgprep.colour.stats import load_moments, stats_report
 from imgprep.dataset.encodings import encoding_of
+from imgprep.dataset.format import IDENTITY, marker_name
 from imgprep.dataset.index import ShardInfo, load_index
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.markers import done_markers, read_marker
@@ -26,6 +28,7 @@ from imgprep.verify.dataset import read_source_labels
 from imgprep.verify.shard import ShardCheck, VerifySetup, VerifyTask, verify_shard
 from tests.fuzzing import CAUSE_MAX, cause, changed_dataset, original, ours, put, target, workspace
 from tests.mutations import mutate_json, repaired_tar
+from tests.schemas import with_checksum
 from tests.trees import tiny_jpeg
 
 
@@ -49,11 +52,16 @@ def _verify(folder: Path) -> None:
             _check(verify_shard(VerifyTask(name, shard), setup, lambda wrong: None)())
 
 
-@target("marker", lambda: [original(f"{stem}-000000.json") for stem in ("train", "val")],
+@target("marker", lambda: [original(marker_name(f"{stem}-000000")) for stem in ("train", "val")],
         mutate=mutate_json)  # fmt: skip
 def marker(data: bytes) -> None:
-    """A done marker."""
-    with changed_dataset("train-000000.json", data, forged=False) as folder:
+    """A done marker, its checksum right or not."""
+    for content in (data, with_checksum(data)):
+        _marker(content)
+
+
+def _marker(data: bytes) -> None:
+    with changed_dataset(marker_name("train-000000"), data, forged=False) as folder:
         store = open_store(folder)
         with ours("train-000000.json"):
             read_marker(store, "train-000000")
@@ -163,7 +171,13 @@ def _verify_one(folder: Path) -> None:
     info = json.loads((folder / "dataset_info.json").read_bytes())
     shard = ShardInfo(**info["splits"]["train"]["shards"][0])
     setup = VerifySetup(
-        location=str(folder), size_px=16, encoding="jpeg", classes=3, label_digits=4, decode=True
+        location=str(folder),
+        size_px=16,
+        encoding="jpeg",
+        classes=3,
+        label_digits=4,
+        decode=True,
+        marked=True,
     )
     _check(verify_shard(VerifyTask("train", shard), setup, lambda wrong: None)())
 
@@ -186,17 +200,18 @@ def sources(data: bytes) -> None:
             read_source_labels(open_store(path.parent), path.name)
 
 
-def _plans() -> list[bytes]:
-    return [original(".imgprep/plan.json")]
+def _identities() -> list[bytes]:
+    return [original(IDENTITY)]
 
 
-@target("plan", _plans, mutate=mutate_json)
-def plan(data: bytes) -> None:
-    """``plan.json`` of a build that goes on."""
+@target("identity", _identities, mutate=mutate_json)
+def identity(data: bytes) -> None:
+    """``identity.json`` of a build that is resumed, in the name of either version."""
     identity = BuildIdentity({"layout": "x"}, {"seed": 0}, {"pillow": "1"})
-    put("plan/.imgprep", "plan.json", data)
-    with ours(str(workspace() / "plan")):
-        begin(StatePaths(open_store(workspace() / "plan")), identity, force=False)
+    for name in ("identity.json", "plan.json"):
+        put(f"{name}/.imgprep", name, data)
+        with ours(str(workspace() / name)):
+            begin(StatePaths(open_store(workspace() / name)), identity, force=False)
 
 
 class _OneObject:

@@ -27,11 +27,15 @@ def test_every_file_of_the_format_is_there(built: Path) -> None:
     index = load_index(built)
     shards = [shard for split in index.splits.values() for shard in split.shards]
     expected = {shard.name for shard in shards} | {shard.idx_name for shard in shards}
-    expected |= {shard.name.replace(".tar", ".json") for shard in shards}
+    expected |= {f".imgprep/done/{shard.name.removesuffix('.tar')}.json" for shard in shards}
     expected |= {"labels.json", "mean_image.npy", "mean_image.png", "pixel_sum.npy"}
     expected |= {"rgb_pca.json", "dataset_info.json", "train-sources.tsv.gz", "val-sources.tsv.gz"}
     assert set(files_of(built)) == expected
-    assert sorted(path.name for path in (built / ".imgprep").iterdir()) == ["lock", "plan.json"]
+    assert sorted(path.name for path in (built / ".imgprep").iterdir()) == [
+        "done",
+        "identity.json",
+        "lock",
+    ]
 
 
 def test_report_counts_what_the_mini_set_holds(built: Path) -> None:
@@ -74,7 +78,7 @@ def test_json_is_for_scripts(mini: Path, built: Path, tmp_path: Path) -> None:
     ran = imgprep("build-shards", mini, tmp_path / "out", "--limit", 10, "--json", "--quiet")
     assert ran.code == 0
     assert ran.json["splits"]["train"]["records"] == 10
-    assert ran.json["built_images"] == 20
+    assert ran.json["built_records"] == ran.json["read_images"] == 20
     assert ran.err == ""
     assert imgprep("scan", mini, "--json").json["layout"] == "class-folders"
     assert imgprep("verify", built, "--json", "-q").json["ok"] is True

@@ -87,8 +87,8 @@ def test_a_disk_that_fills_up_loses_nothing_that_is_done(
     assert "Traceback" not in ran.stderr
     assert not (full / "dataset_info.json").exists()
     assert not list(full.rglob("*.partial"))
-    for marker in full.glob("train-*.json"):
-        tar = marker.with_suffix(".tar").read_bytes()
+    for marker in (full / ".imgprep" / "done").glob("train-*.json"):
+        tar = (full / f"{marker.stem}.tar").read_bytes()
         assert hashlib.sha256(tar).hexdigest() == json.loads(marker.read_text())["sha256"]
     assert files_of(mended) == files_of(undisturbed)
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from imgprep.dataset.encodings import encoding_of
+from imgprep.dataset.format import marker_name
 from imgprep.dataset.index import load_index
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.markers import read_marker
@@ -30,6 +31,7 @@ from tests.checkpoints import make_checkpoint
 from tests.conftest import imgprep
 from tests.fuzzing import changed_dataset, dataset, original
 from tests.imagefiles import after_start, picture, saved
+from tests.schemas import with_checksum
 from tests.trees import make_class_folders
 from train.config import InputConfig, RunConfig
 from train.errors import CheckpointError, ConfigError, DataError
@@ -109,7 +111,13 @@ def changed(name: str, **fields: Any) -> bytes:
     [{"records": "HUGE"}, {"counts": []}, {"skipped": 3}, {"rgb_second": "x"}, {"number": None}],
 )
 def test_odd_markers_are_format_errors(fields: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "m.json").write_bytes(changed("train-000000.json", **fields))
+    path = tmp_path / marker_name("m")
+    path.parent.mkdir(parents=True)
+    content = changed(marker_name("train-000000"), **fields)
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=r"m\.json: damaged done marker"):
+        read_marker(open_store(tmp_path), "m")
+    path.write_bytes(with_checksum(content))
     with pytest.raises(FormatError, match=r"m\.json: malformed"):
         read_marker(open_store(tmp_path), "m")
 

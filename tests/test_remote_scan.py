@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from imgprep.build.job import BuildOptions, build
+from imgprep.build.job import build
+from imgprep.build.options import BuildOptions
 from imgprep.errors import ImageError, UsageError
 from imgprep.sources.checksums import checksum_archives
 from imgprep.sources.reader import SourceReader

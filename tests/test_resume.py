@@ -1,7 +1,8 @@
-"""A build that was stopped goes on; the end is the same to the byte."""
+"""A build that was stopped is resumed, and ends with the same bytes."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -40,7 +41,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 def wait_for_shards(dest: Path, count: int) -> None:
     """Wait until some shards are done."""
     deadline = time.monotonic() + 60
-    while len(list(dest.glob("*-*.json"))) < count:
+    while len(list((dest / ".imgprep" / "done").glob("*.json"))) < count:
         assert time.monotonic() < deadline, "no shard in a minute"
         time.sleep(0.005)
 
@@ -133,7 +134,7 @@ def test_ctrl_c_is_prompt_and_clean(mini: Path, undisturbed: Path, tmp_path: Pat
     # as a terminal does: to the whole group
     process, err = stopped(mini, dest, lambda build: os.killpg(build.pid, signal.SIGINT))
     assert process.returncode == 1
-    assert "run the same command again to go on" in err
+    assert "run the same command again to resume" in err
     assert "Traceback" not in err
     wait_until_gone(process.pid)
     assert not list(dest.glob(".*.partial"))
@@ -187,12 +188,14 @@ def test_a_finished_build_has_nothing_to_do(mini: Path, undisturbed: Path, tmp_p
     assert files_of(tmp_path / "out") == files_of(undisturbed)
 
 
-@pytest.mark.parametrize("extension", ["tar", "json", "idx"])
-def test_a_lost_shard_is_made_again_to_the_bit(
-    mini: Path, undisturbed: Path, tmp_path: Path, extension: str
+@pytest.mark.parametrize(
+    "name", ["train-000003.tar", "train-000003.idx", ".imgprep/done/train-000003.json"]
+)
+def test_a_lost_shard_is_rebuilt_to_the_bit(
+    mini: Path, undisturbed: Path, tmp_path: Path, name: str
 ) -> None:
     shutil.copytree(undisturbed, tmp_path / "out")
-    (tmp_path / "out" / f"train-000003.{extension}").unlink()
+    (tmp_path / "out" / name).unlink()
     ran = imgprep("build-shards", mini, tmp_path / "out", *SHARDED)
     assert ran.code == 0, ran.err
     assert files_of(tmp_path / "out") == files_of(undisturbed)
@@ -250,6 +253,45 @@ def test_a_changed_source_is_refused_by_name(mini: Path, undisturbed: Path, tmp_
     ran = imgprep("build-shards", source, dest, *SHARDED)
     assert (ran.code, "source.train.images" in ran.err) == (1, True), ran.err
     assert files_of(dest) == files_of(undisturbed)
+
+
+@pytest.fixture
+def unfinished(mini: Path, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A source with a bad image, the build that stopped at it, and one that left the image out."""
+    source = shutil.copytree(mini, tmp_path / "source")
+    next((source / "train").rglob("*.JPEG")).write_bytes(b"not an image")
+    assert imgprep("build-shards", source, tmp_path / "out", *SHARDED).code == 1
+    whole = ("build-shards", source, tmp_path / "whole", *SHARDED, "--on-error", "skip")
+    assert imgprep(*whole).code == 3
+    return source, tmp_path / "out", tmp_path / "whole"
+
+
+def test_a_flipped_bit_in_a_done_marker_is_noticed(unfinished: tuple[Path, Path, Path]) -> None:
+    """Its sums would go into the covariance unseen: the shard is rebuilt instead."""
+    source, dest, whole = unfinished
+    markers = sorted((dest / ".imgprep" / "done").glob("train-*.json"))
+    value = json.loads(markers[0].read_text())
+    value["rgb_second"][0] ^= 1 << 30
+    markers[0].write_text(json.dumps(value, indent=2))
+    done = len(list((dest / ".imgprep" / "done").iterdir())) - 1
+    ran = imgprep("build-shards", source, dest, *SHARDED, "--on-error", "skip")
+    assert ran.code == 3, ran.err
+    assert f"{done} of 15 shards are done already" in ran.err
+    assert files_of(dest) == files_of(whole)
+
+
+def test_a_dataset_without_its_identity_is_not_overwritten(
+    mini: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    dest = shutil.copytree(undisturbed, tmp_path / "out")
+    (dest / ".imgprep" / "identity.json").unlink()
+    before = files_of(dest)
+    ran = imgprep("build-shards", mini, dest, *SHARDED)
+    assert ran.code == 1
+    assert "identity.json, which says what it was built from, is missing" in ran.err
+    assert files_of(dest) == before
+    assert imgprep("build-shards", mini, dest, *SHARDED, "--force").code == 0
+    assert files_of(dest) == before
 
 
 def test_force_starts_over_and_touches_only_our_files(

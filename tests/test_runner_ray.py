@@ -171,7 +171,7 @@ def test_a_stopped_build_goes_on(
     os.killpg(stopped.pid, signal.SIGINT)
     _, err = stopped.communicate(timeout=30)
     assert stopped.returncode == 1
-    assert "run the same command again to go on" in err
+    assert "run the same command again to resume" in err
     assert "Traceback" not in err
     assert not list(dest.rglob("*.partial"))
     assert not (dest / "dataset_info.json").exists()
@@ -212,7 +212,7 @@ def needs(source: Path, dest: Path) -> NodeNeeds:
         source=(str(source),),
         dest=str(dest),
         build_sha256=re.findall(
-            r'"build_sha256": "(.+?)"', (dest / "train-000000.json").read_text()
+            r'"build_sha256": "(.+?)"', (dest / ".imgprep/done/train-000000.json").read_text()
         )[0],
     )
 
@@ -241,7 +241,7 @@ def test_without_a_cluster_one_is_started_and_ended(mini: Path, tmp_path: Path) 
             check=False,
         )
         assert (ran.returncode, ran.stderr) == (0, "")
-        assert "built 10 images" in ran.stdout
+        assert "built 10 records from 10 images" in ran.stdout
         for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):
                 assert folder.encode() not in cmdline.read_bytes()

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from imgprep.build.job import BuildOptions, build
+from imgprep.build.dest import check_places
+from imgprep.build.job import build
+from imgprep.build.options import BuildOptions
 from imgprep.colour.stats import load_moments
+from imgprep.dataset.format import DONE_FOLDER
 from imgprep.dataset.index import load_index
 from imgprep.dataset.markers import Skip
 from imgprep.errors import DamageError, DestinationError, UsageError
 from imgprep.sources.manifest import SourceScan
 from imgprep.spec import BuildSpec, ImageSpec
-from imgprep.storage import open_store
+from imgprep.storage import Store, open_store
 from imgprep.verify.dataset import verify
 from tests.conftest import files_of, imgprep
 from tests.objectstore import ObjectStore
@@ -37,8 +40,13 @@ class Silent:
 
 
 def beside(objects: dict[str, bytes]) -> dict[str, bytes]:
-    """What ``files_of`` a local dataset gives: no report, no state."""
-    return {k: v for k, v in objects.items() if k != "report.json" and "/" not in k}
+    """What ``files_of`` a local dataset gives: no report, and of the state only done markers."""
+    done = f"{DONE_FOLDER}/"
+    return {
+        name: data
+        for name, data in objects.items()
+        if name != "report.json" and "/" not in name.removeprefix(done)
+    }
 
 
 def put_folder(s3: ObjectStore, folder: Path, prefix: str) -> None:
@@ -58,8 +66,12 @@ def test_every_object_is_the_file_of_a_local_build(
     assert f"imgprep verify {dest} --decode" in ran.out
     objects = s3.objects("sets/mini/")
     assert beside(objects) == files_of(built)
-    assert sorted(name for name in objects if "/" in name) == [".imgprep/plan.json"]
-    assert objects[".imgprep/plan.json"] == (built / ".imgprep" / "plan.json").read_bytes()
+    assert sorted(name for name in objects if "/" in name) == [
+        *sorted(f".imgprep/done/{path.name}" for path in (built / ".imgprep" / "done").iterdir()),
+        ".imgprep/identity.json",
+    ]
+    identity = ".imgprep/identity.json"
+    assert objects[identity] == (built / identity).read_bytes()
     again = imgprep("build-shards", mini, f"{dest}/", "--jobs", 2, "--shard-images", 20)
     assert (again.code, "nothing to build" in again.out) == (0, True), again.err
     whole = imgprep("verify", dest, "--decode", "--jobs", 2, "--json")
@@ -95,7 +107,7 @@ def test_statistics_are_read_as_from_a_folder(s3: ObjectStore, built: Path) -> N
 DAMAGE = {
     "train-000001.tar": "SHA-256 differs",
     "val-000000.idx": "not those that were written",
-    "train-000000.json": "not valid JSON",
+    ".imgprep/done/train-000000.json": "done marker",
     "mean_image.npy": "not those that were written",
     "val-sources.tsv.gz": "not those that were written",
 }
@@ -132,17 +144,22 @@ def test_a_store_that_refuses_is_no_damage(s3: ObjectStore, built: Path) -> None
         assert (ran.code, "xpired" in ran.err, "Traceback" in ran.err) == (1, True, False), ran.err
 
 
+def contents(store: Store) -> dict[str, bytes]:
+    done = [f"{DONE_FOLDER}/{name}" for name in store.names(DONE_FOLDER)]
+    return {n: store.read(n) for n in [*store.names(), *done] if n != "report.json"}
+
+
 def test_in_this_process_there_is_memory(mini: Path, built: Path) -> None:
     dest = f"memory://build-{next(_NUMBERS)}/set"
     spec, run = BuildSpec(image=ImageSpec(), shard_images=20), BuildOptions(jobs=2)
     first = build(mini, dest, spec, run, Silent())
     store = open_store(dest)
-    assert {n: store.read(n) for n in store.names() if n != "report.json"} == files_of(built)
+    assert contents(store) == files_of(built)
     assert first.index.fingerprint == load_index(built).fingerprint
-    store.remove("train-000002.json", "rgb_pca.json")
+    store.remove(".imgprep/done/train-000002.json", "rgb_pca.json")
     again = build(mini, dest, spec, run, Silent())
-    assert again.built_images > 0
-    assert {n: store.read(n) for n in store.names() if n != "report.json"} == files_of(built)
+    assert again.built_records > 0
+    assert contents(store) == files_of(built)
     assert load_moments(dest) == load_moments(built)
     report = verify(dest, decode=True, jobs=2, advanced=lambda _: None)
     assert (report.damages, report.records) == ([], {"train": 96, "val": 24})
@@ -160,8 +177,6 @@ def test_memory_that_is_full_of_other_things_is_refused(mini: Path) -> None:
 
 
 def test_a_place_in_the_source_is_refused(mini: Path) -> None:
-    from imgprep.build.state import check_places
-
     for source, dest in (
         ("s3://bucket/a", "s3://bucket/a"),
         ("s3://bucket/a", "s3://bucket/a/b"),
@@ -170,7 +185,7 @@ def test_a_place_in_the_source_is_refused(mini: Path) -> None:
         ("s3://bucket/a/b", "s3://bucket"),
         (mini, f"file://{mini}/x"),
     ):
-        with pytest.raises(UsageError, match="lies inside"):
+        with pytest.raises(UsageError, match="is inside"):
             check_places(source, dest)
     for source, dest in (
         ("s3://bucket/a", "s3://bucket/ab"),
@@ -206,7 +221,7 @@ def test_a_dry_run_writes_nothing(s3: ObjectStore, mini: Path) -> None:
 def test_a_file_url_is_a_folder(mini: Path, built: Path, tmp_path: Path) -> None:
     options = ("--jobs", 2, "--shard-images", 20)
     shutil.copytree(built, tmp_path / "set")
-    (tmp_path / "set" / "train-000001.json").unlink()
+    (tmp_path / "set" / ".imgprep" / "done" / "train-000001.json").unlink()
     ran = imgprep("build-shards", mini, f"file://{tmp_path}/set", *options)
     assert ran.code == 0, ran.err
     assert files_of(tmp_path / "set") == files_of(built)

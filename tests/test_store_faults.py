@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import command, files_of, imgprep
 from tests.objectstore import ObjectStore, environment_of, wait_until
+from tests.test_store_build import beside as beside_shards
 
 Start = Callable[..., subprocess.Popen[str]]
 VAL = ("--split", "val", "--shard-images", 12, "--jobs", 1)
@@ -39,18 +40,20 @@ def quick(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def beside(s3: ObjectStore) -> dict[str, bytes]:
-    objects = s3.objects("set/")
-    return {k: v for k, v in objects.items() if k != "report.json" and "/" not in k}
+    return beside_shards(s3.objects("set/"))
 
 
 def check_markers(s3: ObjectStore) -> int:
     """Every marker's shard is there, whole; returns the number of markers."""
-    names = [n for n in s3.names("set/") if re.fullmatch(r"set/(train|val)-\d+\.json", n)]
+    names = [
+        n for n in s3.names("set/") if re.fullmatch(r"set/\.imgprep/done/(train|val)-\d+\.json", n)
+    ]
     for name in names:
         marker = json.loads(s3.get(name))
-        tar = s3.get(name.replace(".json", ".tar"))
+        shard = name.replace(".imgprep/done/", "").removesuffix(".json")
+        tar = s3.get(f"{shard}.tar")
         assert hashlib.sha256(tar).hexdigest() == marker["sha256"]
-        idx = s3.get(name.replace(".json", ".idx"))
+        idx = s3.get(f"{shard}.idx")
         assert hashlib.sha256(idx).hexdigest() == marker["idx_sha256"]
     return len(names)
 
@@ -184,7 +187,7 @@ def test_killed_in_an_upload_and_resumed(
     assert imgprep("build-shards", mini, tmp_path / "set", *options).code == 0
     stuck = s3.proxy.fail("stall", path="train-000001.tar", query="partNumber=2")
     build = start(*options)
-    wait_until(lambda: stuck.struck and "set/train-000000.json" in s3.names("set/train"))
+    wait_until(lambda: stuck.struck and s3.names("set/.imgprep/done/"))
     os.killpg(build.pid, signal.SIGKILL)
     build.communicate()
     s3.proxy.heal()
@@ -212,7 +215,7 @@ def test_a_second_build_is_refused_and_ctrl_c_leaves_nothing_that_counts(
     os.killpg(first.pid, signal.SIGINT)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 1
-    assert "run the same command again to go on" in err
+    assert "run the same command again to resume" in err
     s3.proxy.heal()
     assert check_markers(s3) == 0
     assert "set/.imgprep/lock" not in s3.names("set/")

@@ -69,8 +69,8 @@ DAMAGE: dict[str, tuple[Spoil, str]] = {
     "an index cut short": (lambda d: cut(d / "train-000000.idx", 200), "train-000000.idx"),
     "an index that is gone": (lambda d: (d / "train-000000.idx").unlink(), "train-000000.idx"),
     "a done marker": (
-        lambda d: edit_json(d / "train-000000.json", "records", 7),
-        "train-000000.json",
+        lambda d: edit_json(d / ".imgprep/done/train-000000.json", "records", 7),
+        ".imgprep/done/train-000000.json",
     ),
     "the mean image": (lambda d: flip_bit(d / "mean_image.npy", 4000), "mean_image.npy"),
     "the pixel sum": (lambda d: flip_bit(d / "pixel_sum.npy", 4000), "pixel_sum.npy"),
@@ -108,10 +108,10 @@ def test_whole_dataset_is_whole(built: Path) -> None:
     assert "levels apart" in ran.out
 
 
-def test_the_way_to_mend_a_shard_works(mini: Path, dataset: Path) -> None:
+def test_the_advice_to_repair_a_shard_works(mini: Path, dataset: Path) -> None:
     flip_bit(dataset / "train-000001.tar", 5000)
-    assert "remove its .tar, .idx and .json" in imgprep("verify", dataset).out
-    for extension in ("tar", "idx", "json"):
+    assert "remove its .tar and .idx" in imgprep("verify", dataset).out
+    for extension in ("tar", "idx"):
         (dataset / f"train-000001.{extension}").unlink()
     assert imgprep("build-shards", mini, dataset, "--shard-images", 20).code == 0
     assert imgprep("verify", dataset, "--decode").code == 0
@@ -126,6 +126,14 @@ def test_pixels_that_lie_are_found_by_decoding(mini: Path, tmp_path: Path) -> No
     assert whole["mean_difference_levels"] == 0.0
     moments = json.loads((dest / "rgb_pca.json").read_text())
     assert moments["images"] == 96
+
+
+def test_a_copy_of_the_visible_files_is_whole(dataset: Path) -> None:
+    """Done markers are for builds: a copy without the state folder has none to check."""
+    shutil.rmtree(dataset / ".imgprep")
+    assert imgprep("verify", dataset, "--decode").code == 0
+    flip_bit(dataset / "train-000000.idx", 30)
+    assert imgprep("verify", dataset).code == 4
 
 
 def test_no_dataset_is_not_damage(tmp_path: Path) -> None:

@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from imgprep.errors import DestinationError, ImageError
-from imgprep.sources.manifest import SourceScan
+from imgprep.build.split_plan import SplitPlan
 from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.markers import Skip
+from imgprep.errors import DestinationError, ImageError
 from imgprep.order import shuffled
-from imgprep.build.split_plan import SplitPlan
 from imgprep.progress import duration
+from imgprep.sources.manifest import SourceScan
 from imgprep.sources.reader import SourceReader
-from imgprep.wording import readable_bytes
 from imgprep.spec import BuildSpec, ImageSpec
 from imgprep.storage import Location, open_store
-from imgprep.wording import printable
+from imgprep.wording import printable, readable_bytes
 
 SAMPLE_IMAGES = 300
 READ_AHEAD_IMAGES = 32

@@ -1,98 +1,36 @@
-"""The job: scan, plan, build every shard that is not done, merge, publish."""
+"""The whole build: scan, plan the splits, build every shard that is not done, merge, publish."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from imgprep.storage.writing import write_errors
-from imgprep.build.options import BuildOptions, Listener, bad_images_message
+from imgprep.build.dest import LOCK, check_ours, check_places, locked
+from imgprep.build.estimate import Estimate, check_space, estimate_build
+from imgprep.build.identity import BuildIdentity
+from imgprep.build.node import needs_of
+from imgprep.build.options import BuildOptions, ProgressListener, bad_images_message
+from imgprep.build.outcome import BuildOutcome
+from imgprep.build.publish import BuiltShards, publish_files, publish_index
+from imgprep.build.report import BuildReport
+from imgprep.build.resume import Shard, done_shards, finished_index
+from imgprep.build.shard_run import ShardRun
+from imgprep.build.split_plan import SplitPlan, plan_splits
+from imgprep.build.state import StatePaths, begin, drop_work_files, save_split, upgrade
+from imgprep.dataset.format import label_digits
+from imgprep.dataset.index import DatasetIndex, load_index
+from imgprep.dataset.markers import Marker, Skip, remove_marker
+from imgprep.errors import BadImagesError, BuildError, BuildInterruptedError
 from imgprep.processors import processors
 from imgprep.runners.choose import check_reachable, runner_for
-from imgprep.errors import (
-    BadImagesError,
-    BuildError,
-    BuildInterruptedError,
-    FormatError,
-    UsageError,
-)
-from imgprep.build.estimate import Estimate, check_space, estimate_build
-from imgprep.dataset.format import NPY_HEADER_BYTES, REPORT, SPLITS, brace_pattern, label_digits
-from imgprep.dataset.index import DatasetIndex, load_index
 from imgprep.sources.manifest import SourceScan
-from imgprep.dataset.markers import Marker, Skip, done_markers
-from imgprep.build.node import needs_of
-from imgprep.build.split_plan import SplitPlan, plan_split
-from imgprep.build.publish import Finished, publish_files, publish_index
-from imgprep.build.report import BuildReport
-from imgprep.build.shard_run import ShardRun
 from imgprep.sources.scan import scan_source
 from imgprep.spec import BuildSpec
-from imgprep.build.state import (
-    LOCK,
-    BuildIdentity,
-    StatePaths,
-    begin,
-    check_ours,
-    check_places,
-    drop_work_files,
-    load_pixel_sum,
-    locked,
-    save_split,
-)
 from imgprep.storage import Location, Store, absolute, open_store
-from imgprep.storage.reading import read_bytes, store_errors
-
-
-@dataclass(frozen=True, slots=True)
-class BuildOutcome:
-    """A finished build."""
-
-    index: DatasetIndex
-    report: BuildReport
-    built_images: int
-    """Images of this run; 0 if everything was there already."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For scripts: what was built, how fast, what was left out."""
-        return {
-            "fingerprint": self.index.fingerprint,
-            "built_images": self.built_images,
-            "splits": {
-                name: {
-                    "records": split.records,
-                    "shards": len(split.shards),
-                    "pattern": brace_pattern(name, len(split.shards)),
-                }
-                for name, split in self.index.splits.items()
-            },
-            "skipped": self.report.skipped_images,
-            "timings": self.report.timings,
-            "exit_code": self.report.exit_code,
-        }
-
-    def render(self) -> str:
-        """For people: where the shards are, what was left out, what to do next."""
-        lines, store = [], self.index.store
-        for name, split in self.index.splits.items():
-            pattern = brace_pattern(name, len(split.shards))
-            size = sum(shard.bytes for shard in split.shards) / 2**20
-            lines.append(
-                f"{name:5} {split.records:,} records, {size:,.1f} MiB: {store.where(pattern)}"
-            )
-        if self.built_images:
-            rate = self.report.timings["images_per_second"]
-            lines.append(f"built {self.built_images:,} images at {rate:,.0f} img/s")
-        else:
-            lines.append("nothing to build: all shards were done")
-        if self.report.skipped_images:
-            lines.append(f"skipped {self.report.skipped_images} images: see {store.where(REPORT)}")
-        lines.append(f"next: imgprep verify {store} --decode; imgprep stats {store}")
-        return "\n".join(lines)
+from imgprep.storage.writing import write_errors
+from imgprep.wording import counted
 
 
 @dataclass(slots=True)
@@ -103,12 +41,12 @@ class _Job:
     hold: str
     spec: BuildSpec
     options: BuildOptions
-    listener: Listener
+    listener: ProgressListener
     scan: SourceScan
     plans: list[SplitPlan]
     identity: BuildIdentity
     started_at: float
-    markers: dict[tuple[str, int], Marker] = field(default_factory=dict)
+    markers: dict[Shard, Marker] = field(default_factory=dict)
     bad: list[Skip] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -117,16 +55,20 @@ class _Job:
         return self.paths.store
 
     @property
-    def shards(self) -> list[tuple[str, int]]:
+    def shards(self) -> list[Shard]:
         return [(plan.split, number) for plan in self.plans for number in range(plan.shards)]
 
 
 def build(
-    source: str | Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path,
+    dest: Location,
+    spec: BuildSpec,
+    options: BuildOptions,
+    listener: ProgressListener,
 ) -> BuildOutcome:
-    """Build the dataset at ``dest`` (a path, a URL, a store) from ``source``, or go on with it.
+    """Build the dataset at ``dest`` (a path, a URL, a store) from ``source``, or resume it.
 
-    Returns when it is whole.
+    Returns once the dataset is whole.
 
     Raises:
         UsageError, SourceError: the source is not understood.
@@ -144,11 +86,11 @@ def build(
     listener.scanned(scan)
     scan_seconds = time.monotonic() - started
     _check_problems(scan, options)
-    plans = plan_all(scan, spec)
+    plans = plan_splits(scan, spec)
     identity = BuildIdentity(scan.identity(), spec.to_json(), _codecs())
     with locked(store) as hold:
         paths = StatePaths(store)
-        with write_errors(store, "the plan"):
+        with write_errors(store, "the build identity"):
             begin(paths, identity, force=options.force)
         job = _Job(paths, hold, spec, options, listener, scan, plans, identity, started)
         job.timings["scan_seconds"] = scan_seconds
@@ -156,7 +98,11 @@ def build(
 
 
 def dry_run(
-    source: str | Path, dest: Location, spec: BuildSpec, options: BuildOptions, listener: Listener
+    source: str | Path,
+    dest: Location,
+    spec: BuildSpec,
+    options: BuildOptions,
+    listener: ProgressListener,
 ) -> Estimate:
     """Scan and encode a seeded sample; writes nothing. Raises as ``build`` does."""
     store = open_store(dest)
@@ -166,27 +112,7 @@ def dry_run(
     listener.scanned(scan)
     _check_problems(scan, options)
     jobs = options.jobs or processors()
-    return estimate_build(scan, plan_all(scan, spec), spec, dest=store, jobs=jobs)
-
-
-def plan_all(scan: SourceScan, spec: BuildSpec) -> list[SplitPlan]:
-    """Plans of the chosen splits.
-
-    Raises:
-        UsageError: the source lacks the chosen split.
-    """
-    wanted = SPLITS if spec.split == "all" else (spec.split,)
-    plans = [
-        plan_split(split, len(scan.splits[split]), spec)
-        for split in wanted
-        if split in scan.splits and len(scan.splits[split])
-    ]
-    if not plans or (spec.split != "all" and len(plans) != 1):
-        raise UsageError(
-            f"{scan.root}: no usable images in split {spec.split!r}; it has "
-            f"{', '.join(f'{name} ({len(rows)})' for name, rows in scan.splits.items()) or 'none'}"
-        )
-    return plans
+    return estimate_build(scan, plan_splits(scan, spec), spec, dest=store, jobs=jobs)
 
 
 def _codecs() -> dict[str, str]:
@@ -196,7 +122,7 @@ def _codecs() -> dict[str, str]:
 
 
 def _check_problems(scan: SourceScan, options: BuildOptions) -> None:
-    """Under ``fail``, what the scan found wrong ends the build before any work is lost."""
+    """Under ``fail``, what the scan found wrong ends the build before any work is done."""
     if options.on_error == "skip" or not scan.problems:
         return
     skips = [Skip(where=p.where, cause=p.cause) for p in scan.problems]
@@ -204,90 +130,60 @@ def _check_problems(scan: SourceScan, options: BuildOptions) -> None:
 
 
 def _run(job: _Job) -> BuildOutcome:
-    complete = _finished_index(job.store)
-    pending = _pending(job, published=complete is not None)
+    complete = finished_index(job.store)
+    job.markers.update(
+        done_shards(
+            job.paths,
+            job.shards,
+            job.identity.sha256,
+            size_px=job.spec.image.size_px,
+            published=complete is not None,
+        )
+    )
+    pending = [shard for shard in job.shards if shard not in job.markers]
     images = sum(_images(job, shard) for shard in pending)
     check_space(job.store, job.spec.image, images, len(pending))
     job.listener.started(images, len(job.shards), len(job.shards) - len(pending))
+    if pending or complete is None:
+        with write_errors(job.store, "the build identity"):
+            upgrade(job.paths, job.identity, job.markers.values())
     if pending:
         _build_pending(job, pending, images)
         if complete is not None:
-            _check_repaired(job, complete, pending)
+            _check_rebuilt(job, complete, pending)
     if complete is None:
         _publish(job)
         complete = load_index(job.store)
     with write_errors(job.store, "the end of the build"):
         drop_work_files(job.paths)
-    return BuildOutcome(complete, _report(job), images)
+    records = sum(job.markers[shard].records for shard in pending)
+    return BuildOutcome(complete, _report(job), images, records)
 
 
 def _publish(job: _Job) -> None:
     job.listener.publishing()
     started = time.monotonic()
     if any(plan.split == "train" for plan in job.plans):
-        import sklearn.decomposition  # noqa: F401  # takes a second or two: timed apart
+        import sklearn.decomposition  # noqa: F401  # takes a second or two: timed separately
 
         job.timings["import_seconds"] = time.monotonic() - started
-    finished = Finished(job.spec, job.identity, job.scan, _by_split(job))
+    built = BuiltShards(job.spec, job.identity, job.scan, _by_split(job))
     with write_errors(job.store, "statistics and index"):
         job.store.check_hold(LOCK, job.hold)
-        files = publish_files(job.paths, finished)
+        files = publish_files(job.paths, built)
         job.timings["publish_seconds"] = time.monotonic() - started
         job.timings["total_seconds"] = time.monotonic() - job.started_at
-        publish_index(job.paths, finished, files, _report(job))
+        publish_index(job.paths, built, files, _report(job))
 
 
-def _finished_index(store: Store) -> DatasetIndex | None:
-    """The index if the dataset was published and what lies beside the shards is whole."""
-    try:
-        index = load_index(store)
-        for name, sha256 in index.files.items():
-            if hashlib.sha256(read_bytes(store, name)).hexdigest() != sha256:
-                return None
-    except (FormatError, OSError):
-        return None
-    return index
-
-
-def _pending(job: _Job, *, published: bool) -> list[tuple[str, int]]:
-    """Shards still to build; fills ``job.markers`` with the others.
-
-    Until the statistics are published, a training shard also needs its pixel sum.
-    """
-    job.markers.update(done_markers(job.store, job.shards, job.identity.sha256))
-    if not published:
-        for shard in _without_pixel_sum(job):
-            del job.markers[shard]
-    return [shard for shard in job.shards if shard not in job.markers]
-
-
-def _without_pixel_sum(job: _Job) -> list[tuple[str, int]]:
-    """Training shards that are done, but whose pixel sum is not there as it was written.
-
-    On an object store the size tells; the content is checked when it is merged.
-    """
-    train = [marker for (split, _), marker in job.markers.items() if split == "train"]
-    if job.store.folder is None:
-        with store_errors(job.store):
-            sizes = job.store.entries(job.paths.moments)
-        size_bytes = NPY_HEADER_BYTES + 4 * 3 * job.spec.image.size_px**2
-        return [(m.split, m.number) for m in train if sizes.get(f"{m.stem}.npy") != size_bytes]
-
-    def found(marker: Marker) -> bool:
-        name = job.paths.pixel_sum(marker.split, marker.number)
-        return load_pixel_sum(job.store, name, marker.pixel_sum_sha256) is not None
-
-    return [(marker.split, marker.number) for marker in train if not found(marker)]
-
-
-def _images(job: _Job, shard: tuple[str, int]) -> int:
+def _images(job: _Job, shard: Shard) -> int:
     plan = next(plan for plan in job.plans if plan.split == shard[0])
     start, stop = plan.bounds(shard[1])
     return stop - start
 
 
-def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> None:
-    with write_errors(job.store, "the plan"):
+def _build_pending(job: _Job, pending: list[Shard], images: int) -> None:
+    with write_errors(job.store, "manifests and split plans"):
         for plan in job.plans:
             save_split(job.paths, job.scan.splits[plan.split], plan)
     started = time.monotonic()
@@ -295,8 +191,8 @@ def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> No
         _run_shards(job, pending)
     except KeyboardInterrupt as exc:
         raise BuildInterruptedError(
-            f"interrupted: {len(job.markers)} of {len(job.shards)} shards are done; run the same "
-            "command again to go on"
+            f"interrupted: {len(job.markers)} of {counted(len(job.shards), 'shard')} done; run "
+            "the same command again to resume"
         ) from exc
     seconds = time.monotonic() - started
     job.timings["build_seconds"] = seconds
@@ -306,7 +202,7 @@ def _build_pending(job: _Job, pending: list[tuple[str, int]], images: int) -> No
         raise BadImagesError(bad_images_message(job.bad, len(job.bad), job.options))
 
 
-def _run_shards(job: _Job, pending: list[tuple[str, int]]) -> None:
+def _run_shards(job: _Job, pending: list[Shard]) -> None:
     from imgprep.build.worker import WorkerSetup
 
     setup = WorkerSetup(
@@ -327,15 +223,15 @@ def _run_shards(job: _Job, pending: list[tuple[str, int]]) -> None:
         job.bad, job.timings["jobs"] = run.bad, run.jobs
 
 
-def _check_repaired(job: _Job, index: DatasetIndex, pending: list[tuple[str, int]]) -> None:
-    """A shard made again must be the shard that the index names, to the bit."""
+def _check_rebuilt(job: _Job, index: DatasetIndex, pending: list[Shard]) -> None:
+    """A rebuilt shard of a finished dataset must have the bytes that the index states."""
     for split, number in pending:
         marker, stated = job.markers[split, number], index.splits[split].shards[number]
         if marker.sha256 != stated.sha256:
-            job.store.remove(f"{marker.stem}.json")
+            remove_marker(job.store, marker.stem)
             raise BuildError(
-                f"{marker.stem}: made again, but not with the bytes that the index states: a file "
-                "of the source was changed in place; build anew with --force"
+                f"{marker.stem}: rebuilt, but not with the bytes that the index states: a file of "
+                "the source was changed in place; start over with --force"
             )
 
 
@@ -356,6 +252,3 @@ def _report(job: _Job) -> BuildReport:
     for shard in sorted(job.markers):
         report.add(job.markers[shard])
     return report
-
-
-__all__ = ["BuildOptions", "BuildOutcome", "Listener", "build", "dry_run", "plan_all"]

@@ -1,41 +1,40 @@
-"""May this machine take part in a build? Asked on every node before its first shard."""
+"""Check on each node of a cluster, before its first shard, that it can take part in a build."""
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from imgprep import __version__
-from imgprep.errors import BuildError, FormatError, StoreError
-from imgprep.dataset.format import STATE_FOLDER
+from imgprep.build.identity import BuildIdentity, stored_identity
+from imgprep.dataset.format import IDENTITY, STATE_FOLDER
+from imgprep.errors import BuildError, ChangedError, FormatError, StoreError
 from imgprep.sources.manifest import SourceScan
-from imgprep.spec import digest_of
-from imgprep.build.state import BuildIdentity, StatePaths
 from imgprep.storage import Store, absolute, open_store
-from imgprep.storage.reading import load_json
 from imgprep.storage.urls import is_url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeNeeds:
-    """What a node must have: the versions that decide bytes, and the same files."""
+    """What a node must have: the versions that decide the bytes, and the same files."""
 
     versions: tuple[tuple[str, str], ...]
     """Of imgprep and of all that decides pixels and bytes."""
     source: tuple[str, ...]
-    """Paths of the source that must be there; none if it is a URL."""
+    """Paths of the source that must exist; none if it is a URL."""
     dest: str
     build_sha256: str
-    """Digest of the plan that must lie in DEST."""
+    """Digest of the build identity that must be in DEST."""
 
 
 def needs_of(scan: SourceScan, store: Store, identity: BuildIdentity) -> NodeNeeds:
     """What a node needs to build shards of this source into this store."""
     root = scan.absolute_root
     paths = [] if is_url(root) else [root]
-    if paths:  # a mount point without its mount is an empty folder: look one step into it
+    if paths:  # an unmounted mount point is an empty folder: look for a file in it
         held = (rows.container_paths[:1] for rows in scan.splits.values())
         paths += [os.path.join(root, path) for first in held for path in first]  # noqa: PTH118
     return NodeNeeds(
@@ -48,10 +47,10 @@ def needs_of(scan: SourceScan, store: Store, identity: BuildIdentity) -> NodeNee
 
 @cache
 def check_node(needs: NodeNeeds) -> None:
-    """Refuse a node that would make other bytes, or read or write other files.
+    """Refuse a node that would write different bytes, or read or write other files.
 
     Raises:
-        BuildError: what is wrong, on which node; cached if all is well, as it is for good.
+        BuildError: what is wrong, and on which node. Only success is cached.
     """
     from imgprep.image.prepare import codecs
 
@@ -64,8 +63,8 @@ def check_node(needs: NodeNeeds) -> None:
     ]
     if differing:
         raise BuildError(
-            f"node {node} has {'; '.join(differing)}: it would not make the same bytes; install "
-            "there what is installed where the build was started"
+            f"node {node} has {'; '.join(differing)}: it would not make the same bytes: install "
+            "the versions of the machine that started the build"
         )
     for path in needs.source:
         if not Path(path).exists():
@@ -78,17 +77,16 @@ def check_node(needs: NodeNeeds) -> None:
 
 def _check_dest(node: str, needs: NodeNeeds) -> None:
     store = open_store(needs.dest)
-    name = StatePaths(store).plan
     try:
-        plan = load_json(store, name, "build plan")
-    except (FormatError, StoreError, OSError) as exc:
+        identity = stored_identity(store)
+        if identity is None:
+            raise FileNotFoundError(errno.ENOENT, f"no {IDENTITY}")
+    except (FormatError, ChangedError, StoreError, OSError) as exc:
         raise BuildError(
             f"node {node} does not see the state folder of DEST, {store.where(STATE_FOLDER)} "
             f"({exc}): mount DEST there under the same path, or give a URL that all nodes can write"
         ) from exc
-    if digest_of({part: plan.get(part) for part in ("source", "spec", "engine")}) != (
-        needs.build_sha256
-    ):
+    if identity.sha256 != needs.build_sha256:
         raise BuildError(
             f"node {node} sees another build at DEST {store}: the folder must be the same one on "
             "all nodes"

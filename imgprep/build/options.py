@@ -1,4 +1,4 @@
-"""How a build is run, who hears of it, and when bad images stop it."""
+"""Build options, progress listener and bad-image policy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from imgprep.dataset.markers import Skip
+from imgprep.errors import UsageError
 from imgprep.runners.choose import check_runner
 from imgprep.runners.runner import LOCAL
-from imgprep.errors import UsageError
-from imgprep.dataset.markers import Skip
 from imgprep.spec import OnError
-from imgprep.wording import printable
+from imgprep.wording import counted, printable
 
 if TYPE_CHECKING:
     from imgprep.sources.manifest import SourceScan
@@ -21,13 +21,13 @@ MAX_ERRORS_DEFAULT = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildOptions:
-    """How to run a build; none of it changes a byte of a finished dataset."""
+    """How to run a build; no option changes a byte of the finished dataset."""
 
     jobs: int | None = None
-    """Tasks at a time; None is one for each processor of the runner."""
+    """Tasks at a time; None means one for each processor of the runner."""
     on_error: OnError = "fail"
     max_errors: int | None = None
-    """Bad images that stop the build; None is 100 under ``fail``, no limit under ``skip``."""
+    """Bad images that stop the build; None means 100 under ``fail``, no limit under ``skip``."""
     force: bool = False
     layout: str | None = None
     runner: str = LOCAL
@@ -36,9 +36,9 @@ class BuildOptions:
     def __post_init__(self) -> None:
         check_runner(self.runner)
         if self.jobs is not None and self.jobs < 1:
-            raise UsageError(f"jobs must be at least 1, not {self.jobs}")
+            raise UsageError(f"jobs must be at least 1; got {self.jobs}")
         if self.max_errors is not None and self.max_errors < 1:
-            raise UsageError(f"max-errors must be at least 1, not {self.max_errors}")
+            raise UsageError(f"max-errors must be at least 1; got {self.max_errors}")
 
     @property
     def bad_images_max(self) -> float:
@@ -48,8 +48,8 @@ class BuildOptions:
         return MAX_ERRORS_DEFAULT if self.on_error == "fail" else float("inf")
 
 
-class Listener(Protocol):
-    """Hears how a build goes on; the command line prints from it."""
+class ProgressListener(Protocol):
+    """Receives the progress of a build; the command line prints it."""
 
     def scanning(self, images: int) -> None: ...
     def scanned(self, scan: SourceScan) -> None: ...
@@ -60,11 +60,11 @@ class Listener(Protocol):
 
 
 def bad_images_message(bad: Sequence[Skip], count: int, options: BuildOptions) -> str:
-    """The list of what is wrong, and the way on."""
+    """The list of what is wrong, and what to do about it."""
     shown = list(bad[: options.max_errors or MAX_ERRORS_DEFAULT])
-    lines = [f"{count} bad {'entry' if count == 1 else 'entries'} in the source:"]
+    lines = [f"{counted(count, 'bad entry', 'bad entries')} in the source:"]
     lines += [f"  {printable(skip.where)}: {printable(skip.cause)}" for skip in shown]
     if count > len(shown):
-        lines.append(f"  … and {count - len(shown)} more")
-    lines.append("Mend them, or leave them out with --on-error skip (shards that are done stay).")
+        lines.append(f"  … and {count - len(shown):,} more")
+    lines.append("Fix them, or leave them out with --on-error skip; finished shards are kept.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The last stage of a build: merge the moments, write what goes beside the shards, index last."""
+"""The last stage of a build: merge the moments, write the files beside the shards, index last."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.storage.atomic import json_bytes
-from imgprep.errors import BuildError
+from imgprep.build.identity import BuildIdentity
+from imgprep.build.report import BuildReport
+from imgprep.build.state import StatePaths, load_pixel_sum
+from imgprep.colour.moments import Moments
 from imgprep.dataset.format import (
     DATASET_INFO,
     FORMAT_NAME,
@@ -24,25 +26,23 @@ from imgprep.dataset.format import (
     REPORT,
     RGB_PCA,
     SCHEMA_VERSION,
-    SPLITS,
     brace_pattern,
     label_digits,
     sources_name,
 )
 from imgprep.dataset.index import fingerprint_of
+from imgprep.dataset.markers import Marker, remove_marker
+from imgprep.errors import BuildError
 from imgprep.sources.manifest import SourceScan, SplitManifest
-from imgprep.dataset.markers import Marker
-from imgprep.colour.moments import Moments
-from imgprep.build.report import BuildReport
 from imgprep.spec import BuildSpec
-from imgprep.build.state import BuildIdentity, StatePaths, load_pixel_sum
 from imgprep.storage import Store
+from imgprep.storage.atomic import json_bytes
 from imgprep.storage.reading import in_order
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """All that the last stage needs from a build whose shards are done."""
+class BuiltShards:
+    """All that the last stage needs of a build whose shards are done."""
 
     spec: BuildSpec
     identity: BuildIdentity
@@ -54,8 +54,8 @@ def merge_moments(paths: StatePaths, markers: Sequence[Marker], size_px: int) ->
     """Add up the moments of all training shards, exactly.
 
     Raises:
-        BuildError: the pixel sum of a shard is not there as it was written; its marker is
-            removed, so that the next run makes the shard again.
+        BuildError: the pixel sum of a shard is missing or damaged; its marker is removed, so
+            that the next run rebuilds the shard.
     """
     store = paths.store
 
@@ -66,48 +66,48 @@ def merge_moments(paths: StatePaths, markers: Sequence[Marker], size_px: int) ->
     total = Moments.empty(size_px)
     for marker, pixel_sum in zip(markers, in_order(store, pixel_sum_of, markers), strict=True):
         if pixel_sum is None or marker.rgb_second is None:
-            store.remove(f"{marker.stem}.json")
+            remove_marker(store, marker.stem)
             raise BuildError(
                 f"{marker.stem}: its moments are damaged or missing in "
-                f"{store.where(paths.folder)}: run the same command again to make this shard anew"
+                f"{store.where(paths.folder)}: run the same command again to rebuild this shard"
             )
         rr, gg, bb, rg, rb, gb = marker.rgb_second
         total = total + Moments(marker.records, pixel_sum, (rr, gg, bb, rg, rb, gb))
     return total
 
 
-def publish_files(paths: StatePaths, finished: Finished) -> dict[str, str]:
-    """Write statistics, labels and sources; returns SHA-256 by name of those the index names."""
+def publish_files(paths: StatePaths, built: BuiltShards) -> dict[str, str]:
+    """Write statistics, labels and sources; returns the SHA-256 of each file the index names."""
     files: dict[str, str] = {}
 
     def keep(name: str, data: bytes) -> None:
         paths.store.write(name, data)
         files[name] = hashlib.sha256(data).hexdigest()
 
-    if finished.markers.get("train"):
-        _publish_stats(paths, finished, keep)
-    keep(LABELS, json_bytes(finished.scan.labels.to_json()))
-    for split in finished.markers:
+    if built.markers.get("train"):
+        _publish_stats(paths, built, keep)
+    keep(LABELS, json_bytes(built.scan.labels.to_json()))
+    for split in built.markers:
         name = sources_name(split)
-        files[name] = _write_sources(paths.store, name, finished.scan.splits[split])
+        files[name] = _write_sources(paths.store, name, built.scan.splits[split])
     return files
 
 
 def publish_index(
-    paths: StatePaths, finished: Finished, files: dict[str, str], report: BuildReport
+    paths: StatePaths, built: BuiltShards, files: dict[str, str], report: BuildReport
 ) -> None:
     """Write the report, then the index: the dataset is whole."""
     paths.store.write(REPORT, json_bytes(report.to_json()))
-    paths.store.write(DATASET_INFO, json_bytes(_index(finished, files)))
+    paths.store.write(DATASET_INFO, json_bytes(_index(built, files)))
 
 
 def _publish_stats(
-    paths: StatePaths, finished: Finished, keep: Callable[[str, bytes], None]
+    paths: StatePaths, built: BuiltShards, keep: Callable[[str, bytes], None]
 ) -> None:
     from imgprep.colour.pca import fit_pca
     from imgprep.colour.stats import rgb_pca_json
 
-    moments = merge_moments(paths, finished.markers["train"], finished.spec.image.size_px)
+    moments = merge_moments(paths, built.markers["train"], built.spec.image.size_px)
     mean_image = moments.mean_image_hwc()
     keep(PIXEL_SUM, _npy(moments.pixel_sum_hwc))
     keep(MEAN_IMAGE_NPY, _npy(mean_image))
@@ -130,7 +130,7 @@ def _png(mean_image: np.ndarray[Any, Any]) -> bytes:
 
 
 def _write_sources(store: Store, name: str, manifest: SplitManifest) -> str:
-    """One line a manifest row: number in the key, label, source file (tabs escaped).
+    """Write a line for each manifest row: number in the key, label, source file (tabs escaped).
 
     Returns the SHA-256 (hex) of the file.
     """
@@ -151,22 +151,22 @@ def _one_line(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _index(finished: Finished, files: dict[str, str]) -> dict[str, Any]:
-    labels = finished.scan.labels
+def _index(built: BuiltShards, files: dict[str, str]) -> dict[str, Any]:
+    labels = built.scan.labels
     info: dict[str, Any] = {
         "format": FORMAT_NAME,
         "schema_version": SCHEMA_VERSION,
-        "spec": finished.identity.spec,
-        "engine": finished.identity.codecs,
+        "spec": built.identity.spec,
+        "codecs": built.identity.codecs,
         "source": {
             name: value
-            for name, value in finished.identity.source.items()
-            if "modified" not in name  # the same images copied elsewhere are the same dataset
+            for name, value in built.identity.source.items()
+            if "modified" not in name  # a copy of the images gives the same dataset
         },
         "classes": len(labels.classes),
         "label_digits": label_digits(len(labels.classes)),
         "label_order_sha256": labels.order_sha256,
-        "splits": {split: _split(split, list(m)) for split, m in finished.markers.items()},
+        "splits": {split: _split(split, list(m)) for split, m in built.markers.items()},
         "files": dict(sorted(files.items())),
     }
     info["fingerprint"] = fingerprint_of(info)

@@ -1,4 +1,4 @@
-"""What a build found and did: counts, skips, timings and the exit code that follows."""
+"""The report of a build: counts, skipped images, timings, and the exit code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imgprep import __version__
-from imgprep.errors import EXIT_DONE, EXIT_SKIPPED
 from imgprep.dataset.format import SCHEMA_VERSION
 from imgprep.dataset.markers import Marker, Skip
+from imgprep.errors import EXIT_DONE, EXIT_SKIPPED
 
 KNOWN_ODDITIES = "ILSVRC2012 train holds 22 CMYK images and 1 PNG named .JPEG"
 
@@ -27,7 +27,7 @@ class BuildReport:
     skipped: dict[str, list[Skip]] = field(default_factory=dict)
     """Images left out while building, by split."""
     problems: list[dict[str, str]] = field(default_factory=list)
-    """What the scan found unusable: kind, where, cause."""
+    """What the scan rejected: kind, where, cause."""
     problem_counts: dict[str, int] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds and rates of the run that wrote this report."""
@@ -41,13 +41,18 @@ class BuildReport:
 
     @property
     def skipped_images(self) -> int:
-        """Images left out, by the scan or the build."""
-        return sum(map(len, self.skipped.values())) + sum(self.problem_counts.values())
+        """Images that the build left out."""
+        return sum(map(len, self.skipped.values()))
+
+    @property
+    def scan_problems(self) -> int:
+        """Entries of the source that the scan rejected."""
+        return sum(self.problem_counts.values())
 
     @property
     def exit_code(self) -> int:
         """0, or 3 if anything was left out."""
-        return EXIT_SKIPPED if self.skipped_images else EXIT_DONE
+        return EXIT_SKIPPED if self.skipped_images or self.scan_problems else EXIT_DONE
 
     def to_json(self) -> dict[str, Any]:
         """Content of ``report.json``."""

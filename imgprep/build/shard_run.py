@@ -5,34 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from imgprep.build.options import BuildOptions, Listener, bad_images_message
+from imgprep.build.node import NodeNeeds, check_node
+from imgprep.build.options import BuildOptions, ProgressListener, bad_images_message
+from imgprep.build.worker import ShardResult, ShardTask, WorkerSetup, build_shard
+from imgprep.dataset.markers import Marker, Skip
+from imgprep.errors import BadImagesError
 from imgprep.runners.choose import open_runner, runner_for
 from imgprep.runners.runner import Progress, Retried, Workload
-from imgprep.errors import BadImagesError
-from imgprep.dataset.markers import Marker, Skip
-from imgprep.build.node import NodeNeeds, check_node
-from imgprep.build.worker import ShardResult, ShardTask, WorkerSetup, build_shard
 
 
 @dataclass(slots=True)
 class ShardRun:
-    """Builds shards; ``markers`` gains those that are done, ``bad`` the images that are no good."""
+    """Builds shards and collects the ``markers`` of finished ones and the ``bad`` images."""
 
     setup: WorkerSetup
     needs: NodeNeeds
     options: BuildOptions
-    listener: Listener
+    listener: ProgressListener
     markers: dict[tuple[str, int], Marker]
     bad: list[Skip] = field(default_factory=list)
     jobs: int = 0
-    """Shards that were built at a time."""
+    """Number of shards that are built at a time."""
 
     def build(self, shards: list[tuple[str, int]]) -> None:
-        """Build the shards, named by split and number, in whatever order.
+        """Build the shards, named by split and number, in any order.
 
         Raises:
-            BadImagesError: so many images are bad that the build stops.
-            ImgprepError: a task failed, or no more of them can be run.
+            BadImagesError: as many images are bad as stop the build.
+            ImgprepError: a task failed, or tasks can no longer be run.
         """
         name = runner_for(self.options.runner, self.setup.source, self.setup.dest)
         tasks = [ShardTask(split, number) for split, number in shards]

@@ -9,22 +9,23 @@ from dataclasses import dataclass, field
 from functools import cache
 from functools import partial as partial_call
 
-from imgprep.storage.writing import write_errors
-from imgprep.errors import BuildError, ImageError
+from imgprep.build.dest import LOCK
+from imgprep.build.split_plan import SplitPlan
+from imgprep.build.state import StatePaths, save_pixel_sum, split_files
+from imgprep.colour.moments import MomentsAccumulator
 from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.format import label_bytes, record_key, shard_stem
-from imgprep.sources.manifest import SplitManifest
 from imgprep.dataset.markers import Marker, Skip
-from imgprep.colour.moments import MomentsAccumulator
 from imgprep.dataset.npyfile import map_npy
-from imgprep.build.split_plan import SplitPlan
-from imgprep.runners.runner import Tick
-from imgprep.image.prepare import Prepared, prepare
-from imgprep.sources.reader import SourceReader
 from imgprep.dataset.shards import ShardFacts, ShardWriter
+from imgprep.errors import BuildError, ImageError
+from imgprep.image.prepare import Prepared, prepare
+from imgprep.runners.runner import Tick
+from imgprep.sources.manifest import SplitManifest
+from imgprep.sources.reader import SourceReader
 from imgprep.spec import ImageSpec
-from imgprep.build.state import LOCK, StatePaths, save_pixel_sum, split_files
 from imgprep.storage import Partial, Store, open_store
+from imgprep.storage.writing import write_errors
 from imgprep.wording import printable
 
 READ_AHEAD_IMAGES = 16

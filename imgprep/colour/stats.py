@@ -23,7 +23,7 @@ from imgprep.colour.published import (
     Comparison,
     compare,
 )
-from imgprep.dataset.format import PIXEL_SUM, RGB_PCA, SCHEMA_VERSION
+from imgprep.dataset.format import PIXEL_SUM, RGB_PCA, RGB_PCA_VERSION
 from imgprep.dataset.index import DatasetIndex, load_index, read_checked
 from imgprep.dataset.npyfile import read_npy
 from imgprep.errors import FormatError
@@ -45,7 +45,7 @@ def rgb_pca_json(moments: Moments | RgbMoments, pca: RgbPca) -> dict[str, Any]:
     """The content of ``rgb_pca.json``: exact sums, and the mean, covariance and PCA from them."""
     rgb = moments.rgb
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": RGB_PCA_VERSION,
         "images": rgb.images,
         "size_px": rgb.size_px,
         "pixels": rgb.pixels,
@@ -69,10 +69,10 @@ def rgb_moments_from_json(value: object) -> RgbMoments:
     """
     if not isinstance(value, Mapping):
         raise FormatError(f"{RGB_PCA}: expected a JSON object, got {type(value).__name__}")
-    if value.get("schema_version") != SCHEMA_VERSION:
+    if value.get("schema_version") != RGB_PCA_VERSION:
         raise FormatError(
             f"{RGB_PCA}: schema version {value.get('schema_version')!r:.80}, this imgprep reads "
-            f"{SCHEMA_VERSION}"
+            f"{RGB_PCA_VERSION}"
         )
     (images, size_px, pixels) = (_integer(value, name) for name in ("images", "size_px", "pixels"))
     r, g, b = _integers(value.get("rgb_sum"), "rgb_sum")

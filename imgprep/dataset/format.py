@@ -1,15 +1,19 @@
 """The on-disk format, declared once: names, record layout, versions. README documents it.
 
-A dataset folder holds, for each split, ``<split>-<number>.tar`` (USTAR), ``.idx`` (DALI index) and
-``.json`` (done marker), then the labels and statistics, and last ``dataset_info.json``.
-A record is two tar members with one key: ``<key>.<image extension>`` and ``<key>.cls``.
+A dataset folder holds, for each split, ``<split>-<number>.tar`` (USTAR) and ``.idx`` (DALI index),
+then the labels and statistics, and last ``dataset_info.json``. The folder ``.imgprep`` is for the
+build: its identity and the done marker of each shard. A record is two tar members with one key:
+``<key>.<image extension>`` and ``<key>.cls``.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""Version of the index, the build identity, the done markers and the report. 1 is still read."""
+RGB_PCA_VERSION: Final = 1
+"""Version of ``rgb_pca.json``, which did not change with schema version 2."""
 FORMAT_NAME: Final = "imgprep"
 SPLITS: Final = ("train", "val")
 
@@ -21,6 +25,9 @@ PIXEL_SUM: Final = "pixel_sum.npy"
 RGB_PCA: Final = "rgb_pca.json"
 REPORT: Final = "report.json"
 STATE_FOLDER: Final = ".imgprep"
+IDENTITY: Final = f"{STATE_FOLDER}/identity.json"
+DONE_FOLDER: Final = f"{STATE_FOLDER}/done"
+"""Done markers are not beside the shards: stock readers take JSON beside a tar for its data."""
 
 LABEL_EXTENSION: Final = "cls"
 LABEL_DIGITS_MIN: Final = 4
@@ -34,6 +41,11 @@ NPY_HEADER_BYTES: Final = 128
 def shard_stem(split: str, number: int) -> str:
     """``train-000012``: the name of a shard without its extension."""
     return f"{split}-{number:06d}"
+
+
+def marker_name(stem: str) -> str:
+    """Name of the done marker of a shard."""
+    return f"{DONE_FOLDER}/{stem}.json"
 
 
 def brace_pattern(split: str, shards: int) -> str:

@@ -20,6 +20,7 @@ from imgprep.dataset.format import (
     sources_name,
 )
 from imgprep.dataset.labels import LabelMap
+from imgprep.dataset.version1 import from_v1, is_v1
 from imgprep.errors import FormatError, UsageError
 from imgprep.spec import ImageSpec, digest_of
 from imgprep.storage import Location, Store, open_store
@@ -125,12 +126,14 @@ def load_index(location: Location) -> DatasetIndex:
             f"{store}: no {DATASET_INFO}: not a finished dataset; run imgprep build-shards again"
         )
     info = load_json(store, DATASET_INFO, "dataset index")
-    if info.get("format") != FORMAT_NAME or info.get("schema_version") != SCHEMA_VERSION:
+    known = info.get("schema_version") == SCHEMA_VERSION or is_v1(info)
+    if info.get("format") != FORMAT_NAME or not known:
         raise FormatError(
             f"{path}: format {info.get('format')!r:.80} version "
-            f"{info.get('schema_version')!r:.80}; this imgprep reads {FORMAT_NAME!r} version "
-            f"{SCHEMA_VERSION}"
+            f"{info.get('schema_version')!r:.80}; this imgprep reads {FORMAT_NAME!r} versions 1 "
+            f"to {SCHEMA_VERSION}"
         )
+    info = from_v1(info)
     try:
         index = _from_json(store, info)
         stated = fingerprint_of(info)

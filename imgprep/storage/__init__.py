@@ -1,6 +1,6 @@
 """Where a dataset lies: a folder on disk, or a URL of an object store. One interface to both.
 
-A store is a folder of named files. A name may have parts (``.imgprep/plan.json``); folders are
+A store is a folder of named files. A name may have parts (``.imgprep/identity.json``); folders are
 made as they are needed. Every file is whole or absent. What goes wrong is an ``OSError`` with its
 ``strerror``, from a disk and from a network alike: callers turn it into their own errors.
 """

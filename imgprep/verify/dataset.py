@@ -73,9 +73,7 @@ class VerifyReport:
             )
         lines += [f"DAMAGED {damage.where}: {damage.what}" for damage in self.damages]
         if self.damages:
-            lines.append(
-                "To mend a shard, remove its .tar, .idx and .json and run build-shards again."
-            )
+            lines.append("To repair a shard, remove its .tar and .idx and run build-shards again.")
         else:
             lines.append("OK: everything is as the index states")
         return "\n".join(lines)

@@ -12,7 +12,7 @@ from imgprep.colour.moments import Moments, MomentsAccumulator
 from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.format import DALI_INDEX_VERSION, LABEL_DIGITS_MAX
 from imgprep.dataset.index import DatasetIndex, ShardInfo
-from imgprep.dataset.markers import read_marker
+from imgprep.dataset.markers import has_markers, read_marker
 from imgprep.dataset.shard_walk import BadTarError, Member, index_line, records
 from imgprep.errors import FormatError
 from imgprep.runners.runner import Tick
@@ -21,7 +21,7 @@ from imgprep.storage.reading import on_disk, read_bytes
 
 HASH_BYTES = 1 << 20
 DAMAGES_MAX = 20
-"""Damages listed of one shard; one lie in a tar makes many."""
+"""Damages listed for one shard; one wrong length in a tar causes many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,16 +29,18 @@ class VerifySetup:
     """What all shards of a dataset have in common."""
 
     location: str
-    """Of the dataset, in whatever process."""
+    """Path or URL of the dataset, valid in any process."""
     size_px: int
     encoding: str
     classes: int
     label_digits: int
     decode: bool
+    marked: bool
+    """Whether the done markers came along: a copy of the visible files alone lacks them."""
 
     @classmethod
     def of(cls, index: DatasetIndex, *, decode: bool) -> VerifySetup:
-        """That of a dataset."""
+        """The setup for a dataset."""
         return cls(
             location=absolute(index.store),
             size_px=index.size_px,
@@ -46,6 +48,7 @@ class VerifySetup:
             classes=index.classes,
             label_digits=index.label_digits,
             decode=decode,
+            marked=has_markers(index.store),
         )
 
 
@@ -62,7 +65,7 @@ class VerifyTask:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something that is not as it was written."""
+    """A file or record that is not as it was written."""
 
     where: str
     what: str
@@ -70,7 +73,7 @@ class Damage:
 
 @dataclass(slots=True)
 class ShardCheck:
-    """What was found in a shard."""
+    """The result of checking a shard."""
 
     task: VerifyTask
     damages: list[Damage] = field(default_factory=list)
@@ -83,7 +86,7 @@ class ShardCheck:
 
 
 def verify_shard(task: VerifyTask, setup: VerifySetup, tick: Tick) -> Callable[[], ShardCheck]:
-    """Check a shard; never raises for damage, only lists it.
+    """Check a shard; damage is listed and never raised.
 
     Raises:
         StoreError: an object store does not answer, or refuses.
@@ -105,7 +108,8 @@ def verify_shard(task: VerifyTask, setup: VerifySetup, tick: Tick) -> Callable[[
         idx = read_bytes(store, task.shard.idx_name)
         if lines is not None:
             _check_idx(check, idx, lines)
-        _check_marker(check, store, hashlib.sha256(idx).hexdigest())
+        if setup.marked:
+            _check_marker(check, store, hashlib.sha256(idx).hexdigest())
     except OSError as exc:
         where = exc.filename or store.where(task.shard.name)
         _damage(check, f"cannot be read: {exc.strerror}: {where}")
@@ -127,7 +131,7 @@ def _check_marker(check: ShardCheck, store: Store, idx_sha256: str) -> None:
     shard = check.task.shard
     marker = read_marker(store, shard.name.removesuffix(".tar"))
     if (marker.records, marker.bytes, marker.sha256) != (shard.records, shard.bytes, shard.sha256):
-        _damage(check, "its done marker states another shard than the index", f"{marker.stem}.json")
+        _damage(check, "its done marker states another shard than the index", marker.name)
     if marker.idx_sha256 != idx_sha256:
         _damage(check, "its bytes are not those that were written", shard.idx_name)
 

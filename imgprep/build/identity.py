@@ -1,0 +1,93 @@
+"""The build identity: all that decides the bytes of a dataset, and its file in the state folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from imgprep.dataset.format import IDENTITY, SCHEMA_VERSION
+from imgprep.dataset.version1 import IDENTITY_V1, from_v1
+from imgprep.errors import ChangedError
+from imgprep.spec import digest_of
+from imgprep.storage import Store
+from imgprep.storage.atomic import json_bytes
+from imgprep.storage.reading import exists, load_json
+
+
+@dataclass(frozen=True, slots=True)
+class BuildIdentity:
+    """All that decides the bytes of a dataset; each part is a flat JSON object."""
+
+    source: dict[str, Any]
+    spec: dict[str, Any]
+    codecs: dict[str, str]
+
+    @property
+    def sha256(self) -> str:
+        """Digest that done markers carry.
+
+        It names the codecs as schema version 1 did, so that markers of version 1 remain valid.
+        """
+        return digest_of({"source": self.source, "spec": self.spec, "engine": self.codecs})
+
+    def to_json(self) -> dict[str, Any]:
+        """The three parts as one JSON object."""
+        return {"source": self.source, "spec": self.spec, "codecs": self.codecs}
+
+    def write(self, store: Store) -> None:
+        """Write the file in the state folder."""
+        store.write(IDENTITY, json_bytes({"schema_version": SCHEMA_VERSION, **self.to_json()}))
+
+
+def stored_identity(store: Store) -> BuildIdentity | None:
+    """The identity of the build that was begun in a store, of either version; None if none was.
+
+    Its parts may be of any type, as the file may have been edited.
+
+    Raises:
+        FormatError: it cannot be read.
+        ChangedError: it is of a version that this imgprep does not know.
+        StoreError: the store does not answer, or refuses.
+    """
+    name = next((name for name in (IDENTITY, IDENTITY_V1) if exists(store, name)), None)
+    if name is None:
+        return None
+    value = from_v1(load_json(store, name, "build identity"))
+    if value.get("schema_version") != SCHEMA_VERSION:
+        raise ChangedError(
+            f"{store}: begun with schema version {value.get('schema_version')!r:.80}; this imgprep "
+            f"reads versions 1 to {SCHEMA_VERSION}: choose another DEST, or start over with --force"
+        )
+    source, spec, codecs = (value.get(part) for part in ("source", "spec", "codecs"))
+    return BuildIdentity(source, spec, codecs)  # type: ignore[arg-type]
+
+
+def refuse_changes(store: Store, begun: BuildIdentity, identity: BuildIdentity) -> None:
+    """Refuse to resume a build from another source, with another spec or with other codecs.
+
+    Raises:
+        ChangedError: names each difference.
+    """
+    before = begun.to_json()
+    changes = [
+        f"{part}.{name}: was {_short(old)}, is {_short(new)}"
+        for part, fields in identity.to_json().items()
+        for name, old, new in _differences(before[part], fields)
+    ]
+    if changes:
+        raise ChangedError(
+            f"{store} was begun from something else:\n  "
+            + "\n  ".join(changes)
+            + "\nRestore that, choose another DEST, or start over with --force."
+        )
+
+
+def _differences(old: object, new: dict[str, Any]) -> list[tuple[str, object, object]]:
+    before = old if isinstance(old, dict) else {}
+    changed = (name for name in sorted({*before, *new}) if before.get(name) != new.get(name))
+    return [(name, before.get(name), new.get(name)) for name in changed]
+
+
+def _short(value: object) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"
