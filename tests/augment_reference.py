@@ -1,4 +1,4 @@
-"""The augmentation in numpy, image by image, as slowly and plainly as it can be written.
+"""A reference implementation of the augmentation in numpy, image by image, simple and slow.
 
 Suffixes: ``hwc`` row, column, channel; ``yx`` row and column.
 """
@@ -19,14 +19,14 @@ Float = NDArray[np.float64]
 
 
 def pixels_of(content: bytes) -> NDArray[np.uint8]:
-    """A record of any encoding, decoded: (size, size, 3)."""
+    """Decode a record of any encoding: (size, size, 3)."""
     if content.startswith(b"\x93NUMPY"):
         return np.asarray(np.load(io.BytesIO(content)))
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def colour_noise(data: TrainingSet, config: InputConfig, alpha: Float) -> Float:
-    """Shift of R, G, B for three alphas, as the words of paper and source say."""
+def lighting_noise(data: TrainingSet, config: InputConfig, alpha: Float) -> Float:
+    """Shift of R, G, B for three alphas, as the paper and the source define it."""
     total = np.zeros(3)
     for k in range(3):
         variance, axis = data.pca.eigenvalues[k], data.pca.eigenvectors[:, k]
@@ -40,7 +40,7 @@ def colour_noise(data: TrainingSet, config: InputConfig, alpha: Float) -> Float:
 def augmented(
     data: TrainingSet, config: InputConfig, draws: EpochDraws, records: list[bytes], lit: bool
 ) -> Float:
-    """What the graph must give: (n, 3, crop, crop)."""
+    """Compute the images that the graph must give: (n, 3, crop, crop)."""
     out = []
     for i, content in enumerate(records):
         rows, columns = (
@@ -61,7 +61,7 @@ def augmented(
             ..., None
         ]
         if lit:
-            crop_hwc = crop_hwc + draws.noise_rgb[i]
+            crop_hwc = crop_hwc + draws.lighting_rgb[i]
             if config.lighting_divide:
                 crop_hwc = crop_hwc / (1 + config.lighting_sd)
         out.append(crop_hwc.transpose(2, 0, 1))
@@ -69,7 +69,7 @@ def augmented(
 
 
 def _places(config: InputConfig, corner: int, mirrored: bool, scale: float) -> Float:
-    """Where in the record the rows (or columns) of the crop lie; centres of pixels at integers."""
+    """Positions in the record of the crop's rows (or columns); pixel centres are at integers."""
     from_middle = (np.arange(config.crop_px) + 0.5 - config.crop_px / 2) / scale
     if mirrored:
         from_middle = -from_middle
@@ -77,7 +77,7 @@ def _places(config: InputConfig, corner: int, mirrored: bool, scale: float) -> F
 
 
 def _sample(image_hwc: Float, rows: Float, columns: Float) -> Float:
-    """Bilinear; beyond the edge the edge goes on."""
+    """Interpolate bilinearly; outside the image its edge is repeated."""
     size = len(image_hwc)
     low_r, low_c = np.floor(rows).astype(int), np.floor(columns).astype(int)
     part_r, part_c = (rows - low_r)[:, None, None], (columns - low_c)[None, :, None]

@@ -1,4 +1,4 @@
-"""What the tests of the input share."""
+"""Helpers for the tests of the input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from train.feed.records import RecordReader
 
 CPU = torch.device("cpu")
 SMALL = InputConfig(crop_px=32, threads=2, lighting="sqrt-eigenvalue", lighting_divide=True)
-"""Small crops: the order, not the pixels, is looked at."""
+"""Small crops, for tests that look at the order and not at the pixels."""
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def loading(
     batch_images: int = 32,
     seed: int = 7,
 ) -> Iterator[TrainLoader]:
-    """A training loader on the CPU that is closed at the end."""
+    """Open a training loader on the CPU, and close it at the end."""
     loader = TrainLoader(data, config, share, batch_images=batch_images, seed=seed, device=CPU)
     try:
         yield loader
@@ -40,19 +40,19 @@ def loading(
 
 
 def joined(batches: list[Batch]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Images (n, 3, crop, crop) and record indices (n,) of some batches."""
+    """Join the images (n, 3, crop, crop) and record indices (n,) of some batches."""
     images = np.concatenate([batch.images.float().numpy() for batch in batches])
     return images, np.concatenate([batch.record_n for batch in batches])
 
 
 def copy_of(dataset: Path, dest: Path) -> Path:
-    """A dataset to damage."""
+    """Copy a dataset, to damage it."""
     shutil.copytree(dataset, dest)
     return dest
 
 
 def overwrite(dataset: Path, record: int, offset: int, content: bytes) -> tuple[str, str]:
-    """Write over the bytes of training record ``record``; its shard's name and its key."""
+    """Overwrite bytes of training record ``record``; returns its shard's name and its key."""
     reader = RecordReader(open_dataset(dataset), "train")
     path, _, key = reader.where(record).partition(": ")
     start = int(reader._spans[record, 0])

@@ -1,4 +1,4 @@
-"""Damage and change under a live run: an error that names shard and key, never a crash or hang."""
+"""Damage and changes during a run cause an error that names shard and key, no crash or hang."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_damaged_record_is_named(built: Path, tmp_path: Path, damage: bytes) -
 
 
 def test_a_record_that_declares_a_huge_image_is_named(built: Path, tmp_path: Path) -> None:
-    """Before DALI makes room for its 12 GB."""
+    """The error comes before DALI allocates 12 GB for it."""
     dataset = copy_of(built, tmp_path / "damaged")
     reader = RecordReader(open_dataset(dataset), "train")
     frame = reader.read([57])[0].content.index(b"\xff\xc0")
@@ -52,7 +52,7 @@ def test_a_record_that_declares_a_huge_image_is_named(built: Path, tmp_path: Pat
         read_all(dataset)
 
 
-def test_batches_before_the_damage_arrive_and_the_loader_goes_on(
+def test_batches_before_the_damage_arrive_and_the_loader_stays_usable(
     built: Path, tmp_path: Path
 ) -> None:
     dataset = copy_of(built, tmp_path / "damaged")
@@ -67,7 +67,7 @@ def test_batches_before_the_damage_arrive_and_the_loader_goes_on(
     assert sum(len(batch.images) for batch in rest) == 96 - 60
 
 
-def test_a_label_that_is_no_class_is_named(built: Path, tmp_path: Path) -> None:
+def test_a_label_that_is_not_a_class_is_named(built: Path, tmp_path: Path) -> None:
     dataset = copy_of(built, tmp_path / "damaged")
     data = open_dataset(dataset)
     reader = RecordReader(data, "train")
@@ -77,7 +77,7 @@ def test_a_label_that_is_no_class_is_named(built: Path, tmp_path: Path) -> None:
         read_all(dataset)
 
 
-def test_a_shard_of_another_length_is_refused(built: Path, tmp_path: Path) -> None:
+def test_a_shard_of_the_wrong_size_is_refused(built: Path, tmp_path: Path) -> None:
     dataset = copy_of(built, tmp_path / "damaged")
     shard = dataset / "train-000001.tar"
     os.truncate(shard, shard.stat().st_size - 10_240)
@@ -92,7 +92,7 @@ def test_a_missing_shard_is_named(built: Path, tmp_path: Path) -> None:
         read_all(dataset)
 
 
-def test_a_shard_cut_short_under_a_live_run_does_not_kill_it(built: Path, tmp_path: Path) -> None:
+def test_a_shard_truncated_during_a_run_does_not_crash_it(built: Path, tmp_path: Path) -> None:
     """A mapped file would raise SIGBUS here."""
     dataset = copy_of(built, tmp_path / "damaged")
     data = open_dataset(dataset)
@@ -101,7 +101,7 @@ def test_a_shard_cut_short_under_a_live_run_does_not_kill_it(built: Path, tmp_pa
         next(batches)
         for shard in dataset.glob("train-*.tar"):
             os.truncate(shard, 4096)
-        with pytest.raises(DataError, match=r"cut short|the index says"):
+        with pytest.raises(DataError, match=r"truncated|the index says"):
             list(batches)
 
 

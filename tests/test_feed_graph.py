@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.augment_reference import augmented, colour_noise, pixels_of
+from tests.augment_reference import augmented, lighting_noise, pixels_of
 from tests.conftest import imgprep
 from tests.feeding import CPU, loading
 from train.config import InputConfig, MeanKind
@@ -18,7 +18,7 @@ from train.errors import ConfigError
 from train.feed.augment import EpochDraws, epoch_draws, lighting_on
 from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.graph import Graph, build_pipeline
-from train.feed.inputs import FeedBatch, eval_spec, graph_spec
+from train.feed.graph_spec import FeedBatch, eval_spec, graph_spec
 from train.feed.loader import EvalLoader, Share
 from train.feed.records import RecordReader
 
@@ -50,10 +50,10 @@ def data(built: Path) -> TrainingSet:
 
 
 def through_graph(
-    data: TrainingSet, config: InputConfig, draws: EpochDraws, records: list[bytes], noise: bool
+    data: TrainingSet, config: InputConfig, draws: EpochDraws, records: list[bytes], lighting: bool
 ) -> np.ndarray:
-    """(n, 3, crop, crop) from the CPU graph."""
-    graph = Graph(graph_spec(data, config, batch_images=len(draws), noise=noise), "cpu", None)
+    """Run the CPU graph: (n, 3, crop, crop)."""
+    graph = Graph(graph_spec(data, config, batch_images=len(draws), lighting=lighting), "cpu", None)
     graph.submit(FeedBatch(records=records, draws=draws))
     (images,) = graph.collect()
     return np.asarray(images).astype(np.float64).transpose(0, 3, 1, 2)
@@ -74,28 +74,30 @@ def check(
 
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("preset", [PAPER, SOURCE], ids=["paper", "source"])
-def test_presets(encoded: TrainingSet, preset: InputConfig, mean: MeanKind) -> None:
+def test_the_graph_gives_the_pixels_of_the_reference(
+    encoded: TrainingSet, preset: InputConfig, mean: MeanKind
+) -> None:
     check(encoded, replace(preset, mean=mean), atol=1e-4)
 
 
 @pytest.mark.parametrize("mean", MEANS)
-def test_after_the_noise_stops(data: TrainingSet, mean: MeanKind) -> None:
+def test_pixels_after_the_lighting_noise_stops(data: TrainingSet, mean: MeanKind) -> None:
     check(data, replace(SOURCE, mean=mean), epoch=68, atol=1e-4)
 
 
 @pytest.mark.parametrize("mean", MEANS)
-def test_vertical_flip(data: TrainingSet, mean: MeanKind) -> None:
+def test_pixels_with_vertical_flips(data: TrainingSet, mean: MeanKind) -> None:
     check(data, replace(SOURCE, mean=mean, vertical_flip=True), atol=1e-4)
 
 
 @pytest.mark.parametrize("mean", MEANS)
-def test_translation_shows_the_mean_outside(data: TrainingSet, mean: MeanKind) -> None:
+def test_crops_show_the_mean_outside_the_record(data: TrainingSet, mean: MeanKind) -> None:
     check(data, replace(SOURCE, mean=mean, translate_px=40, crop_chunk=1), atol=1e-3)
 
 
 @pytest.mark.parametrize("mean", MEANS)
-def test_scale_jitter_with_everything_else(data: TrainingSet, mean: MeanKind) -> None:
-    """DALI adds positions up along a row: off by some 1e-3 pixels, times the steepest edge."""
+def test_pixels_with_scale_jitter_and_everything_else(data: TrainingSet, mean: MeanKind) -> None:
+    """DALI accumulates positions along a row, so they are off by some 1e-3 pixels at the end."""
     config = replace(
         SOURCE, mean=mean, translate_px=9, scale_jitter=0.4, vertical_flip=True, crop_chunk=1
     )
@@ -104,30 +106,32 @@ def test_scale_jitter_with_everything_else(data: TrainingSet, mean: MeanKind) ->
 
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("extras", [{}, {"translate_px": 8, "vertical_flip": True}])
-def test_half_precision(data: TrainingSet, mean: MeanKind, extras: dict[str, object]) -> None:
+def test_pixels_in_half_precision(
+    data: TrainingSet, mean: MeanKind, extras: dict[str, object]
+) -> None:
     config = replace(SOURCE, mean=mean, dtype="float16", **extras)  # type: ignore[arg-type]
     check(data, config, atol=1e-2, rtol=1e-3)
     check(data, replace(config, vertical_flip=True), atol=1e-2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("crop_px", [8, 225, 255, 256])
-def test_any_crop_size(data: TrainingSet, crop_px: int) -> None:
+def test_pixels_of_any_crop_size(data: TrainingSet, crop_px: int) -> None:
     for mean in ("centre", "aligned"):
         check(data, replace(PAPER, mean=mean, crop_px=crop_px), atol=1e-4)
 
 
 def test_a_crop_larger_than_the_records_is_refused(data: TrainingSet) -> None:
-    with pytest.raises(ConfigError, match="256 pixels"):
-        graph_spec(data, replace(PAPER, crop_px=257), batch_images=1, noise=False)
+    with pytest.raises(ConfigError, match="at most 256"):
+        graph_spec(data, replace(PAPER, crop_px=257), batch_images=1, lighting=False)
 
 
-def test_colour_noise_has_the_scale_of_paper_and_source(data: TrainingSet) -> None:
+def test_lighting_noise_has_the_scale_of_paper_and_source(data: TrainingSet) -> None:
     alpha = np.array([0.1, -0.2, 0.05])
     for config in (PAPER, SOURCE):
-        by_hand = colour_noise(data, config, alpha)
+        by_hand = lighting_noise(data, config, alpha)
         draws = epoch_draws(config, data.pca, 256, 4000, seed=0, epoch=0)
-        along = draws.noise_rgb.astype(np.float64) @ data.pca.eigenvectors
-        unit = colour_noise(data, config, np.eye(3)[0]) @ data.pca.eigenvectors[:, 0]
+        along = draws.lighting_rgb.astype(np.float64) @ data.pca.eigenvectors
+        unit = lighting_noise(data, config, np.eye(3)[0]) @ data.pca.eigenvectors[:, 0]
         assert along[:, 0].std() == pytest.approx(0.1 * unit, rel=0.05)
         assert by_hand @ data.pca.eigenvectors[:, 0] == pytest.approx(0.1 * unit)
     ratio = data.pca.stdevs / (data.pca.eigenvalues / 255)
@@ -135,7 +139,9 @@ def test_colour_noise_has_the_scale_of_paper_and_source(data: TrainingSet) -> No
 
 
 @pytest.mark.parametrize("mean", MEANS)
-def test_ten_views(data: TrainingSet, mean: MeanKind) -> None:
+def test_ten_views_are_corners_and_centre_and_their_mirror_images(
+    data: TrainingSet, mean: MeanKind
+) -> None:
     """Corners (0,0) (0,32), centre, (32,0) (32,32), then the same five mirrored."""
     loader = EvalLoader(
         data, replace(PAPER, mean=mean), Share(0, 1), batch_images=10, device=CPU, views=10
@@ -145,7 +151,7 @@ def test_ten_views(data: TrainingSet, mean: MeanKind) -> None:
     for batch in islice(loader, 1):
         records = [record.content for record in reader.read(batch.record_n)]
         for view, images in enumerate(batch.images_v):
-            still = EpochDraws.still(len(records), corners[view % 5])
+            still = EpochDraws.fixed(len(records), corners[view % 5])
             draws = replace(still, flip=np.full(len(records), view >= 5))
             expected = augmented(data, replace(PAPER, mean=mean), draws, records, lit=False)
             np.testing.assert_allclose(images.numpy(), expected, atol=1e-4)
@@ -153,7 +159,7 @@ def test_ten_views(data: TrainingSet, mean: MeanKind) -> None:
     reader.close()
 
 
-def test_gaussian_noise_is_that_of_the_position(data: TrainingSet) -> None:
+def test_gaussian_noise_depends_on_the_position_in_the_epoch(data: TrainingSet) -> None:
     quiet = replace(PAPER, crop_px=64, dtype="float32")
     noisy = replace(quiet, gaussian_sd=5.0)
     with loading(data, quiet, batch_images=40) as one, loading(data, noisy, batch_images=40) as two:
@@ -175,19 +181,19 @@ def test_gpu_graph_serialises_without_a_gpu(
     encoded: TrainingSet, mean: MeanKind, extras: dict[str, object]
 ) -> None:
     config = replace(SOURCE, mean=mean, **extras)  # type: ignore[arg-type]
-    spec = graph_spec(encoded, config, batch_images=8, noise=True)
-    text = build_pipeline(spec, "gpu", None).serialize()
+    spec = graph_spec(encoded, config, batch_images=8, lighting=True)
+    text = build_pipeline(spec, "gpu", None)[0].serialize()
     assert (b"mixed" in text) == (encoded.encoding != "raw")
     assert b"gpu" in text
     for views in (1, 10):
         still = eval_spec(encoded, config, batch_images=8, views=views)
-        assert build_pipeline(still, "gpu", None).serialize()
+        assert build_pipeline(still, "gpu", None)[0].serialize()
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("mean", MEANS)
 def test_gpu_equals_cpu(data: TrainingSet, mean: MeanKind) -> None:
-    """But for the GPU's JPEG decoder, which may differ from the CPU's by a few levels."""
+    """The GPU's JPEG decoder may differ from the CPU's by a few levels."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU is visible to torch")
     config = replace(SOURCE, mean=mean)
@@ -203,7 +209,7 @@ def test_gpu_equals_cpu(data: TrainingSet, mean: MeanKind) -> None:
     assert float((found - expected).abs().mean()) < 1
 
 
-def test_reference_decodes_what_dali_decodes(data: TrainingSet) -> None:
+def test_the_reference_decodes_records(data: TrainingSet) -> None:
     reader = RecordReader(data, "train")
     assert pixels_of(reader.read([0])[0].content).shape == (256, 256, 3)
     reader.close()

@@ -1,4 +1,4 @@
-"""Same seed, same batches, whatever the division of work; exact resume; clean ends."""
+"""Equal seeds give equal batches for any division of work; exact resume; clean shutdown."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_batch_size_does_not_change_an_image(data: TrainingSet, batch_images: in
 
 @pytest.mark.parametrize("size", [2, 3, 40])
 def test_world_size_does_not_change_a_global_batch(data: TrainingSet, size: int) -> None:
-    """40 processes and 9 or 6 rows: most have nothing to do, and still take part in each step."""
+    """With 40 processes and 9 or 6 rows most have no rows, but still yield a batch in each step."""
     whole = run_epoch(data, batch_images=9)
     shares = [
         run_epoch(data, share=Share(rank, size), batch_images=9)
@@ -72,7 +72,7 @@ def test_world_size_does_not_change_a_global_batch(data: TrainingSet, size: int)
 
 
 @pytest.mark.parametrize("first_step", [1, 4, 5, 6])
-def test_resume_equals_the_undisturbed_stream(data: TrainingSet, first_step: int) -> None:
+def test_a_resumed_epoch_yields_the_same_batches(data: TrainingSet, first_step: int) -> None:
     with loading(data, batch_images=20) as loader:
         assert loader.steps_per_epoch == 5
         expected = [*list(loader.epoch(2))[first_step:], *loader.epoch(3)]
@@ -99,8 +99,8 @@ def test_images_have_the_type_asked_for_in_channels_last_memory(
         assert batch.labels_n.dtype == torch.int64
 
 
-def test_a_batch_outlives_loader_and_later_batches(data: TrainingSet) -> None:
-    """The tensors share DALI's memory: it must not be used again while they live."""
+def test_a_batch_stays_valid_after_later_batches_and_closing(data: TrainingSet) -> None:
+    """The tensors share DALI's memory, which must not be reused while they exist."""
     batches = []
     with loading(data, batch_images=10) as loader:
         for epoch in range(3):
@@ -118,11 +118,11 @@ def test_abandoned_epochs_and_closing_leave_no_thread(data: TrainingSet) -> None
         next(first)
         assert feeders() == 1
         expected = next(second)
-        assert list(first) == []  # the second took over
+        assert list(first) == []  # the second has ended the first
         assert feeders() == 1
         assert len(list(second)) == 19
         np.testing.assert_array_equal(next(loader.epoch(1)).images, expected.images)
-    loader.close()  # twice does no harm
+    loader.close()  # closing twice is allowed
     assert feeders() == 0
     del loader, first, second
     gc.collect()
@@ -168,10 +168,13 @@ def test_evaluation_is_the_same_each_time(data: TrainingSet) -> None:
     assert feeders() == 0
 
 
-def test_what_cannot_be_loaded_is_refused(data: TrainingSet) -> None:
-    with pytest.raises(ConfigError, match="rank 2 of 2"):
+def test_impossible_loaders_are_refused(data: TrainingSet) -> None:
+    with pytest.raises(ConfigError, match="rank must be from 0 to 1; got 2"):
         Share(2, 2)
-    with pytest.raises(ConfigError, match="256 pixels"), loading(data, replace(SMALL, crop_px=300)):
+    with (
+        pytest.raises(ConfigError, match="at most 256"),
+        loading(data, replace(SMALL, crop_px=300)),
+    ):
         pass
     with pytest.raises(DataError, match="no split 'test'"):
         EvalLoader(data, SMALL, Share(0, 1), batch_images=1, device=CPU, split="test")

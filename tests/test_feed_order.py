@@ -1,4 +1,4 @@
-"""Epoch order and random draws: pure, exact, uniform, and the same for any division of work."""
+"""Epoch order and random draws are pure, exact, uniform, and equal for any division of work."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.feeding import SMALL, loading
 from train.config import InputConfig
 from train.feed.augment import epoch_draws, lighting_on
 from train.feed.dataset import TrainingSet, open_dataset
-from train.feed.order import epoch_order, listed_order, share_of
+from train.feed.order import epoch_order, share_of, stored_order
 from train.feed.records import RecordReader
 
 PLACES = 33
-# Quantiles of chi-square at 1 - 1e-6: a fixed seed either passes for ever or never.
+# Quantiles of chi-square at 1 - 1e-6; with a fixed seed the tests always pass or always fail.
 CHI2_LIMIT = {32: 92.0, 1088: 1325.0}
 
 
@@ -55,18 +55,18 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert len({order.tobytes() for order in orders.values()}) == len(orders)
     again = epoch_order([50] * 20, seed=1, epoch=2, window_shards=4)
     np.testing.assert_array_equal(again, orders[1, 2])
-    np.testing.assert_array_equal(listed_order([50] * 20), np.arange(1000))
+    np.testing.assert_array_equal(stored_order([50] * 20), np.arange(1000))
 
 
-def test_golden_order() -> None:
-    """It must not change by accident: a resumed run would see other batches."""
+def test_an_order_has_golden_values() -> None:
+    """A changed order would give resumed runs other batches."""
     order = epoch_order([5, 4, 5], seed=2012, epoch=3, window_shards=2)
     assert order.tolist() == [13, 11, 12, 2, 9, 4, 1, 0, 3, 10, 5, 6, 8, 7]
 
 
 @given(st.integers(1, 9), st.integers(0, 99))
 def test_records_stay_within_their_window(window_shards: int, seed: int) -> None:
-    """So that reads touch few shards at a time."""
+    """Reads must touch few shards at a time."""
     order = epoch_order([10] * 30, seed=seed, epoch=0, window_shards=window_shards)
     for first in range(0, 300, 10 * window_shards):
         shards = set((order[first : first + 10 * window_shards] // 10).tolist())
@@ -82,7 +82,7 @@ def test_shares_cover_the_rows_once(rows: int, size: int) -> None:
     assert max(lengths) <= -(-rows // size)
 
 
-def test_first_batch_looks_like_a_random_sample(data: TrainingSet) -> None:
+def test_the_first_batch_looks_like_a_random_sample(data: TrainingSet) -> None:
     with loading(data, batch_images=48) as loader:
         labels = next(iter(loader.epoch(0))).labels_n.numpy()
     counts = np.bincount(labels, minlength=data.classes)
@@ -110,31 +110,31 @@ def test_a_chunk_shares_crop_and_flip_but_not_colour(data: TrainingSet) -> None:
         chunk = draws.rows(first, first + 32)
         for shared in (chunk.crop_yx, chunk.flip, chunk.flip_vertical, chunk.scale):
             assert len(np.unique(shared, axis=0)) == 1
-        assert len(np.unique(chunk.noise_rgb, axis=0)) == len(chunk)
+        assert len(np.unique(chunk.lighting_rgb, axis=0)) == len(chunk)
     assert len(np.unique(draws.crop_yx, axis=0)) > 25
 
 
 def test_draws_depend_on_seed_and_epoch_and_nothing_else(data: TrainingSet) -> None:
     def drawn(seed: int, epoch: int) -> bytes:
         draws = epoch_draws(InputConfig(), data.pca, 256, 50, seed=seed, epoch=epoch)
-        return draws.crop_yx.tobytes() + draws.flip.tobytes() + draws.noise_rgb.tobytes()
+        return draws.crop_yx.tobytes() + draws.flip.tobytes() + draws.lighting_rgb.tobytes()
 
     assert drawn(1, 2) == drawn(1, 2)
     assert len({drawn(1, 2), drawn(2, 1), drawn(1, 1), drawn(2, 2)}) == 4
 
 
-def test_alphas_are_normal_and_stop_when_told(data: TrainingSet) -> None:
+def test_alphas_are_normal_and_stop_at_their_epoch(data: TrainingSet) -> None:
     config = InputConfig(lighting="sqrt-eigenvalue", lighting_stop_epoch=3)
     draws = epoch_draws(config, data.pca, 256, 40_000, seed=1, epoch=2)
-    alpha = draws.noise_rgb @ data.pca.eigenvectors / data.pca.stdevs
+    alpha = draws.lighting_rgb @ data.pca.eigenvectors / data.pca.stdevs
     np.testing.assert_allclose(np.cov(alpha.T), 0.01 * np.eye(3), atol=5e-4)
     assert abs((np.abs(alpha) < 0.1).mean() - 0.6827) < 0.01
     assert [lighting_on(config, epoch) for epoch in (0, 2, 3, 4)] == [True, True, False, False]
-    assert not epoch_draws(config, data.pca, 256, 9, seed=1, epoch=3).noise_rgb.any()
+    assert not epoch_draws(config, data.pca, 256, 9, seed=1, epoch=3).lighting_rgb.any()
     assert not lighting_on(replace(config, lighting="off"), 0)
 
 
-def test_shuffle_off_keeps_the_order_of_the_shards(data: TrainingSet) -> None:
+def test_without_shuffle_records_come_in_stored_order(data: TrainingSet) -> None:
     with loading(data, replace(SMALL, shuffle=False)) as loader:
         for epoch in (0, 1):
             seen = np.concatenate([batch.record_n for batch in loader.epoch(epoch)])

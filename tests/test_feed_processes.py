@@ -1,4 +1,4 @@
-"""Two real processes under gloo read a disjoint cover of the dataset, every epoch."""
+"""Two real processes under gloo read disjoint shares that cover the dataset in every epoch."""
 
 from __future__ import annotations
 

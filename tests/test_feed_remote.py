@@ -1,4 +1,4 @@
-"""Training from an object store: the same batches, a cache within its limit, faults in words."""
+"""Training from an object store: equal batches, a cache within its limit, plain errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def dataset(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def url(s3: ObjectStore, dataset: Path) -> str:
-    """The dataset in an object store, as ``aws s3 sync`` copies it."""
+    """Copy the dataset to an object store, as ``aws s3 sync`` does."""
     for path in dataset.iterdir():
         if path.is_file():
             s3.put(f"set/{path.name}", path.read_bytes())
@@ -60,14 +60,14 @@ def shards_of(data: TrainingSet, split: str = "train") -> tuple[ShardInfo, ...]:
 
 
 def config_for(data: TrainingSet, folder: Path, *, room: int, window: int) -> InputConfig:
-    """Settings with room for so many of the largest shards."""
+    """Settings whose cache holds ``room`` of the largest shards."""
     largest = max(shard.bytes for name in ("train", "val") for shard in shards_of(data, name))
     gib = (room * largest + 1) / GIB
     return replace(SMALL, cache_folder=str(folder), cache_gib=gib, window_shards=window)
 
 
 def bytes_in(folder: Path) -> int:
-    """At one moment: no room is made while the lock is held, and a file renamed counts once."""
+    """Measure under the lock, so that nothing is evicted and a renamed file counts once."""
     try:
         lock = (folder / "lock").open("r+b")
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def bytes_in(folder: Path) -> int:
 
 @contextmanager
 def watched(folder: Path) -> Iterator[list[int]]:
-    """The largest size of a folder, looked at all the time."""
+    """Track the largest size of a folder by measuring it continuously."""
     largest, ended = [0], threading.Event()
 
     def watch() -> None:
@@ -114,20 +114,20 @@ def downloads(s3: ObjectStore) -> int:
     return len(s3.proxy.heard("GET", ".tar"))
 
 
-def test_the_same_batches_as_from_the_folder_and_once_downloaded(
+def test_batches_equal_those_of_the_folder_and_shards_are_downloaded_once(
     s3: ObjectStore, data: TrainingSet, dataset: Path, tmp_path: Path
 ) -> None:
     config = replace(SMALL, cache_folder=str(tmp_path / "cache"), window_shards=4)
     local = open_dataset(dataset)
     assert_same(epochs(data, config), epochs(local, config))
     assert downloads(s3) == SHARDS
-    assert_same(epochs(data, config, 1, 2), epochs(local, config, 1, 2))  # a run that goes on
+    assert_same(epochs(data, config, 1, 2), epochs(local, config, 1, 2))  # a resumed run
     assert downloads(s3) == SHARDS
     for shard in shards_of(data):
         assert (tmp_path / "cache" / f"{shard.sha256}.tar").stat().st_size == shard.bytes
 
 
-def test_validation_reads_through_the_cache_too(
+def test_validation_reads_through_the_cache(
     s3: ObjectStore, data: TrainingSet, dataset: Path, tmp_path: Path
 ) -> None:
     config = config_for(data, tmp_path, room=3, window=1)
@@ -144,10 +144,10 @@ def test_validation_reads_through_the_cache_too(
     assert downloads(s3) == len(shards_of(data, "val"))
 
 
-def test_the_cache_never_grows_over_its_limit(
+def test_the_cache_never_exceeds_its_limit(
     s3: ObjectStore, data: TrainingSet, dataset: Path, tmp_path: Path
 ) -> None:
-    """Room for 5 of 12 shards: 2 of a window, some ahead; every epoch downloads them again."""
+    """Room for 5 of 12 shards, 2 in a window and some ahead: every epoch downloads them again."""
     config = config_for(data, tmp_path, room=5, window=2)
     limit = int(config.cache_gib * GIB)
     with watched(tmp_path) as largest:
@@ -158,7 +158,7 @@ def test_the_cache_never_grows_over_its_limit(
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_files_of_others_in_the_folder_stay(data: TrainingSet, tmp_path: Path) -> None:
+def test_other_files_in_the_cache_folder_stay(data: TrainingSet, tmp_path: Path) -> None:
     others = [tmp_path / name for name in ("train-000000.tar", "download.partial", "notes.txt")]
     for path in others:
         path.write_bytes(b"mine")
@@ -166,7 +166,9 @@ def test_files_of_others_in_the_folder_stay(data: TrainingSet, tmp_path: Path) -
     assert [path.read_bytes() for path in others] == [b"mine"] * 3
 
 
-def test_a_preview_shows_the_same(data: TrainingSet, dataset: Path, tmp_path: Path) -> None:
+def test_a_preview_equals_that_of_the_folder(
+    data: TrainingSet, dataset: Path, tmp_path: Path
+) -> None:
     config = replace(paper(), input=replace(SMALL, cache_folder=str(tmp_path)))
     ours, local = (
         make_preview(each, config, TrainerSheetOptions(images=3, draws=2)).drawn.pixels_hwc
@@ -176,7 +178,7 @@ def test_a_preview_shows_the_same(data: TrainingSet, dataset: Path, tmp_path: Pa
     assert list(tmp_path.glob("*.tar"))
 
 
-def test_a_cache_that_is_too_small_is_refused_with_what_would_fit(
+def test_a_cache_that_is_too_small_is_refused_and_the_message_says_what_would_fit(
     data: TrainingSet, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache"
@@ -224,7 +226,7 @@ def start(url: str, folder: Path, gib: float) -> subprocess.Popen[str]:
 def test_processes_share_a_cache(
     s3: ObjectStore, data: TrainingSet, url: str, tmp_path: Path, room: int
 ) -> None:
-    """Large: each shard is downloaded once by whoever is first. Small: the limit holds for all."""
+    """A large cache gets each shard once; a small one keeps its limit for all processes."""
     config = config_for(data, tmp_path, room=room, window=2)
     with watched(tmp_path) as largest:
         processes = [start(url, tmp_path, config.cache_gib) for _ in range(2)]
@@ -237,7 +239,7 @@ def test_processes_share_a_cache(
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_killed_process_leaves_partial_files_alone_that_go_away(
+def test_partial_files_of_a_killed_process_are_removed_by_the_next(
     s3: ObjectStore, data: TrainingSet, url: str, tmp_path: Path
 ) -> None:
     stall = s3.proxy.fail("stall", methods="GET", path=".tar")
@@ -255,7 +257,7 @@ def test_a_killed_process_leaves_partial_files_alone_that_go_away(
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_shard_may_be_removed_while_it_is_read(data: TrainingSet, tmp_path: Path) -> None:
+def test_a_shard_may_be_evicted_while_it_is_read(data: TrainingSet, tmp_path: Path) -> None:
     config = config_for(data, tmp_path, room=SHARDS + 2, window=2)
     files = RemoteShards(data.index.store, shards_of(data), config)
     try:
@@ -265,7 +267,7 @@ def test_a_shard_may_be_removed_while_it_is_read(data: TrainingSet, tmp_path: Pa
             path.unlink()
         assert files.descriptor(0) == first
         assert os.pread(first, 1 << 30, 0) == whole
-        files.descriptor(1)  # now the space of the removed one is given back
+        files.descriptor(1)  # now the space of the evicted shard is freed
         again = files.descriptor(0)
         assert os.fstat(again).st_nlink == 1
         assert os.pread(again, 1 << 30, 0) == whole
@@ -281,7 +283,7 @@ def test_a_shard_may_be_removed_while_it_is_read(data: TrainingSet, tmp_path: Pa
         {"kind": "status", "times": 2},
     ],
 )
-def test_what_passes_is_tried_again(
+def test_temporary_faults_are_retried(
     s3: ObjectStore, data: TrainingSet, tmp_path: Path, fault: dict[str, Any]
 ) -> None:
     made = s3.proxy.fail(path="/set/train-000003.tar", methods="GET HEAD", **fault)
@@ -304,7 +306,7 @@ def spoil(s3: ObjectStore, change: Callable[[bytes], bytes | None]) -> None:
         (lambda tar: None, "there is no such object"),
     ],
 )
-def test_an_object_that_is_another_is_named(
+def test_a_wrong_object_is_named(
     s3: ObjectStore,
     data: TrainingSet,
     tmp_path: Path,
@@ -322,7 +324,7 @@ def test_an_object_that_is_another_is_named(
     assert not (tmp_path / f"{bad}.tar").exists()
 
 
-def test_expired_credentials_end_the_run_in_words(
+def test_expired_credentials_end_the_run_with_a_plain_error(
     s3: ObjectStore, data: TrainingSet, tmp_path: Path
 ) -> None:
     s3.proxy.fail("status", path=".tar", status=400, code="ExpiredToken")
@@ -330,7 +332,7 @@ def test_expired_credentials_end_the_run_in_words(
         epochs(data, replace(SMALL, cache_folder=str(tmp_path)), 1)
 
 
-def test_a_file_that_rotted_in_the_cache_is_got_anew(
+def test_a_damaged_file_in_the_cache_is_downloaded_again(
     s3: ObjectStore, data: TrainingSet, dataset: Path, tmp_path: Path
 ) -> None:
     config = replace(SMALL, cache_folder=str(tmp_path))
@@ -349,7 +351,7 @@ def test_waiting_for_a_shard_can_be_ended(
     s3.proxy.fail("stall", methods="GET", path=".tar", seconds=600)
     reader = RecordReader(data, "train", replace(SMALL, cache_folder=str(tmp_path)))
     stopped, said = threading.Event(), []
-    reader.watch(stopped.is_set)
+    reader.stop_when(stopped.is_set)
 
     def read() -> None:
         with pytest.raises(DataError) as raised:
@@ -365,7 +367,7 @@ def test_waiting_for_a_shard_can_be_ended(
     reader.close()
 
 
-def test_the_folder_is_found_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_chooses_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMGPREP_CACHE", "/a/b")
     assert default_folder() == Path("/a/b")
     monkeypatch.delenv("IMGPREP_CACHE")
@@ -376,7 +378,7 @@ def test_the_folder_is_found_by_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert default_folder() == Path("/home/me/.cache/imgprep")
 
 
-def test_a_folder_that_cannot_be_made_is_named(data: TrainingSet, tmp_path: Path) -> None:
+def test_a_cache_folder_that_cannot_be_created_is_named(data: TrainingSet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot keep shards here: .*--cache"):
-        ShardCache(tmp_path / "file" / "cache", 1).make()
+    with pytest.raises(DataError, match=r"cannot cache shards here: .*--cache"):
+        ShardCache(tmp_path / "file" / "cache", 1).create()

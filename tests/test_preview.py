@@ -27,7 +27,7 @@ from tests.training import train
 from train.config import InputConfig, RunConfig
 from train.feed.augment import epoch_draws, lighting_alphas
 from train.feed.dataset import TrainingSet, open_dataset
-from train.feed.mean import mean_under
+from train.feed.mean import subtracted_mean
 from train.feed.records import RecordReader
 from train.presets import preset as settings_of
 from train.settings import to_toml
@@ -155,11 +155,11 @@ def test_the_alphas_are_those_that_made_the_noise(data: TrainingSet) -> None:
     for lighting in ("eigenvalue", "sqrt-eigenvalue"):
         config = InputConfig(lighting=lighting, lighting_sd=0.1)
         draws = epoch_draws(config, data.pca, data.size_px, 5000, seed=1, epoch=0)
-        alphas = lighting_alphas(config, data.pca, draws.noise_rgb)
+        alphas = lighting_alphas(config, data.pca, draws.lighting_rgb)
         assert alphas.std(0) == pytest.approx([0.1] * 3, rel=0.05)
         scale = data.pca.stdevs if lighting == "sqrt-eigenvalue" else data.pca.eigenvalues / 255
         again = (alphas * scale) @ data.pca.eigenvectors.T
-        np.testing.assert_allclose(again, draws.noise_rgb, atol=1e-4)
+        np.testing.assert_allclose(again, draws.lighting_rgb, atol=1e-4)
 
 
 def test_records_of_different_classes_come_first(data: TrainingSet) -> None:
@@ -233,7 +233,7 @@ def test_a_trainer_that_cannot_is_a_line_and_the_records_are_drawn(
         return  # once is enough
     ran = imgprep("preview", other_encoding, "-o", tmp_path / "sheet.png", "--json")
     assert ran.code == 0
-    assert "records have only 96 pixels" in ran.json["trainer_missing"]
+    assert "crop_px must be at most 96" in ran.json["trainer_missing"]
     assert ran.json["trainer_missing"] in ran.err
     assert len(ran.err.splitlines()) == 1
     assert read_png(tmp_path / "sheet.png").shape[0] == ran.json["height_px"]
@@ -309,10 +309,10 @@ def test_captions_that_do_not_fit_or_print_are_cut_and_replaced() -> None:
     Image.fromarray(drawn.pixels_hwc).save(buffer, "PNG")
 
 
-def test_mean_under_has_a_row_for_each_image(data: TrainingSet) -> None:
+def test_subtracted_mean_has_a_row_for_each_image(data: TrainingSet) -> None:
     config = InputConfig(crop_px=CROP, mean="aligned")
     draws = epoch_draws(config, data.pca, data.size_px, 6, seed=1, epoch=0)
-    mean = mean_under(config, data, draws)
+    mean = subtracted_mean(config, data, draws)
     assert mean.shape == (6, CROP, CROP, 3)
     row, column = draws.crop_yx[4]
     expected = data.mean_image_hwc[row : row + CROP, column : column + CROP]

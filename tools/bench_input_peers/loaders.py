@@ -23,7 +23,7 @@ from train.config import InputConfig
 from train.feed.augment import EpochDraws, epoch_draws
 from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.graph import QUEUED_RUNS, Graph
-from train.feed.inputs import FeedBatch, graph_spec
+from train.feed.graph_spec import FeedBatch, graph_spec
 from train.feed.loader import Share, TrainLoader
 from train.feed.records import RecordReader
 
@@ -78,7 +78,7 @@ def augment(task: Task, image_hwc: NDArray[np.uint8], row: int) -> NDArray[np.fl
     if draws.flip[row]:
         part = part[:, ::-1]
     out = np.subtract(part, task.mean_window, dtype=np.float32)
-    out += draws.noise_rgb[row]
+    out += draws.lighting_rgb[row]
     if task.config.lighting_divide:
         out *= np.float32(1 / (1 + task.config.lighting_sd))
     return out
@@ -121,7 +121,7 @@ def ours(task: Task) -> Epochs:
 
 def graph_alone(task: Task, *, noise: bool = True) -> Epochs:
     """The DALI graph on records in memory, without reading or copying to torch."""
-    spec = graph_spec(task.data, task.config, batch_images=task.batch_images, noise=noise)
+    spec = graph_spec(task.data, task.config, batch_images=task.batch_images, lighting=noise)
     graph, contents = Graph(spec, "cpu", None), task.records()
 
     def epoch() -> Iterator[int]:

@@ -1,8 +1,8 @@
-"""Everything random that happens to the images of an epoch, as arrays by position in its order.
+"""All random choices for the images of an epoch, as arrays by position in its order.
 
-A pure function of seed, epoch and settings. Nothing depends on batch size, processes or threads,
-and any slice of an epoch can be drawn again after a crash. Words come from Philox streams, one for
-each quantity; raw words are promised to stay the same between numpy releases (NEP 19).
+They are a pure function of seed, epoch and settings. Batch size, processes and threads do not
+matter, and any slice of an epoch can be drawn again after a crash. Each quantity has its own Philox
+stream; numpy promises that raw words stay the same between releases (NEP 19).
 
 Suffixes: ``n`` position in the epoch order, ``yx`` row and column, ``rgb`` channels.
 """
@@ -22,7 +22,7 @@ from train.config import InputConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EpochDraws:
-    """The random choices of an epoch, or of some rows of one."""
+    """The random choices for the images of an epoch, or for some of them."""
 
     crop_yx: NDArray[np.int32]
     """Top left corner of each crop in its record (n, 2), pixels."""
@@ -32,8 +32,8 @@ class EpochDraws:
     """Mirrored top to bottom (n,)."""
     scale: NDArray[np.float64]
     """Factor by which each image is enlarged about the middle of its crop (n,)."""
-    noise_rgb: NDArray[np.float32]
-    """Colour shift (n, 3), levels."""
+    lighting_rgb: NDArray[np.float32]
+    """Lighting noise (n, 3), levels."""
     pixel_seed: NDArray[np.int64]
     """Seed of the noise of single pixels (n,)."""
 
@@ -41,35 +41,35 @@ class EpochDraws:
         return len(self.flip)
 
     def rows(self, first: int, end: int) -> EpochDraws:
-        """Positions ``first`` to ``end`` (excluded), as views."""
+        """Select positions ``first`` to ``end`` (excluded), as views."""
         return EpochDraws(**{f.name: getattr(self, f.name)[first:end] for f in fields(self)})
 
-    def at(self, rows: NDArray[np.int64]) -> EpochDraws:
-        """The positions listed in ``rows``, in that order."""
+    def take(self, rows: NDArray[np.int64]) -> EpochDraws:
+        """Select the positions listed in ``rows``, in that order."""
         return EpochDraws(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @classmethod
-    def joined(cls, parts: Sequence[EpochDraws]) -> EpochDraws:
-        """Parts one after the other."""
+    def concatenate(cls, parts: Sequence[EpochDraws]) -> EpochDraws:
+        """Put parts one after the other."""
         return cls(
             **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)}
         )
 
     @classmethod
-    def still(cls, n: int, crop_yx: tuple[int, int]) -> EpochDraws:
-        """No randomness: ``n`` images with the same crop."""
+    def fixed(cls, n: int, crop_yx: tuple[int, int]) -> EpochDraws:
+        """Choose the same crop for ``n`` images, and nothing random."""
         return cls(
             crop_yx=np.tile(np.array(crop_yx, np.int32), (n, 1)),
             flip=np.zeros(n, np.bool_),
             flip_vertical=np.zeros(n, np.bool_),
             scale=np.ones(n),
-            noise_rgb=np.zeros((n, 3), np.float32),
+            lighting_rgb=np.zeros((n, 3), np.float32),
             pixel_seed=np.zeros(n, np.int64),
         )
 
 
 def lighting_on(config: InputConfig, epoch: int) -> bool:
-    """Whether ``epoch`` has colour noise, and with it the source's division by 1 + sd."""
+    """Whether ``epoch`` has lighting noise, and with it the source's division by 1 + sd."""
     stop = config.lighting_stop_epoch
     on = config.lighting != "off" and config.lighting_sd > 0
     return on and (stop is None or epoch < stop)
@@ -78,19 +78,19 @@ def lighting_on(config: InputConfig, epoch: int) -> bool:
 def lighting_columns(config: InputConfig, pca: RgbPca) -> NDArray[np.float64]:
     """Columns that the alphas multiply (3, 3), levels 0-255; rows R, G, B.
 
-    ``sqrt-eigenvalue`` and ``eigenvalue``: the readings ``source`` and ``paper`` of
+    ``sqrt-eigenvalue`` and ``eigenvalue`` are the readings ``source`` and ``paper`` of
     ``RgbPca.noise_multiplier``.
     """
     return pca.eigenvectors * _multiplier(config, pca)
 
 
 def lighting_alphas(
-    config: InputConfig, pca: RgbPca, noise_rgb: NDArray[np.float32]
+    config: InputConfig, pca: RgbPca, lighting_rgb: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """The alphas (n, 3) behind colour shifts (n, 3), as the paper calls them; 0 on a component
+    """Recover the paper's alphas (n, 3) from lighting noise (n, 3); they are 0 for a component
     along which the training set does not vary."""
     multiplier = _multiplier(config, pca)
-    along = noise_rgb.astype(np.float64) @ pca.eigenvectors
+    along = lighting_rgb.astype(np.float64) @ pca.eigenvectors
     return np.divide(along, multiplier, out=np.zeros_like(along), where=multiplier > 0)
 
 
@@ -101,9 +101,9 @@ def _multiplier(config: InputConfig, pca: RgbPca) -> NDArray[np.float64]:
 def epoch_draws(
     config: InputConfig, pca: RgbPca, size_px: int, n: int, *, seed: int, epoch: int
 ) -> EpochDraws:
-    """Draw an epoch of ``n`` images.
+    """Draw the random choices for an epoch of ``n`` images.
 
-    Crop position, flips and scale are shared by ``crop_chunk`` consecutive positions; colour and
+    ``crop_chunk`` consecutive positions share crop position, flips and scale; lighting noise and
     pixel noise are drawn for each image (2012 source, convdata_jpeg.py 64-66,238-246).
     """
     chunks = -(-n // config.crop_chunk)
@@ -112,9 +112,9 @@ def epoch_draws(
     def share(chunk_values: NDArray[np.generic]) -> NDArray[np.generic]:
         return np.repeat(chunk_values, config.crop_chunk, axis=0)[:n]
 
-    out = config.translate_px
-    places = size_px - config.crop_px + 1 + 2 * out
-    crop_yx = streams.integers("crop", 2 * chunks, places).reshape(chunks, 2) - out
+    outside_px = config.translate_px
+    places = size_px - config.crop_px + 1 + 2 * outside_px
+    crop_yx = streams.integers("crop", 2 * chunks, places).reshape(chunks, 2) - outside_px
     flip, flip_vertical = np.zeros(chunks, np.bool_), np.zeros(chunks, np.bool_)
     if config.flip:
         flip = streams.integers("flip", chunks, 2) == 1
@@ -123,10 +123,10 @@ def epoch_draws(
     scale = np.ones(chunks)
     if config.scale_jitter:
         scale += config.scale_jitter * (2 * streams.uniform("scale", chunks) - 1)
-    noise_rgb = np.zeros((n, 3))
+    lighting_rgb = np.zeros((n, 3))
     if lighting_on(config, epoch):
         alpha_n3 = config.lighting_sd * streams.normal("lighting", 3 * n).reshape(n, 3)
-        noise_rgb = alpha_n3 @ lighting_columns(config, pca).T
+        lighting_rgb = alpha_n3 @ lighting_columns(config, pca).T
     pixel_seed = np.zeros(n, np.int64)
     if config.gaussian_sd:
         pixel_seed = (streams.words("pixels", n) >> np.uint64(1)).astype(np.int64)
@@ -135,9 +135,24 @@ def epoch_draws(
         flip=share(flip).astype(np.bool_),
         flip_vertical=share(flip_vertical).astype(np.bool_),
         scale=share(scale).astype(np.float64),
-        noise_rgb=noise_rgb.astype(np.float32),
+        lighting_rgb=lighting_rgb.astype(np.float32),
         pixel_seed=pixel_seed,
     )
+
+
+def warp_matrices(draws: EpochDraws, crop_px: int) -> NDArray[np.float32]:
+    """Map pixels of the result to pixels of the record: (n, 2, 3), columns x, y, 1.
+
+    Scaling and mirroring keep the middle of the crop in place. Pixel centres are at halves.
+    """
+    matrices = np.zeros((len(draws), 2, 3))
+    for axis, (corner, mirrored) in enumerate(
+        ((draws.crop_yx[:, 1], draws.flip), (draws.crop_yx[:, 0], draws.flip_vertical))
+    ):
+        step = np.where(mirrored, -1.0, 1.0) / draws.scale
+        matrices[:, axis, axis] = step
+        matrices[:, axis, 2] = corner + crop_px / 2 - step * crop_px / 2
+    return matrices.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +167,16 @@ class _Streams:
         return np.asarray(np.random.Philox(key=key).random_raw(count), dtype=np.uint64)
 
     def integers(self, name: str, count: int, below: int) -> NDArray[np.int64]:
-        """Uniform on 0 to ``below`` - 1; the bias is under ``below`` / 2^32."""
+        """Draw uniform integers from 0 to ``below`` - 1; the bias is under ``below`` / 2^32."""
         high = self.words(name, count) >> np.uint64(32)
         return ((high * np.uint64(below)) >> np.uint64(32)).astype(np.int64)
 
     def uniform(self, name: str, count: int) -> NDArray[np.float64]:
-        """Uniform on (0, 1), ends excluded: the middles of 2^53 equal steps."""
+        """Draw uniform numbers on (0, 1), ends excluded: the middles of 2^53 equal steps."""
         steps = (self.words(name, count) >> np.uint64(11)).astype(np.float64)
         return (steps + 0.5) * 2.0**-53
 
     def normal(self, name: str, count: int) -> NDArray[np.float64]:
-        """Standard normal, by Box and Muller."""
+        """Draw standard normal numbers by the method of Box and Muller."""
         u = self.uniform(name, 2 * count).reshape(2, count)
         return np.asarray(np.sqrt(-2 * np.log(u[0])) * np.cos(2 * np.pi * u[1]))

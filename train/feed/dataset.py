@@ -1,4 +1,4 @@
-"""Open a dataset of imgprep for training: what it holds, its labels, its mean image and its PCA."""
+"""Open a dataset of imgprep for training: its index, labels, mean image and PCA."""
 
 from __future__ import annotations
 
@@ -34,12 +34,16 @@ class TrainingSet:
 
     @property
     def folder(self) -> Path:
-        """Where the dataset lies on a local disk. FormatError: it is in an object store."""
+        """The dataset's local folder.
+
+        Raises:
+            FormatError: it is in an object store.
+        """
         return self.index.folder
 
     @property
     def location(self) -> str:
-        """Where the dataset lies: a path or URL."""
+        """The dataset's path or URL."""
         return self.index.location
 
     @property
@@ -64,7 +68,7 @@ class TrainingSet:
 
     @property
     def label_order_sha256(self) -> str:
-        """Identifies the meaning of the labels."""
+        """Hash of the class order, which gives the labels their meaning."""
         return self.index.label_order_sha256
 
     def records(self, split: str) -> int:
@@ -73,18 +77,18 @@ class TrainingSet:
 
 
 def open_dataset(location: Location) -> TrainingSet:
-    """Read the index of a dataset and the files beside its shards; no shard is opened.
+    """Read the index of a dataset and the files beside its shards, without opening a shard.
 
     Raises:
-        DataError: there is no finished dataset, it was edited or damaged, or it has no training
-            split and with it no statistics; or an object store does not answer, or refuses.
+        DataError: there is no finished dataset, it was edited or damaged, it has no training split
+            and therefore no statistics, or an object store does not answer or denies access.
     """
     try:
         index = load_index(location)
         if not index.splits.get("train") or not index.splits["train"].records:
             raise DataError(
-                f"{index.store}: no training images, so no mean image and no PCA; build the "
-                f"dataset with both splits ({', '.join(SPLITS)})"
+                f"{index.store}: there are no training images, and so neither mean image nor PCA; "
+                f"build the dataset with both splits ({', '.join(SPLITS)})"
             )
         labels = labels_of(index, _checked_json(index, LABELS))
         mean_image_hwc = _mean_image(index)
@@ -113,7 +117,7 @@ def _mean_image(index: DatasetIndex) -> NDArray[np.float32]:
 
 
 def _pca(index: DatasetIndex) -> RgbPca:
-    """The components as stored: they were computed once, so every machine uses the same floats."""
+    """Read the stored components, so that every machine uses the same floats."""
     value = _checked_json(index, RGB_PCA)
     rgb_moments_from_json(value)  # its checks
     try:

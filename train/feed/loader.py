@@ -1,9 +1,8 @@
-"""The loaders: batches of pixels, made ahead of the training step by a thread and DALI's own.
+"""The loaders: batches of image tensors, computed ahead of the training step in other threads.
 
 A batch is a pure function of (dataset, settings, seed, epoch, step). The global batch of a step is
-a run of positions in the epoch order, and each process takes its rows of it: so the batches of a
-run are the same for any number of processes and threads, and ``(epoch, step)`` is all that a
-resumed run needs to know.
+a range of positions in the epoch order, and each process takes its rows of it. So the batches are
+the same for any number of processes and threads, and a resumed run only needs ``(epoch, step)``.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from train.config import InputConfig
 from train.errors import ConfigError
 from train.feed.augment import EpochDraws, epoch_draws, lighting_on
 from train.feed.dataset import TrainingSet
-from train.feed.feeder import Feeder, Job
-from train.feed.inputs import eval_spec, graph_spec
-from train.feed.order import epoch_order, listed_order, share_of
+from train.feed.feeder import BatchRequest, Feeder
+from train.feed.graph_spec import eval_spec, graph_spec
+from train.feed.order import epoch_order, share_of, stored_order
 from train.feed.records import RecordReader
 from train.feed.remote.shards import sequential
 from train.feed.sink import Sink, record_stream
@@ -30,7 +29,7 @@ from train.feed.sink import Sink, record_stream
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which data process this is."""
+    """The share of one data process: its rank, and how many there are."""
 
     rank: int
     """0 to ``size`` - 1, over all machines."""
@@ -38,15 +37,15 @@ class Share:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
-            raise ConfigError(f"rank {self.rank} of {self.size} processes")
+            raise ConfigError(f"rank must be from 0 to {self.size - 1}; got {self.rank}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """This process's rows of a global batch."""
+    """The rows of a global batch that belong to this process."""
 
     images: torch.Tensor
-    """(n, 3, crop, crop) of the type asked for; n may be 0."""
+    """(n, 3, crop, crop) of the type in the settings; n may be 0."""
     labels_n: torch.Tensor
     """(n,) int64, on the device of the images."""
     record_n: NDArray[np.int64]
@@ -54,7 +53,7 @@ class Batch:
     first_row: int
     """Rows of the global batch before these."""
     global_images: int
-    """Rows of the global batch; fewer than ``batch_images`` at the end of an epoch."""
+    """Rows of the global batch; the last batch of an epoch may have fewer than the others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,11 +73,11 @@ class Picked:
     """Some records as an epoch shows them to the network."""
 
     images: torch.Tensor
-    """(n, 3, crop, crop) of the type asked for."""
+    """(n, 3, crop, crop) of the type in the settings."""
     labels_n: torch.Tensor
     """(n,) int64."""
     draws: EpochDraws
-    """What happened to each."""
+    """The random choices for each."""
 
 
 class TrainLoader:
@@ -105,85 +104,85 @@ class TrainLoader:
         self._reader = RecordReader(data, "train", config)
         most = max(1, -(-batch_images // share.size))
         self._specs = {
-            noise: graph_spec(data, config, batch_images=most, noise=noise)
-            for noise in (False, True)
+            lighting: graph_spec(data, config, batch_images=most, lighting=lighting)
+            for lighting in (False, True)
         }
         sink = Sink(config, device, views=1, pixel_sd=config.gaussian_sd)
         self._feeder = Feeder(self._reader, data.encoding, sink)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches of an epoch, the short last one included; equal on every process."""
+        """Global batches of an epoch, including a short last one; equal on every process."""
         return -(-len(self._reader) // self._batch_images)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from ``first_step`` on: one a step, in order.
+        """Yield the batches of an epoch from ``first_step`` on: one per step, in order.
 
-        One epoch at a time: a new one ends the one before.
+        Only one epoch at a time: a new one ends the previous one.
 
         Raises:
-            DataError: a record cannot be read or decoded; says which.
+            DataError: a record cannot be read or decoded; the message names it.
         """
         spec = self._specs[lighting_on(self._config, epoch)]
-        for pixels in self._feeder.run(spec, self._jobs(epoch, first_step)):
-            record_stream([*pixels.images_v, pixels.labels_n])
-            job = pixels.job
+        for finished in self._feeder.run(spec, self._requests(epoch, first_step)):
+            record_stream([*finished.images_v, finished.labels_n])
+            request = finished.request
             yield Batch(
-                images=pixels.images_v[0],
-                labels_n=pixels.labels_n,
-                record_n=job.record_n,
-                first_row=job.first_row,
-                global_images=job.global_images,
+                images=finished.images_v[0],
+                labels_n=finished.labels_n,
+                record_n=request.record_n,
+                first_row=request.first_row,
+                global_images=request.global_images,
             )
 
     def pick(self, epoch: int, record_n: NDArray[np.int64]) -> Picked:
-        """These records, up to ``batch_images`` of them, as they come in ``epoch``: the same pixels
-        as in its batches, wherever in its order they lie. Ends an epoch under way.
+        """Return up to ``batch_images`` given records with the pixels that they have in the batches
+        of ``epoch``, wherever they are in its order. Ends a running epoch.
 
         Raises:
-            DataError: a record cannot be read or decoded; says which.
+            DataError: a record cannot be read or decoded; the message names it.
         """
         order = self.order(epoch)
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
-        job = Job(
+        request = BatchRequest(
             record_n=record_n,
-            draws=self.draws(epoch).at(place[record_n]),
+            draws=self.draws(epoch).take(place[record_n]),
             first_row=0,
             global_images=len(record_n),
         )
         spec = self._specs[lighting_on(self._config, epoch)]
-        (pixels,) = self._feeder.run(spec, iter([job]))
-        record_stream([*pixels.images_v, pixels.labels_n])
-        return Picked(pixels.images_v[0], pixels.labels_n, job.draws)
+        (finished,) = self._feeder.run(spec, iter([request]))
+        record_stream([*finished.images_v, finished.labels_n])
+        return Picked(finished.images_v[0], finished.labels_n, request.draws)
 
     def close(self) -> None:
         """Stop the threads and close the shards."""
         self._feeder.close()
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Record indices by position in ``epoch``."""
+        """Return the record indices by position in ``epoch``."""
         sizes = self._reader.shard_records
         if not self._config.shuffle:
-            return listed_order(sizes)
+            return stored_order(sizes)
         window = self._config.window_shards
         return epoch_order(sizes, seed=self._seed, epoch=epoch, window_shards=window)
 
     def draws(self, epoch: int) -> EpochDraws:
-        """The random choices of ``epoch`` by position."""
+        """Return the random choices of ``epoch`` by position."""
         n = len(self._reader)
         data = self._data
         return epoch_draws(self._config, data.pca, data.size_px, n, seed=self._seed, epoch=epoch)
 
-    def _jobs(self, epoch: int, first_step: int) -> Iterator[Job]:
+    def _requests(self, epoch: int, first_step: int) -> Iterator[BatchRequest]:
         order, draws = self.order(epoch), self.draws(epoch)
-        if self._reader.is_remote:  # the next epoch's first shards come while this one ends
+        if self._reader.is_remote:  # so that the next epoch's first shards come while this ends
             rest = order[first_step * self._batch_images :]
             self._reader.expect(rest, self.order(epoch + 1))
         for start in range(first_step * self._batch_images, len(order), self._batch_images):
             rows = min(self._batch_images, len(order) - start)
             low, high = share_of(rows, self._share.rank, self._share.size)
-            yield Job(
+            yield BatchRequest(
                 record_n=order[start + low : start + high],
                 draws=draws.rows(start + low, start + high),
                 first_row=low,
@@ -192,7 +191,7 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """A split without augmentation: each record once over all processes, in record order."""
+    """A split without augmentation: each record once over all processes, in stored order."""
 
     def __init__(
         self,
@@ -223,31 +222,31 @@ class EvalLoader:
 
     @property
     def records(self) -> int:
-        """Records of the split, over all processes."""
+        """Number of records of the split, over all processes."""
         return len(self._reader)
 
     def __iter__(self) -> Iterator[EvalBatch]:
         return self.pick(np.arange(self._first, self._end))
 
     def pick(self, record_n: NDArray[np.int64]) -> Iterator[EvalBatch]:
-        """Batches of the records listed, in that order. One iteration at a time."""
-        for pixels in self._feeder.run(self._spec, self._jobs(record_n)):
-            record_stream([*pixels.images_v, pixels.labels_n])
-            yield EvalBatch(pixels.images_v, pixels.labels_n, pixels.job.record_n)
+        """Yield batches of the given records, in that order. Only one iteration at a time."""
+        for finished in self._feeder.run(self._spec, self._requests(record_n)):
+            record_stream([*finished.images_v, finished.labels_n])
+            yield EvalBatch(finished.images_v, finished.labels_n, finished.request.record_n)
 
     def close(self) -> None:
         """Stop the threads and close the shards."""
         self._feeder.close()
 
-    def _jobs(self, record_n: NDArray[np.int64]) -> Iterator[Job]:
+    def _requests(self, record_n: NDArray[np.int64]) -> Iterator[BatchRequest]:
         if self._reader.is_remote:
             self._reader.expect(record_n)
         low = (self._spec.size_px - self._spec.crop_px) // 2
         for start in range(0, len(record_n), self._batch_images):
             part = record_n[start : start + self._batch_images]
-            yield Job(
+            yield BatchRequest(
                 record_n=part,
-                draws=EpochDraws.still(len(part), (low, low)),
+                draws=EpochDraws.fixed(len(part), (low, low)),
                 first_row=start,
                 global_images=len(record_n),
             )

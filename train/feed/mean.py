@@ -1,4 +1,4 @@
-"""What the graph took off each image as its mean, to put it back for people to look at."""
+"""The mean that the graph subtracted from each image, to add it back for people to look at."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import torch
 from numpy.typing import NDArray
 
 from train.config import InputConfig
-from train.feed.augment import EpochDraws
+from train.feed.augment import EpochDraws, warp_matrices
 from train.feed.dataset import TrainingSet
-from train.feed.inputs import warp_matrices
 
 
-def mean_under(config: InputConfig, data: TrainingSet, draws: EpochDraws) -> NDArray[np.float32]:
-    """The mean that was subtracted from each image: (n, crop, crop, 3), levels 0-255.
+def subtracted_mean(
+    config: InputConfig, data: TrainingSet, draws: EpochDraws
+) -> NDArray[np.float32]:
+    """Return the mean that was subtracted from each image: (n, crop, crop, 3), levels 0-255.
 
-    For ``aligned`` it moves and turns with the crop; beyond the record its edge goes on.
+    For ``aligned`` it moves and mirrors with the crop; outside the record its edge is repeated.
     """
     crop = config.crop_px
     shape = (len(draws), crop, crop, 3)
@@ -27,7 +28,7 @@ def mean_under(config: InputConfig, data: TrainingSet, draws: EpochDraws) -> NDA
         low = (data.size_px - crop) // 2
         window = data.mean_image_hwc[low : low + crop, low : low + crop]
         return np.broadcast_to(window, shape)
-    # Both axes are mapped by themselves: a warp of this graph neither turns nor shears.
+    # Each axis is mapped on its own, because the graph neither rotates nor shears.
     centres = np.arange(crop) + 0.5
     matrices = warp_matrices(draws, crop)
     x, y = (
@@ -42,10 +43,10 @@ def mean_under(config: InputConfig, data: TrainingSet, draws: EpochDraws) -> NDA
 def viewable(
     images: torch.Tensor, config: InputConfig, data: TrainingSet, draws: EpochDraws
 ) -> NDArray[np.uint8]:
-    """Images (n, 3, crop, crop) as the network sees them, as pixels (n, crop, crop, 3) to look at.
+    """Convert images (n, 3, crop, crop) as the network sees them to pixels (n, crop, crop, 3).
 
-    The mean is added and the result clipped; nothing else is undone: where the preset divides by
-    1 + the noise's deviation, what remains is that much paler.
+    The mean is added and the result clipped; nothing else is undone. Where the preset divides by
+    1 + the noise's standard deviation, the pictures have that much less contrast.
     """
-    levels = images.float().permute(0, 2, 3, 1).cpu().numpy() + mean_under(config, data, draws)
+    levels = images.float().permute(0, 2, 3, 1).cpu().numpy() + subtracted_mean(config, data, draws)
     return np.rint(levels).clip(0, 255).astype(np.uint8)

@@ -1,8 +1,8 @@
 """The order of an epoch: a pure function of shard sizes, seed, epoch and window.
 
-The records of a shard are a random sample of the split already. An epoch permutes the shards, then
+The records of a shard are already a random sample of the split. An epoch permutes the shards, then
 mixes the records of ``window_shards`` neighbours with each other: disk reads stay in a few files,
-and a batch draws from ``window_shards`` shards. World size, batch size and threads do not enter.
+and a batch draws from ``window_shards`` shards. World size, batch size and threads do not matter.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from imgprep.order import shuffled, stream_key
 def epoch_order(
     shard_records: Sequence[int], *, seed: int, epoch: int, window_shards: int
 ) -> NDArray[np.int64]:
-    """Permutation of the records of a split: int64 ``(sum(shard_records),)``.
+    """Permute the records of a split: int64 ``(sum(shard_records),)``.
 
-    Record indices count through the shards in order. One epoch, one key: the permutation of the
-    shards and the words that mix the records come from two streams of it.
+    Record indices count through the shards in order. Two random streams of the epoch permute the
+    shards and mix the records.
     """
     name = f"epoch-order:{epoch}"
     sizes = np.asarray(shard_records, dtype=np.int64)
@@ -37,13 +37,13 @@ def epoch_order(
     return np.concatenate([np.zeros(0, np.int64), *windows])
 
 
-def listed_order(shard_records: Sequence[int]) -> NDArray[np.int64]:
-    """The order of the shards, every epoch the same, as in the 2012 source."""
+def stored_order(shard_records: Sequence[int]) -> NDArray[np.int64]:
+    """Return the stored order, the same in every epoch, as in the 2012 source."""
     return np.arange(sum(shard_records), dtype=np.int64)
 
 
 def share_of(rows: int, rank: int, size: int) -> tuple[int, int]:
-    """First row and end of the rows that process ``rank`` of ``size`` owns; may be empty.
+    """Return the first row and the end of the rows of process ``rank`` of ``size``; may be empty.
 
     The shares of all ranks are disjoint, in order, and cover the rows; sizes differ by at most 1.
     """

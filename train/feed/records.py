@@ -1,7 +1,7 @@
 """Random access to the records of a split, by the ``.idx`` beside each shard.
 
-Shards are read with ``pread``, never mapped: a shard that is cut short under a live run then gives
-an error that names it, where a mapped file would kill the process (SIGBUS).
+Shards are read with ``pread``, not mapped: a shard that is truncated during a run then causes an
+error that names it, where a mapped file would kill the process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from train.config import InputConfig
 from train.errors import DataError
 from train.feed.dataset import TrainingSet
 from train.feed.remote.shards import RemoteShards
-from train.feed.shard_files import LocalShards, ShardFiles
+from train.feed.shard_files import LocalShards, ShardDescriptors
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Record:
 
 
 class RecordReader:
-    """The records of one split, numbered through its shards in order. Safe to share by threads."""
+    """The records of one split, numbered through its shards in order. Threads may share it."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class RecordReader:
         split: str,
         config: InputConfig = InputConfig(),  # noqa: B008  frozen
     ) -> None:
-        """Read the indexes of all shards of ``split``; ``config`` names the cache of remote ones.
+        """Read the indexes of all shards of ``split``; ``config`` has the cache for remote shards.
 
         Raises:
             DataError: the dataset has no such split, or an index or shard does not fit it.
@@ -55,7 +55,7 @@ class RecordReader:
         """
         if split not in data.index.splits:
             have = ", ".join(data.index.splits)
-            raise DataError(f"{data.location}: no split {split!r}; it has {have}")
+            raise DataError(f"{data.location}: there is no split {split!r}; the dataset has {have}")
         self._shards = data.index.splits[split].shards
         self._store = data.index.store
         self._classes = data.classes
@@ -73,14 +73,14 @@ class RecordReader:
         return len(self._spans)
 
     def shard_of(self, record: int) -> int:
-        """Number of the shard that holds ``record``."""
+        """Return the number of the shard that holds ``record``."""
         return bisect_right(self._starts, record) - 1
 
     def where(self, record: int) -> str:
-        """Shard and key of a record, for messages."""
+        """Return shard and key of a record, for messages."""
         number = self.shard_of(record)
         shard = self._shards[number]
-        # A million names would take 70 MB, for a message that may never be needed.
+        # Keeping a million names would take 70 MB, only for messages.
         names = _spans_of(self._store, shard, self._encoding).names
         name = names[record - self._starts[number]].decode("ascii", "replace")
         return f"{self._store.where(shard.name)}: {name.partition('.')[0]}"
@@ -89,13 +89,13 @@ class RecordReader:
         """Read records by index, in the order given.
 
         Raises:
-            DataError: a shard cannot be read or has changed, or a label is no class.
+            DataError: a shard cannot be read or has changed, or a label is not a class.
         """
         with self._lock:
             return [self._read_one(int(record)) for record in record_n]
 
     def prefetch(self, record_n: NDArray[np.int64] | Sequence[int]) -> None:
-        """Ask the system to bring records into memory; returns at once."""
+        """Ask the system to read records into its cache; returns at once."""
         with self._lock:
             for record in map(int, record_n):
                 offset, _, label_offset, label_size = self._spans[record].tolist()
@@ -104,11 +104,11 @@ class RecordReader:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the shards must be downloaded: then ``expect`` is worth its while."""
+        """Whether the shards are downloaded; if so, ``expect`` saves waiting."""
         return self._store.folder is None
 
     def expect(self, *orders: NDArray[np.int64]) -> None:
-        """The records that will be read from now on, epoch by epoch: shards are got in time."""
+        """Announce the records that will be read next, one order per epoch, to download ahead."""
         numbers: list[int] = []
         for record_n in orders:
             shard_n = np.searchsorted(np.asarray(self._starts), record_n, side="right") - 1
@@ -117,12 +117,12 @@ class RecordReader:
         with self._lock:
             self._files.expect(numbers)
 
-    def watch(self, stopped: Callable[[], bool]) -> None:
-        """What to ask while a shard is waited for: once it is true, reading gives up."""
-        self._files.watch(stopped)
+    def stop_when(self, stopped: Callable[[], bool]) -> None:
+        """Give up waiting for a shard once ``stopped`` returns true."""
+        self._files.stop_when(stopped)
 
     def close(self) -> None:
-        """Close the shards; reading opens them again."""
+        """Close the shards; reading reopens them."""
         with self._lock:
             self._files.close()
 
@@ -130,17 +130,17 @@ class RecordReader:
         offset, size, label_offset, label_size = self._spans[record].tolist()
         length = label_offset + label_size - offset
         try:
-            # One read for both: the label follows its image, behind some padding and a header.
+            # One read for both: the label follows its image, after padding and a tar header.
             both = os.pread(self._files.descriptor(self.shard_of(record)), length, offset)
         except OSError as exc:
             raise DataError(f"{self.where(record)}: {exc.strerror or exc}") from exc
         if len(both) != length:
-            raise DataError(f"{self.where(record)}: the shard was cut short; run imgprep verify")
+            raise DataError(f"{self.where(record)}: the shard was truncated; run imgprep verify")
         digits = both[label_offset - offset :]
         if not digits.isdigit() or int(digits) >= self._classes:
             raise DataError(
-                f"{self.where(record)}: label {digits!r} is none of {self._classes} classes; run "
-                "imgprep verify"
+                f"{self.where(record)}: label {digits!r} is not one of the {self._classes} "
+                "classes; run imgprep verify"
             )
         return Record(both[:size], int(digits))
 
@@ -155,8 +155,10 @@ def _spans_of(store: Store, shard: ShardInfo, encoding: str) -> ShardSpans:
         raise DataError(f"{where}: {exc.strerror or exc}; build the dataset again") from exc
 
 
-def _open_shards(store: Store, shards: Sequence[ShardInfo], config: InputConfig) -> ShardFiles:
-    """The shards of a split: read from their folder, or through the cache of remote shards."""
+def _open_shards(
+    store: Store, shards: Sequence[ShardInfo], config: InputConfig
+) -> ShardDescriptors:
+    """Open the shards of a split: in their folder, or through the shard cache."""
     if store.folder is not None:
         return LocalShards(store.folder, shards)
     return RemoteShards(store, shards, config)

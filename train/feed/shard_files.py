@@ -1,4 +1,4 @@
-"""The shards of a split as open files, wherever the dataset lies."""
+"""The shards of a split as open files, whether the dataset is local or remote."""
 
 from __future__ import annotations
 
@@ -12,35 +12,40 @@ from imgprep.dataset.index import ShardInfo
 from train.errors import DataError
 
 OPEN_SHARDS = 64
-"""Shards held open at once: more than a window of an epoch, far below the limit of a process."""
+"""Shards open at once: more than a window of an epoch, far below the limit of a process."""
 
 
-class ShardFiles(Protocol):
-    """Descriptors of shards, by number. Not for use by several threads at once."""
+class ShardDescriptors(Protocol):
+    """File descriptors of shards, by number. Only one thread may use it at a time."""
 
     def descriptor(self, number: int) -> int:
-        """Descriptor to read a shard by; good until the next call.
+        """Return a descriptor to read a shard from; valid until the next call.
 
         Raises:
-            DataError: it cannot be opened or got, or is not the one of the index.
+            DataError: it cannot be opened or downloaded, or is not the shard in the index.
         """
 
     def will_need(self, number: int, offset: int, length: int) -> None:
-        """Bytes that will be read soon; a hint. Raises as ``descriptor`` where it opens a file."""
+        """Hint that bytes will be read soon. May raise like ``descriptor``."""
 
     def expect(self, numbers: Sequence[int]) -> None:
-        """The shards that will be read from now on, in the order of their first record."""
+        """Announce the shards that will be read next, in the order of their first record."""
 
-    def watch(self, stopped: Callable[[], bool]) -> None:
-        """What to ask while waiting: once it is true, ``descriptor`` gives up."""
+    def stop_when(self, stopped: Callable[[], bool]) -> None:
+        """Make ``descriptor`` give up waiting once ``stopped`` returns true."""
 
     def close(self) -> None:
-        """Close everything; asking for a descriptor opens again."""
+        """Close all files; ``descriptor`` reopens them."""
 
 
 def checked_descriptor(path: Path, shard: ShardInfo) -> int:
-    """Open a shard; OSError, or ValueError with both sizes if it has another than it must."""
-    # A pipe in place of the shard would keep us waiting.
+    """Open a shard and check its size.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: its size is not the one in the index; names both.
+    """
+    # Without O_NONBLOCK a named pipe in place of the shard would block.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     found = os.fstat(descriptor).st_size
     if found != shard.bytes:
@@ -50,14 +55,14 @@ def checked_descriptor(path: Path, shard: ShardInfo) -> int:
 
 
 class LocalShards:
-    """Shards in a folder, opened when they are needed; see ``ShardFiles``."""
+    """Shards in a folder, opened when they are needed; see ``ShardDescriptors``."""
 
     def __init__(self, folder: Path, shards: Sequence[ShardInfo]) -> None:
         self._folder, self._shards = folder, shards
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def descriptor(self, number: int) -> int:
-        """Open it, or find it open; the least recently used one makes room."""
+        """Open the shard unless it is open; closes the least recently used one over the limit."""
         descriptor = self._open.pop(number, None)
         if descriptor is None:
             while len(self._open) >= OPEN_SHARDS:
@@ -73,14 +78,14 @@ class LocalShards:
         return descriptor
 
     def will_need(self, number: int, offset: int, length: int) -> None:
-        """Ask the system to bring the bytes into memory; returns at once."""
+        """Ask the system to read the bytes into its cache; returns at once."""
         os.posix_fadvise(self.descriptor(number), offset, length, os.POSIX_FADV_WILLNEED)
 
     def expect(self, numbers: Sequence[int]) -> None:
-        """Nothing: the disk is asked record by record."""
+        """Do nothing: a local disk needs no announcement."""
 
-    def watch(self, stopped: Callable[[], bool]) -> None:
-        """Nothing: a disk is not waited for."""
+    def stop_when(self, stopped: Callable[[], bool]) -> None:
+        """Do nothing: there are no downloads to wait for."""
 
     def close(self) -> None:
         """Close the files."""

@@ -1,4 +1,4 @@
-"""From DALI's buffers to torch tensors on the device, of the type asked for."""
+"""From DALI's buffers to torch tensors on the device, of the type in the settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train.feed.graph import GraphDevice
 
 
 class Sink:
-    """Makes the tensors of a batch. Used by the feeding thread alone."""
+    """Makes the tensors of a batch. Only the feeder thread uses it."""
 
     def __init__(
         self, config: InputConfig, device: torch.device, *, views: int, pixel_sd: float
@@ -28,7 +28,7 @@ class Sink:
 
     @property
     def graph_device(self) -> tuple[GraphDevice, int | None]:
-        """Where the graph should run: DALI's kind of device and its number."""
+        """Where the graph should run: DALI's kind of device, and its number."""
         if self._device.type != "cuda":
             return "cpu", None
         index = self._device.index
@@ -37,10 +37,10 @@ class Sink:
     def tensors(
         self, views: Sequence[Any], labels_n: NDArray[np.int64], pixel_seed: NDArray[np.int64]
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Images (n, 3, crop, crop) for each view, and labels (n,), ready to use.
+        """Make images (n, 3, crop, crop) for each view, and labels (n,), ready to use.
 
-        ``views`` are DALI tensors (n, crop, crop, 3); none at all stand for an empty batch. On
-        a CPU the result shares their memory where the type allows it.
+        ``views`` are DALI tensors (n, crop, crop, 3); no views mean an empty
+        batch. On a CPU the result shares their memory where the type allows it.
         """
         if self._device.type == "cuda":
             return self._on_cuda(views, labels_n, pixel_seed)
@@ -50,10 +50,10 @@ class Sink:
     def _on_cuda(
         self, views: Sequence[Any], labels_n: NDArray[np.int64], pixel_seed: NDArray[np.int64]
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Copies, made on a stream of our own and finished before the training thread sees them.
+        """Copy on a separate CUDA stream, and finish before the training thread sees the result.
 
-        DALI may use a buffer again as soon as it is dropped, while torch's kernels still wait to
-        read it. This thread waits for its copy, so the training thread need not wait for anything.
+        DALI may reuse a buffer as soon as it is released, while torch's kernels may still have to
+        read it. This thread waits for its copy, so the training thread does not wait.
         """
         with torch.cuda.device(self._device):
             if self._stream is None:
@@ -78,7 +78,7 @@ class Sink:
         return images_v
 
     def _pixel_noise(self, image: torch.Tensor, pixel_seed: NDArray[np.int64]) -> torch.Tensor:
-        """Standard normal noise like ``image``, each image from its own seed."""
+        """Draw standard normal noise shaped like ``image``, each image from its own seed."""
         generator = torch.Generator(device=image.device)
         noise = torch.empty_like(image)
         for row, seed in zip(noise, pixel_seed.tolist(), strict=True):

@@ -81,7 +81,7 @@ class TrainerSheet:
 
     def _record(self, each: AugmentedRecord, boxes: Sequence[sheet.Box]) -> dict[str, Any]:
         entry = self.data.labels.classes[each.label]
-        alphas = lighting_alphas(self.config.input, self.data.pca, each.draws.noise_rgb)
+        alphas = lighting_alphas(self.config.input, self.data.pca, each.draws.lighting_rgb)
         return {
             "record": each.record,
             "key": each.key,
@@ -97,7 +97,7 @@ class TrainerSheet:
                     "mirrored": bool(each.draws.flip[k]),
                     "upside_down": bool(each.draws.flip_vertical[k]),
                     "scale": float(each.draws.scale[k]),
-                    "noise_rgb": [round(float(v), 3) for v in each.draws.noise_rgb[k]],
+                    "noise_rgb": [round(float(v), 3) for v in each.draws.lighting_rgb[k]],
                     "alphas": [round(float(v), 4) for v in alphas[k]],
                     "box": list(boxes[1 + k]),
                 }
@@ -169,7 +169,7 @@ def _shown(
                 label=read.label,
                 stored_hwc=stored_pixels(data, reader, number, read),
                 views_ehwc=views[:, n],
-                draws=EpochDraws.joined([each.draws.rows(n, n + 1) for each in picked]),
+                draws=EpochDraws.concatenate([each.draws.rows(n, n + 1) for each in picked]),
             )
         )
     return shown
@@ -210,7 +210,7 @@ def _captions(
     data: TrainingSet, config: RunConfig, epochs: Sequence[int], draws: EpochDraws
 ) -> list[tuple[str, ...]]:
     """Return two lines for each epoch: the crop, then the noise."""
-    alphas = lighting_alphas(config.input, data.pca, draws.noise_rgb)
+    alphas = lighting_alphas(config.input, data.pca, draws.lighting_rgb)
     found: list[tuple[str, ...]] = []
     for k, epoch in enumerate(epochs):
         row, column = draws.crop_yx[k].tolist()

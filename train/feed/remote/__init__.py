@@ -1,5 +1,6 @@
 """Shards of a dataset in an object store, through a size-limited cache on the local disk.
 
-``shards`` decides what is downloaded ahead, ``cache`` keeps it within its limit, and ``download``
-gets one shard. Start with ``shards``.
+In: the shards in the order in which they will be read. Out: descriptors of local files with the
+same bytes. Start with ``shards`` (what is downloaded ahead), then ``cache`` (which shards are kept)
+and ``download`` (one shard, checked by its hash).
 """

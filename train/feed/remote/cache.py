@@ -1,14 +1,14 @@
-"""Shards of datasets in object stores, whole, on a local disk, within a limit of size.
+"""A cache of whole shards of remote datasets, on a local disk, within a size limit.
 
-A shard is a file named by the SHA-256 that the index states: the same shard of two URLs is one
-file. It is downloaded by byte ranges under a temporary name, hashed on the way, and renamed. The
-least recently used shards make room for it *before* its first byte is written, so the folder is
-never larger than its limit.
+A shard is a file named by its SHA-256 from the index, so a shard at two URLs is one file. It is
+downloaded in byte ranges under a temporary name, hashed meanwhile, and renamed. The least recently
+used shards are evicted *before* its first byte is written, so the folder never exceeds its limit.
 
-The folder may be shared by any processes of a machine. Room is made under one lock (``lock``). Who
-downloads a shard holds a lock on its temporary file; others wait for it instead of downloading it,
-too. Both locks end with the process, however it ends: what it left half-written is then removed by
-the next one that makes room. A shard may be removed while it is read: an open file stays whole.
+All processes of a machine may share the folder. Space is reserved under one lock (the file
+``lock``). A process that downloads a shard holds a lock on its temporary file; the others wait for
+it instead of downloading it too. Both locks end with the process, however it ends; the next process
+that reserves space removes its incomplete files. A shard may be evicted while it is read, because
+an open file stays complete.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from pathlib import Path
 from imgprep.dataset.index import ShardInfo
 from imgprep.storage import Store
 from train.errors import DataError
-from train.feed.remote.download import CacheStoppedError, download
+from train.feed.remote.download import DownloadStoppedError, download
 from train.feed.shard_files import checked_descriptor
 
 CACHE_VARIABLE = "IMGPREP_CACHE"
 POLL_SECONDS = 0.05
 SPARE_SHARE = 0.02
-"""Of the disk that the cache leaves free, whatever its limit."""
+"""Share of the disk that the cache leaves free, whatever its limit."""
 _SHARD, _PARTIAL = ".tar", ".partial"
-_OURS = re.compile(r"[0-9a-f]{64}\.(tar|partial)")
-"""Whatever else lies in the folder is not ours to count or to remove."""
+_CACHE_NAME = re.compile(r"[0-9a-f]{64}\.(tar|partial)")
+"""Other files in the folder are neither counted nor removed."""
 
 
 def default_folder() -> Path:
-    """``$IMGPREP_CACHE``, else ``imgprep`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return ``$IMGPREP_CACHE``, or ``imgprep`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgprep"
 
 
 def touch(descriptor: int) -> None:
-    """Note that a shard is in use now; the clock of file systems alone is too coarse to tell."""
+    """Record that a shard is used now; the clock of the file system alone would be too coarse."""
     now = time.time_ns()
     with suppress(OSError):
         os.utime(descriptor, ns=(now, now))
@@ -58,40 +58,40 @@ def touch(descriptor: int) -> None:
 class _Entry:
     path: Path
     bytes: int
-    """Counted in full from the start of a download."""
+    """Size; the full size already when the download starts."""
     unwritten_bytes: int
     used_at_ns: int
 
 
 class ShardCache:
-    """The folder. Safe to share by threads and processes."""
+    """The cache folder. Threads and processes may share it."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        """Nothing is made yet."""
+        """Remember the folder; ``create`` makes it."""
         self.folder, self.limit_bytes = folder, limit_bytes
         self._verified: set[tuple[str, int]] = set()
-        """Hashes and inodes that this process knows to belong together."""
+        """Hashes and inodes of the files that this process has verified."""
 
-    def make(self) -> None:
-        """Make the folder where it is missing.
+    def create(self) -> None:
+        """Create the folder if it is missing.
 
         Raises:
-            DataError: it cannot be made or written.
+            DataError: it cannot be created or written.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._locked():
                 pass
         except OSError as exc:
-            raise self._unusable(exc) from exc
+            raise self._error(exc) from exc
 
     def room_bytes(self) -> int:
-        """What the shards may take at this moment: the limit, or less where the disk is full."""
+        """Bytes that the shards may take now: the limit, or less if the disk is full."""
         entries = self._entries()
         return self._allowed(sum(entry.bytes for entry in entries), entries)
 
     def open(self, shard: ShardInfo) -> int | None:
-        """Descriptor of a shard that is here, which now counts as used; None if it is not."""
+        """Open a cached shard and mark it as used; None if it is not cached."""
         try:
             descriptor = checked_descriptor(self._path(shard), shard)
         except (OSError, ValueError):
@@ -100,26 +100,26 @@ class ShardCache:
         return descriptor
 
     def fetch(self, store: Store, shard: ShardInfo, stopped: Callable[[], bool]) -> None:
-        """See to it that a shard is here, whole; returns when it is.
+        """Download a shard unless it is cached; returns when it is complete.
 
         Raises:
-            DataError: the store fails, the disk is full, or what came is not the shard.
-            CacheStoppedError: ``stopped`` said so.
+            DataError: the store fails, the disk is full, or the download is not the shard.
+            DownloadStoppedError: ``stopped`` returned true.
         """
-        while not self._is_here(shard):
-            with self._claimed(shard, stopped) as descriptor:
+        while not self._is_cached(shard):
+            with self._claim(shard, stopped) as descriptor:
                 if descriptor is None:
                     continue
                 try:
-                    self._make_room(descriptor, shard, stopped)
+                    self._reserve(descriptor, shard, stopped)
                     download(store, shard, descriptor, stopped)
                     self._verified.add((shard.sha256, os.fstat(descriptor).st_ino))
                     os.fsync(descriptor)
-                    # Whoever counts the folder meanwhile could miss a file between two names.
+                    # Under the lock: while a file changes its name, a count could miss it.
                     with self._locked():
                         self._partial(shard).rename(self._path(shard))
                 except OSError as exc:
-                    raise self._unusable(exc) from exc
+                    raise self._error(exc) from exc
 
     def _path(self, shard: ShardInfo) -> Path:
         return self.folder / f"{shard.sha256}{_SHARD}"
@@ -127,19 +127,19 @@ class ShardCache:
     def _partial(self, shard: ShardInfo) -> Path:
         return self.folder / f"{shard.sha256}{_PARTIAL}"
 
-    def _unusable(self, exc: OSError) -> DataError:
+    def _error(self, exc: OSError) -> DataError:
         return DataError(
-            f"{self.folder}: cannot keep shards here: {exc.strerror or exc}: free some space, or "
-            "name another folder with --cache"
+            f"{self.folder}: cannot cache shards here: {exc.strerror or exc}: free some space, or "
+            "choose another folder with --cache"
         )
 
-    def _is_here(self, shard: ShardInfo) -> bool:
-        """Whether the shard is here; hashed once in this process, and removed if it is another."""
+    def _is_cached(self, shard: ShardInfo) -> bool:
+        """Whether the shard is cached; hashed once per process, and removed if it is damaged."""
         try:
             descriptor = checked_descriptor(self._path(shard), shard)
         except FileNotFoundError:
             return False
-        except (OSError, ValueError):  # not to be read, or of another size
+        except (OSError, ValueError):  # unreadable, or of another size
             self._path(shard).unlink(missing_ok=True)
             return False
         touch(descriptor)
@@ -154,7 +154,7 @@ class ShardCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock of the whole folder, for a moment."""
+        """Hold the lock of the whole folder briefly."""
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -163,32 +163,32 @@ class ShardCache:
             os.close(descriptor)
 
     @contextmanager
-    def _claimed(self, shard: ShardInfo, stopped: Callable[[], bool]) -> Iterator[int | None]:
-        """Hold the temporary file of a shard, which is removed if it is still there at the end.
+    def _claim(self, shard: ShardInfo, stopped: Callable[[], bool]) -> Iterator[int | None]:
+        """Lock the temporary file of a shard; removes it if it still exists at the end.
 
-        None where somebody else had it until now: look again.
+        Yields None if another process had the lock until now: check again for the shard.
         """
         path = self._partial(shard)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
-            raise self._unusable(exc) from exc
+            raise self._error(exc) from exc
         try:
             while not _try_lock(descriptor):
-                _pause(stopped)
-            ours = _is_at(descriptor, path)
+                _wait(stopped)
+            is_current = _has_path(descriptor, path)
             try:
-                yield descriptor if ours and not self._path(shard).exists() else None
+                yield descriptor if is_current and not self._path(shard).exists() else None
             finally:
-                if ours and _is_at(descriptor, path):
+                if is_current and _has_path(descriptor, path):
                     path.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
 
-    def _make_room(self, descriptor: int, shard: ShardInfo, stopped: Callable[[], bool]) -> None:
-        """Remove old shards until this one fits, and count it from now on.
+    def _reserve(self, descriptor: int, shard: ShardInfo, stopped: Callable[[], bool]) -> None:
+        """Evict old shards until this one fits, and count it from now on.
 
-        Where only what others download at this moment is in the way, wait for it.
+        If only the current downloads of others are in the way, wait for them.
         """
         while True:
             with self._locked():
@@ -196,17 +196,18 @@ class ShardCache:
                 if self._evict(shard.bytes):
                     os.ftruncate(descriptor, shard.bytes)
                     return
-            _pause(stopped)
+            _wait(stopped)
 
     def _evict(self, needed_bytes: int) -> bool:
-        self._sweep()
+        """Evict until ``needed_bytes`` fit; returns whether they do."""
+        self._remove_abandoned()
         entries = self._entries()
         taken = sum(entry.bytes for entry in entries)
         allowed = self._allowed(taken, entries)
         if needed_bytes > allowed:
             raise OSError(
                 errno.ENOSPC,
-                f"a shard takes {needed_bytes:,} bytes and {max(allowed, 0):,} may be taken",
+                f"a shard takes {needed_bytes:,} bytes, but only {max(allowed, 0):,} are available",
             )
         shards = [entry for entry in entries if entry.path.suffix == _SHARD]
         for entry in sorted(shards, key=lambda entry: entry.used_at_ns):
@@ -226,25 +227,25 @@ class ShardCache:
         found: list[_Entry] = []
         if not self.folder.exists():
             return found
-        for path in self._ours():
+        for path in self._cache_files():
             with suppress(FileNotFoundError):
                 state = path.stat()
                 unwritten = max(0, state.st_size - state.st_blocks * 512)
                 found.append(_Entry(path, state.st_size, unwritten, state.st_mtime_ns))
         return found
 
-    def _ours(self) -> Iterator[Path]:
-        return (path for path in self.folder.iterdir() if _OURS.fullmatch(path.name))
+    def _cache_files(self) -> Iterator[Path]:
+        return (path for path in self.folder.iterdir() if _CACHE_NAME.fullmatch(path.name))
 
-    def _sweep(self) -> None:
-        """Remove what processes that are gone left half-written."""
-        for path in self._ours():
+    def _remove_abandoned(self) -> None:
+        """Remove incomplete files of processes that have ended."""
+        for path in self._cache_files():
             if path.suffix != _PARTIAL:
                 continue
             with suppress(FileNotFoundError):
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 try:
-                    if _try_lock(descriptor) and _is_at(descriptor, path):
+                    if _try_lock(descriptor) and _has_path(descriptor, path):
                         path.unlink(missing_ok=True)
                 finally:
                     os.close(descriptor)
@@ -258,15 +259,15 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one that has this name."""
+def _has_path(descriptor: int, path: Path) -> bool:
+    """Whether the open file still has this path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _pause(stopped: Callable[[], bool]) -> None:
+def _wait(stopped: Callable[[], bool]) -> None:
     if stopped():
-        raise CacheStoppedError
+        raise DownloadStoppedError
     time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Download a shard from an object store into an open file, hashed on the way."""
+"""Download a shard from an object store into an open file, and hash it meanwhile."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from imgprep.storage.reading import store_words
 from imgprep.storage.urls import attempt, file_system
 from train.errors import DataError
 
-PIECE_BYTES = 8 << 20
+RANGE_BYTES = 8 << 20
 """Length of a ranged request."""
 DOWNLOADS = 2
-"""Times that a shard is downloaded before its hash is believed to be wrong."""
+"""Downloads of a shard with a wrong hash before it is an error."""
 
 
-class CacheStoppedError(Exception):
-    """Whoever waited for a shard no longer wants it."""
+class DownloadStoppedError(Exception):
+    """The reader stopped waiting for a shard."""
 
 
 def download(store: Store, shard: ShardInfo, descriptor: int, stopped: Callable[[], bool]) -> None:
-    """Write the shard into the file, whole.
+    """Write the whole shard into the file.
 
     Raises:
         DataError: the store fails, or what it holds is not the shard that the index describes.
         OSError: the file cannot be written.
-        CacheStoppedError: ``stopped`` said so.
+        DownloadStoppedError: ``stopped`` returned true.
     """
     for _ in range(DOWNLOADS):
         digest = hashlib.sha256()
-        for offset, piece in _pieces(store, shard, stopped):
+        for offset, piece in _ranges(store, shard, stopped):
             digest.update(piece)
             _write(descriptor, piece, offset)
         if digest.hexdigest() == shard.sha256:
@@ -44,24 +44,28 @@ def download(store: Store, shard: ShardInfo, descriptor: int, stopped: Callable[
     )
 
 
-def _pieces(
+def _ranges(
     store: Store, shard: ShardInfo, stopped: Callable[[], bool]
 ) -> Iterator[tuple[int, bytes]]:
-    """The object by ranges: offset and bytes. What may pass is tried again. DataError as above."""
+    """Yield the object in ranges: offset and bytes. Temporary failures are retried.
+
+    Raises:
+        DataError, DownloadStoppedError: as ``download``.
+    """
     where = store.where(shard.name)
     fs, root = file_system(store.location)
 
     def read(start: int, end: int) -> bytes:
         if stopped():
-            raise CacheStoppedError
+            raise DownloadStoppedError
         return bytes(fs.cat_file(f"{root}/{shard.name}", start=start, end=end))
 
     try:
         wrong_size = store.size_bytes(shard.name) != shard.bytes
-        for start in range(0, 0 if wrong_size else shard.bytes, PIECE_BYTES):
-            end = min(start + PIECE_BYTES, shard.bytes)
+        for start in range(0, 0 if wrong_size else shard.bytes, RANGE_BYTES):
+            end = min(start + RANGE_BYTES, shard.bytes)
             piece = attempt(partial(read, start, end))
-            if len(piece) != end - start:  # replaced by a shorter one under our hands
+            if len(piece) != end - start:  # meanwhile replaced by a shorter object
                 wrong_size = True
                 break
             yield start, piece
@@ -71,8 +75,7 @@ def _pieces(
         raise DataError(f"{where}: {store_words(exc)}") from exc
     if wrong_size:
         raise DataError(
-            f"{where}: its size is not the {shard.bytes:,} bytes that the index says; run imgprep "
-            "verify"
+            f"{where}: its size is not {shard.bytes:,} bytes, as in the index; run imgprep verify"
         )
 
 

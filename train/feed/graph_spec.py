@@ -1,0 +1,127 @@
+"""What a DALI graph is made for, without DALI: dataset, settings, batch size and views.
+
+Suffixes: ``hwc`` row, column, channel; ``yx`` row and column; ``n`` image in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.dataset.encodings import encoding_of
+from imgprep.processors import processors
+from train.config import InputConfig
+from train.errors import ConfigError, DataError
+from train.feed.augment import EpochDraws
+from train.feed.dataset import TrainingSet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GraphSpec:
+    """Everything that determines a graph."""
+
+    encoding: str
+    size_px: int
+    batch_images: int
+    threads: int
+    config: InputConfig
+    """Crop, mean, type and augmentation."""
+    mean_image_hwc: NDArray[np.float32]
+    """(size, size, 3)."""
+    mean_rgb: NDArray[np.float32]
+    """(3,): what the mean ``channel`` subtracts."""
+    lighting: bool = False
+    """Add the lighting noise (and divide, if the settings say so)."""
+    views: Literal[1, 10] = 1
+    """10: the ten test views (paper 4.1), one output each, from one decode."""
+
+    @property
+    def needs_decoder(self) -> bool:
+        """Whether records are files that DALI decodes; otherwise they are pixels."""
+        return encoding_of(self.encoding).needs_decoder
+
+    @property
+    def crop_px(self) -> int:
+        """Side of the crops."""
+        return self.config.crop_px
+
+    @property
+    def warps(self) -> bool:
+        """Whether crops may be scaled or reach outside the record."""
+        return self.config.scale_jitter > 0 or self.config.translate_px > 0
+
+    @property
+    def divisor(self) -> float:
+        """What the result is divided by."""
+        divides = self.lighting and self.config.lighting_divide
+        return 1 + self.config.lighting_sd if divides else 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FeedBatch:
+    """The input of a graph for one batch: records as stored, and the draws for each."""
+
+    records: Sequence[bytes]
+    draws: EpochDraws
+
+
+def graph_spec(
+    data: TrainingSet, config: InputConfig, *, batch_images: int, lighting: bool
+) -> GraphSpec:
+    """Specify the graph that trains by ``config``, with or without the lighting noise.
+
+    Raises:
+        ConfigError: the crop is larger than the records.
+    """
+    if config.crop_px > data.size_px:
+        raise ConfigError(
+            f"crop_px must be at most {data.size_px}, the size of the records; got {config.crop_px}"
+        )
+    return GraphSpec(
+        encoding=data.encoding,
+        size_px=data.size_px,
+        batch_images=batch_images,
+        threads=config.threads or processors(),
+        config=config,
+        mean_image_hwc=data.mean_image_hwc,
+        mean_rgb=data.pca.mean_rgb.astype(np.float32),
+        lighting=lighting,
+    )
+
+
+def eval_spec(
+    data: TrainingSet, config: InputConfig, *, batch_images: int, views: Literal[1, 10]
+) -> GraphSpec:
+    """Specify the graph that evaluates: centre crop or ten views, nothing random.
+
+    Raises:
+        ConfigError: the crop is larger than the records.
+    """
+    plain = config.without_augmentation()
+    spec = graph_spec(data, plain, batch_images=batch_images, lighting=False)
+    return replace(spec, views=views)
+
+
+def view_corners(size_px: int, crop_px: int) -> list[tuple[int, int]]:
+    """Rows and columns of the five test crops: corners, and the centre as third."""
+    far = size_px - crop_px
+    return [(0, 0), (0, far), (far // 2, far // 2), (far, 0), (far, far)]
+
+
+def record_array(spec: GraphSpec, content: bytes) -> NDArray[np.uint8]:
+    """Return what DALI gets of a record: its file (n,), or its pixels if they need no decoder.
+
+    Raises:
+        DataError: the file is not a record of the dataset's encoding and size.
+    """
+    encoding = encoding_of(spec.encoding)
+    fault = encoding.fault(content, spec.size_px)
+    if fault:
+        raise DataError(fault)
+    if encoding.needs_decoder:
+        return np.frombuffer(content, np.uint8)
+    return encoding.view(content, spec.size_px)
