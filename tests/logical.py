@@ -25,7 +25,7 @@ class MixedDevicesError(AssertionError):
 
 
 class LogicalDevices(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the memory of tensors through all operations, those of the backward pass too."""
+    """Follows the memory of tensors through all operations, including the backward pass."""
 
     def __init__(self, net: ColumnNet) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -38,14 +38,14 @@ class LogicalDevices(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.place(int(name.split(".")[1]), [parameter])
 
     def place(self, device: int, tensors: Iterable[Tensor]) -> None:
-        """Say where tensors are."""
+        """Assign tensors to a device."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             self._held.append(storage)
             self._owners[storage._cdata] = device
 
     def owner(self, tensor: Tensor) -> int | None:
-        """Where a tensor is; None for one made from nothing."""
+        """Return the device of a tensor; None if it does not depend on an assigned one."""
         return self._owners.get(tensor.untyped_storage()._cdata)
 
     def __enter__(self) -> LogicalDevices:
@@ -89,7 +89,7 @@ class LogicalDevices(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def check_devices(net: ColumnNet, images: Tensor, labels: Tensor, key: MaskKey) -> LogicalDevices:
-    """A training step of which no operation may mix the devices. MixedDevicesError if one does."""
+    """Run a training step; MixedDevicesError if an operation mixes the devices."""
     mode = LogicalDevices(net)
     masks = net.draw_masks(key)
     mode.place(0, [images, labels])

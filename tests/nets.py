@@ -32,7 +32,7 @@ def make_net(
     classes: int = CLASSES,
     settings: Mapping[str, Any] = SMALL,
 ) -> Net:
-    """A net in double precision; ``columns`` has both on the CPU."""
+    """Build a net in double precision; with ``columns`` both are on the CPU."""
     return build_net(
         NetConfig(**settings),
         classes=classes,
@@ -44,21 +44,21 @@ def make_net(
 
 
 def batch(rows: int, image_px: int = SMALL_PX, seed: int = 5) -> tuple[Tensor, Tensor]:
-    """Noise of the size of centred pixels, float64 (rows, 3, px, px), and labels."""
+    """Draw noise as large as centred pixels, float64 (rows, 3, px, px), and labels."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(rows, 3, image_px, image_px, generator=generator, dtype=torch.float64)
     return images * 60, torch.randint(CLASSES, (rows,), generator=generator)
 
 
 def loss_of(net: Net, rows: int = 3, step: int = 0, image_px: int = SMALL_PX) -> Tensor:
-    """Mean cross-entropy of a batch in training, with the masks of that step."""
+    """Compute the mean cross-entropy of a training batch, with the masks of that step."""
     images, labels = batch(rows, image_px, seed=step)
     masks = net.draw_masks(MaskKey.whole(seed=3, step=step, rows=rows))
     return nn.functional.cross_entropy(net(images, masks), labels)
 
 
 def gradients(net: Net) -> dict[str, Tensor]:
-    """Gradients by canonical name."""
+    """Return the gradients by canonical name."""
     found = {}
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, f"{name} has no gradient"
@@ -67,6 +67,6 @@ def gradients(net: Net) -> dict[str, Tensor]:
 
 
 def largest_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Over all tensors of two mappings with the same names."""
+    """Return the largest difference between tensors of the same name."""
     assert a.keys() == b.keys()
     return max(float((a[name] - b[name]).abs().max()) for name in a)

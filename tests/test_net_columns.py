@@ -1,4 +1,4 @@
-"""Two columns are the grouped net: same numbers, one layout of weights, and what is sent."""
+"""Two columns equal the grouped net: same numbers, same canonical weights; bytes sent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ JOINTS = {"conv3": 173_056, "fc6": 36_864, "fc7": 16_384, "fc8": 8_192}
 
 @dataclass(frozen=True)
 class Trained:
-    """What some updates did, by canonical name."""
+    """Results of some updates, by canonical name."""
 
     losses: list[float]
     first_gradients: dict[str, Tensor]
@@ -68,10 +68,12 @@ def assert_equal_to_grouped(settings: dict[str, Any], image_px: int, steps: int)
         with torch.no_grad():
             logits = grouped(images, masks[0])
             assert (logits - columns(images, masks[1])).abs().max() < 1e-9
-            assert logits.std(0).max() > 1e-4, "the images make no difference: nothing is tested"
+            assert logits.std(0).max() > 1e-4, (
+                "the logits do not depend on the images, so nothing is tested"
+            )
     expected = updates(grouped, steps, image_px)
     found = updates(columns, steps, image_px)
-    assert max(expected.losses) < 100, "these updates diverge: nothing is tested"
+    assert max(expected.losses) < 100, "these updates diverge, so nothing is tested"
     assert found.losses == pytest.approx(expected.losses, abs=1e-9)
     assert largest_difference(found.first_gradients, expected.first_gradients) < 1e-9
     assert largest_difference(found.velocities, expected.velocities) < 1e-9
@@ -79,8 +81,8 @@ def assert_equal_to_grouped(settings: dict[str, Any], image_px: int, steps: int)
     assert min(float((expected.weights[name] - start[name]).abs().max()) for name in start) > 0
 
 
-def test_the_paper_sized_net_in_columns_is_the_grouped_net() -> None:
-    """All widths of the paper; at 224 pixels with an eighth of them, to save time."""
+def test_a_net_of_the_papers_width_in_columns_equals_the_grouped_net() -> None:
+    """All widths of the paper; at 224 pixels an eighth of them, to save time."""
     assert_equal_to_grouped(SOURCE, 64, steps=2)
     assert_equal_to_grouped(
         {**SOURCE, **SMALL, "init_sd": 0.03, "init_sd_conv345": 0.1}, 224, steps=2
@@ -97,14 +99,16 @@ def test_the_paper_sized_net_in_columns_is_the_grouped_net() -> None:
         {"lrn": False, "activation": "leaky-relu", "init_sd": 0.02, "init_sd_conv345": 0.05},
     ],
 )
-def test_columns_are_the_grouped_net(settings: dict[str, Any]) -> None:
+def test_columns_equal_the_grouped_net(settings: dict[str, Any]) -> None:
     spread = {"init_sd": 0.05, "init_sd_conv345": 0.1}
     assert_equal_to_grouped({**SMALL, **spread, **settings}, SMALL_PX, steps=5)
 
 
 @pytest.mark.parametrize("settings", [SMALL, {**SMALL, "architecture": "conv6"}])
 @pytest.mark.parametrize("columns", [False, True])
-def test_canonical_state_goes_round_bit_by_bit(settings: dict[str, Any], columns: bool) -> None:
+def test_the_canonical_state_survives_a_round_trip_bit_for_bit(
+    settings: dict[str, Any], columns: bool
+) -> None:
     net = make_net(columns=columns, settings=settings)
     state = net.canonical_state()
     assert {name: tuple(value.shape) for name, value in state.items()} == canonical_shapes(
@@ -123,7 +127,7 @@ def test_canonical_state_goes_round_bit_by_bit(settings: dict[str, Any], columns
     assert largest_difference(net.canonical(local), values) == 0
 
 
-def test_canonical_state_is_a_copy() -> None:
+def test_the_canonical_state_is_a_copy() -> None:
     for columns in (False, True):
         net = make_net(columns=columns)
         for value in net.canonical_state().values():
@@ -181,7 +185,7 @@ def test_bytes_over_the_link_are_those_of_2012() -> None:
     assert not net.link.backward_bytes
 
 
-def test_conv6_is_a_joint_too_and_one_device_sends_nothing() -> None:
+def test_conv6_is_a_joint_and_one_device_sends_nothing() -> None:
     settings = {**SMALL, "architecture": "conv6"}
     net = make_net(columns=True, settings=settings)
     assert isinstance(net, ColumnNet)
@@ -210,8 +214,8 @@ def _train_in_a_process(rank: int, folder: str) -> None:
     torch.save(net.canonical_state(), f"{folder}/{rank}.pt")
 
 
-def test_two_processes_of_two_columns_are_one(tmp_path: Any) -> None:
-    """DistributedDataParallel around the net on two devices: columns times data."""
+def test_two_processes_of_two_columns_equal_one_process(tmp_path: Any) -> None:
+    """DistributedDataParallel around the net of two columns."""
     in_processes(2, _train_in_a_process, str(tmp_path))
     net = make_net(columns=False)
     images, labels = batch(5)

@@ -1,4 +1,4 @@
-"""No operation of the net of two columns mixes its devices, though both are the CPU here."""
+"""No operation of the net of two columns mixes its devices, although both are the CPU here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checked(net: ColumnNet, dtype: torch.dtype = torch.float64) -> LogicalDevice
     "settings",
     [{}, SOURCE, {"architecture": "conv6"}, {"dropout": "inverted", "activation": "sigmoid"}],
 )
-def test_the_columns_meet_on_the_link_alone(dtype: torch.dtype, settings: dict[str, Any]) -> None:
+def test_the_columns_meet_only_on_the_link(dtype: torch.dtype, settings: dict[str, Any]) -> None:
     mode = checked(column_net(**settings), dtype)
     joints = 4 if settings.get("architecture") == "conv6" else 3
     assert mode.crossings == 1 + 2 * (2 * joints + 1)  # the images; each joint there and back
@@ -45,7 +45,7 @@ def test_the_columns_meet_on_the_link_alone(dtype: torch.dtype, settings: dict[s
 
 
 class ForgetsToSend(ColumnNet):
-    """Joins b's activations without sending them to a."""
+    """Joins the activations of b without sending them to a."""
 
     def _join(self, joint: str, pair: Pair) -> Pair:
         if joint != "fc7":
@@ -73,14 +73,14 @@ class ForgetsTheImages(ColumnNet):
 
 
 class NoDelivery(Link):
-    """Hands the images over where they are."""
+    """Passes the images on without moving them."""
 
     def deliver(self, images: Tensor) -> Tensor:
         return images
 
 
 class ForgetsTheGradient(ColumnNet):
-    """Sends activations forward, but leaves their gradients where they came to be."""
+    """Sends activations forward, but does not send their gradients back."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -88,7 +88,7 @@ class ForgetsTheGradient(ColumnNet):
 
 
 class OneWay(Link):
-    """Its gradients do not travel back."""
+    """Does not send gradients back."""
 
     def send(self, tensor: Tensor, joint: str, source: int, target: int) -> Tensor:
         class Send(torch.autograd.Function):
@@ -122,15 +122,15 @@ def test_a_forgotten_transfer_is_found(broken: type[ColumnNet]) -> None:
         checked(column_net(broken))
 
 
-def test_a_forgotten_transfer_forward_and_backward_each_are_found_where_they_happen() -> None:
+def test_a_forgotten_transfer_is_found_in_the_forward_and_in_the_backward_pass() -> None:
     with pytest.raises(MixedDevicesError, match=r"aten\.cat"):
         checked(column_net(ForgetsToSend))
-    # The gradient that stayed away meets the column's own when the two are added.
+    # The gradient on the wrong device is found when the column's own is added to it.
     with pytest.raises(MixedDevicesError, match=r"reads tensors of both devices"):
         checked(column_net(ForgetsTheGradient))
 
 
-def test_the_mode_sees_plain_mixing() -> None:
+def test_the_mode_finds_plain_mixing() -> None:
     net = column_net()
     mode = LogicalDevices(net)
     a, b = torch.ones(3), nn.Parameter(torch.ones(3))

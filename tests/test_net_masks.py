@@ -1,4 +1,4 @@
-"""Dropout masks are the same for every division of the batch and of the net; the two flavours."""
+"""Dropout masks are equal for every division of batch and net; the two kinds of dropout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def whole(rows: int, step: int = 0) -> MaskKey:
 
 
 @given(rows=st.integers(1, 40), cuts=st.lists(st.integers(0, 40), max_size=4))
-def test_rows_of_any_division_are_those_of_the_batch(rows: int, cuts: list[int]) -> None:
+def test_any_division_of_the_batch_gets_the_rows_of_its_mask(rows: int, cuts: list[int]) -> None:
     expected = keep_mask(whole(rows), "x", 6, keep=0.5, device=CPU)
     edges = [0, *sorted(min(cut, rows) for cut in cuts), rows]
     parts = [
@@ -37,7 +37,7 @@ def test_rows_of_any_division_are_those_of_the_batch(rows: int, cuts: list[int])
     assert torch.equal(torch.cat(parts), expected)
 
 
-def test_columns_have_the_halves_of_the_grouped_masks() -> None:
+def test_columns_get_the_halves_of_the_grouped_masks() -> None:
     grouped, columns = make_net(columns=False), make_net(columns=True)
     one_gpu = make_net(columns=False, settings={**SMALL, "architecture": "one-gpu"})
     key = MaskKey(seed=SEED, step=7, first_row=2, rows=3, global_rows=9)
@@ -64,12 +64,12 @@ def test_every_seed_step_layer_and_column_has_its_own_mask() -> None:
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.5, 1.0])
-def test_masks_keep_their_part(keep: float) -> None:
+def test_masks_keep_the_given_fraction(keep: float) -> None:
     mask = keep_mask(whole(400), "x", 500, keep=keep, device=CPU)
     assert abs(mask.float().mean().item() - keep) < 5 * (keep * (1 - keep) / 200_000) ** 0.5 + 1e-9
 
 
-def test_threads_do_not_change_masks_or_first_weights() -> None:
+def test_threads_do_not_change_masks_or_initial_weights() -> None:
     before = torch.get_num_threads()
     found = []
     for threads in (1, 2, 5):
@@ -86,7 +86,7 @@ def test_threads_do_not_change_masks_or_first_weights() -> None:
         assert torch.equal(weights, found[0][1])
 
 
-def test_drawing_leaves_torchs_own_generator_alone() -> None:
+def test_drawing_does_not_use_the_global_generator_of_torch() -> None:
     before = torch.random.get_rng_state()
     make_net(columns=True).draw_masks(whole(2))
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -1,4 +1,4 @@
-"""The allocator's switch: it takes, and the process keeps what it has used."""
+"""The allocator's switch works: the process reuses its memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def use(times):
         torch.ones(50_000_000)
 
 took = keep_pages() if sys.argv[1] == "keep" else False
-use(8)  # the first few may each find another place
+use(8)  # the first few may each get another place
 before = faults()
 use(4)
 print(took, faults() - before)
@@ -30,7 +30,7 @@ print(took, faults() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the switch")
-def test_memory_is_used_again() -> None:
+def test_memory_is_reused() -> None:
     found = {}
     for mode in ("keep", "default"):
         ran = subprocess.run(
@@ -39,4 +39,4 @@ def test_memory_is_used_again() -> None:
         took, faults = ran.stdout.split()
         assert took == str(mode == "keep")
         found[mode] = int(faults)
-    assert found["keep"] < 50 < found["default"]  # pages, of 4 x 200 MB that are mapped anew
+    assert found["keep"] < 50 < found["default"]  # pages of 4 x 200 MB, mapped afresh by default

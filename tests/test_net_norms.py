@@ -1,4 +1,4 @@
-"""Response normalisation: equal to torch's and to the formula, its gradient, the C kernels."""
+"""Response norms equal torch and the formula; their gradients; the C kernels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def formula(x: Tensor, constants: NormConstants, size: int, groups: int) -> Tens
 
 @pytest.mark.parametrize("divided", [False, True])
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 48])
-def test_lrn_is_torchs_in_both_conventions_of_alpha(divided: bool, channels: int) -> None:
+def test_lrn_equals_torch_in_both_conventions_of_alpha(divided: bool, channels: int) -> None:
     """Torch divides alpha by the size, as the source does; the paper's formula needs 5 alpha."""
     x = noise(2, channels, 3, 4) * 100
     alpha = 1e-4 / 5 if divided else 1e-4
@@ -69,7 +69,7 @@ def test_lrn_is_torchs_in_both_conventions_of_alpha(divided: bool, channels: int
     beta=st.sampled_from([0.75, 0.5, 1.0]),
     channels_last=st.booleans(),
 )
-def test_lrn_is_the_formula_and_never_looks_over_the_seam(
+def test_lrn_equals_the_formula_and_never_crosses_the_groups(
     own: int, groups: int, half: int, beta: float, channels_last: bool
 ) -> None:
     constants = NormConstants(k=1.5, alpha=0.3, beta=beta)
@@ -83,13 +83,15 @@ def test_lrn_is_the_formula_and_never_looks_over_the_seam(
 @pytest.mark.parametrize("beta", [0.75, 0.6])
 @pytest.mark.parametrize("rectify", [False, True])
 @pytest.mark.parametrize(("channels", "groups"), [(6, 1), (6, 2), (3, 3)])
-def test_lrn_has_its_gradient(beta: float, rectify: bool, channels: int, groups: int) -> None:
+def test_the_gradient_of_lrn_is_right(
+    beta: float, rectify: bool, channels: int, groups: int
+) -> None:
     norm = ChannelNorm(NormConstants(k=1.5, alpha=0.3, beta=beta), size=5, groups=groups)
     x = noise(2, channels, 2, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda each: norm(each, rectify=rectify), (x,))
 
 
-def test_spatial_norm_is_its_formula_and_has_its_gradient() -> None:
+def test_the_spatial_norm_equals_its_formula_and_its_gradient_is_right() -> None:
     x = noise(2, 3, 7, 6) * 30
     padded = functional.pad(x**2, (2, 2, 2, 2))
     squares = sum(padded[:, :, i : i + 7, j : j + 6] for i in range(5) for j in range(5))
@@ -101,7 +103,7 @@ def test_spatial_norm_is_its_formula_and_has_its_gradient() -> None:
 @pytest.mark.parametrize("norm", [ChannelNorm(PAPER, size=5, groups=2), SpatialNorm()])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_summed_as_float(norm: torch.nn.Module, dtype: torch.dtype) -> None:
-    x = (noise(2, 6, 3, 3) * 3000).to(dtype).requires_grad_()  # squares are no float16
+    x = (noise(2, 6, 3, 3) * 3000).to(dtype).requires_grad_()  # squares overflow float16
     y = norm(x)
     y.float().sum().backward()
     assert x.grad is not None
@@ -119,7 +121,7 @@ def test_half_precision_is_summed_as_float(norm: torch.nn.Module, dtype: torch.d
     rectify=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_the_kernels_are_the_torch_form(
+def test_the_kernels_equal_the_torch_code(
     name: str, shape: tuple[int, int, int, int], groups: int, half: int, rectify: bool, seed: int
 ) -> None:
     shape = (shape[0], shape[1] * groups, *shape[2:])
@@ -174,8 +176,8 @@ def test_threads_change_nothing(name: str, threads: int, backend: Callable[[str]
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_any_layout_gives_the_same(name: str, backend: Callable[[str], None]) -> None:
-    """What the kernels cannot read goes the torch way; gradients may come in any layout."""
+def test_any_memory_format_gives_the_same(name: str, backend: Callable[[str], None]) -> None:
+    """The torch code handles what the kernels cannot; gradients may have any memory format."""
     backend(name)
     norm = ChannelNorm(STRONG, size=5, groups=1)
     base = noise(2, 7, 5, 4).float()
@@ -197,7 +199,7 @@ def test_any_layout_gives_the_same(name: str, backend: Callable[[str], None]) ->
 
 @pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.parametrize("rectify", [False, True])
-def test_a_nan_stays_to_be_seen(name: str, rectify: bool, backend: Callable[[str], None]) -> None:
+def test_a_nan_is_passed_on(name: str, rectify: bool, backend: Callable[[str], None]) -> None:
     backend(name)
     x = torch.ones(1, 16, 2, 2).contiguous(memory_format=torch.channels_last)
     x[0, 3, 1, 1] = torch.nan

@@ -1,4 +1,4 @@
-"""The golden numbers of the network: parameters, sizes, zeros round the image, first weights."""
+"""The golden numbers of the network: parameters, sizes, padding, initial weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_parameter_counts_are_the_published_ones(architecture: str, expected: in
     assert layout.parameters == expected
 
 
-def test_each_layer_has_its_parameters_and_columns_divide_them() -> None:
+def test_each_layer_has_its_parameters_and_the_columns_share_them() -> None:
     layout = net_layout(NetConfig(), classes=1000)
     assert {name: layer.parameters for name, layer in layout.layers.items()} == PARAMETERS
     halves = {name: layer.half().parameters for name, layer in layout.layers.items()}
@@ -52,7 +52,7 @@ def test_each_layer_has_its_parameters_and_columns_divide_them() -> None:
     assert sum(halves.values()) - halves["fc8"] == 28_434_112
 
 
-def test_each_layer_has_its_size_from_224_pixels() -> None:
+def test_each_layer_has_its_size_for_224_pixels() -> None:
     net = paper_net()
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -82,7 +82,7 @@ def test_each_layer_has_its_size_from_224_pixels() -> None:
 
 
 def test_the_last_windows_of_layer_1_read_zeros() -> None:
-    """224 pixels end inside the last window, which starts at 216 and reads to 226."""
+    """224 pixels end inside the last window, which covers pixels 216 to 226."""
     net = make_net(columns=False, image_px=224)
     images, _ = batch(1, 224)
     seen: list[Tensor] = []
@@ -116,8 +116,8 @@ def test_every_variant_trains(activation: str, settings: dict[str, Any]) -> None
         assert parameter.grad.isfinite().all(), name
 
 
-def test_activations_stand_where_the_relu_stands() -> None:
-    """Features of a net whose hidden layers see nothing but their bias of 1."""
+def test_activations_replace_the_relu() -> None:
+    """Without weights the hidden layers see only their bias of 1."""
     expected = {"relu": 1.0, "tanh": torch.tanh(torch.tensor(1.0)).item(), "leaky-relu": 1.0}
     for activation, value in expected.items():
         net = make_net(
@@ -128,7 +128,7 @@ def test_activations_stand_where_the_relu_stands() -> None:
 
 
 def test_the_orders_of_layer_1_differ_only_with_lrn() -> None:
-    """Pooling and ReLU commute; LRN sees negative values in the source's order alone."""
+    """Pooling and ReLU commute; LRN sees negative values only in the source's order."""
     for lrn in (True, False):
         nets = [
             make_net(columns=False, settings={**SMALL, "lrn": lrn, "first_layer": order})
@@ -154,7 +154,7 @@ def test_initial_weights_have_their_spread_and_biases(conv345: float) -> None:
         assert (state[f"{name}.bias"] == torch.tensor(bias)).all()
 
 
-def test_first_weights_depend_on_the_seed_alone() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     grouped, columns = make_net(columns=False), make_net(columns=True)
     for name, value in grouped.canonical_state().items():
         assert torch.equal(value, columns.canonical_state()[name])
@@ -164,12 +164,12 @@ def test_first_weights_depend_on_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("px", [64, 65, 67, 71, 100, 224, 227, 256])
-def test_other_image_sizes_fit(px: int) -> None:
+def test_other_image_sizes_work(px: int) -> None:
     net = make_net(columns=True, image_px=px)
     assert net(batch(1, px)[0]).shape == (1, 7)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="too small"):
         net_layout(NetConfig(), classes=10, image_px=63)
     one_gpu = NetConfig(architecture="one-gpu")

@@ -1,4 +1,4 @@
-"""Updates of the real nets: whole and in columns they end in the same weights and velocities."""
+"""Updates of the real nets: grouped and in columns they give equal weights and velocities."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def net_in(columns: bool, dtype: torch.dtype = torch.float64) -> Net:
 
 
 def update(net: Net, sgd: Sgd, step: int) -> None:
-    """One update from images and masks that depend on ``step`` alone."""
+    """Make one update from images and masks that depend only on ``step``."""
     draw = torch.Generator().manual_seed(step)
     dtype = next(net.parameters()).dtype
     images = (torch.randn(ROWS, 3, PX, PX, generator=draw) * 60).to(dtype)
@@ -51,7 +51,7 @@ def state_of(net: Net, sgd: Sgd) -> dict[str, Tensor]:
 
 
 def run(config: OptimConfig, order: list[bool]) -> dict[str, Tensor]:
-    """One update in each form of ``order``, the state handed on by canonical names."""
+    """Make one update in each form of ``order``, passing on the state by canonical names."""
     weights: dict[str, Tensor] | None = None
     velocities: dict[str, Tensor] = {}
     for step, columns in enumerate(order):
@@ -67,7 +67,7 @@ def run(config: OptimConfig, order: list[bool]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("lars", [0.0, 0.01])
-def test_forms_that_take_turns_end_where_one_form_ends(lars: float) -> None:
+def test_alternating_forms_end_where_one_form_ends(lars: float) -> None:
     config = OptimConfig(decay_biases=False, lars=lars)
     whole = run(config, [False] * 4)
     mixed = run(config, [False, True, True, False])
@@ -76,7 +76,9 @@ def test_forms_that_take_turns_end_where_one_form_ends(lars: float) -> None:
         torch.testing.assert_close(mixed[name], value, rtol=1e-9, atol=1e-13)
 
 
-def test_a_run_through_files_is_the_undisturbed_run_bit_for_bit(tmp_path: Path) -> None:
+def test_a_run_saved_after_every_update_equals_an_uninterrupted_run_bit_for_bit(
+    tmp_path: Path,
+) -> None:
     config = OptimConfig()
     whole = net_in(False, torch.float32)
     undisturbed = Sgd(whole, config)
@@ -97,7 +99,7 @@ def test_a_run_through_files_is_the_undisturbed_run_bit_for_bit(tmp_path: Path) 
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-def test_conv1_frozen_stays_as_it_was_in_both_forms() -> None:
+def test_a_frozen_conv1_does_not_change_in_either_form() -> None:
     for columns in (False, True):
         net = net_in(columns)
         sgd = Sgd(net, OptimConfig())

@@ -1,4 +1,4 @@
-"""The schedule of the rate: golden numbers, and what drops, overrides and saving do to it."""
+"""The schedule of the learning rate: golden numbers, drops, overrides, saving."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def weights_rate(config: OptimConfig, epoch: float, state: ScheduleState | None 
 
 
 def validated(config: OptimConfig, errors: list[float]) -> ScheduleState:
-    """The state after one validation an epoch."""
+    """Return the state after one validation per epoch."""
     state = start(config)
     for epoch, error in enumerate(errors, start=1):
         state = after_validation(config, state, epoch, error)
     return state
 
 
-def test_dexp_goes_down_in_the_authors_four_equal_steps() -> None:
+def test_dexp_falls_in_the_authors_four_equal_steps() -> None:
     config = OptimConfig(schedule="dexp", epochs=96)
     found = [weights_rate(config, epoch) for epoch in range(96)]
     expected = [0.01, 0.0015874, 0.00025198, 0.00004]
@@ -35,13 +35,13 @@ def test_dexp_goes_down_in_the_authors_four_equal_steps() -> None:
     assert found == [each for each in found[::24] for _ in range(24)]
 
 
-def test_dexp_takes_the_biases_down_once_by_ten_in_two_halves() -> None:
+def test_dexp_divides_the_biases_rate_by_ten_for_the_second_half() -> None:
     config = OptimConfig(schedule="dexp", epochs=90, lr_bias_multiplier=2.0)
     found = [rate(config, start(config), epoch).lr_biases for epoch in range(90)]
     assert found == pytest.approx([0.02] * 45 + [0.002] * 45)
 
 
-def test_dexp_beyond_its_end_keeps_the_last_rate_and_one_step_is_constant() -> None:
+def test_dexp_keeps_the_last_rate_beyond_its_end_and_one_step_is_constant() -> None:
     assert weights_rate(OptimConfig(schedule="dexp", epochs=4), 9) == pytest.approx(0.00004)
     assert weights_rate(OptimConfig(schedule="dexp", epochs=4, dexp_steps=1), 3) == 0.01
 
@@ -71,7 +71,7 @@ def test_a_plateau_drops_three_times_and_then_stops() -> None:
     for epoch in range(1, 10):
         state = after_validation(config, state, epoch, 0.5)
         rates.append(rate(config, state, epoch).lr_weights)
-    # epoch 1 is the best; stalls are seen at 3, 5, 7 and, for the end, at 9
+    # Epoch 1 is the best; it stalls at 3, 5 and 7, and ends at 9.
     assert rates == pytest.approx([1e-2] * 2 + [1e-3] * 2 + [1e-4] * 2 + [1e-5] * 3)
     assert state.finished
     assert not validated(config, [0.5] * 8).finished
@@ -85,7 +85,7 @@ def test_a_gain_restarts_the_wait_and_gains_too_small_add_up() -> None:
 
 
 @given(st.lists(st.floats(0, 1), max_size=60), st.integers(0, 4), st.integers(1, 5))
-def test_a_plateau_never_raises_the_rate_nor_drops_more_than_allowed(
+def test_a_plateau_never_raises_the_rate_or_drops_more_often_than_allowed(
     errors: list[float], drops: int, patience: int
 ) -> None:
     config = OptimConfig(lr_drops=drops, plateau_epochs=patience)
@@ -101,14 +101,14 @@ def test_a_plateau_never_raises_the_rate_nor_drops_more_than_allowed(
 
 
 @pytest.mark.parametrize("kind", ["steps", "dexp", "constant"])
-def test_validation_errors_do_not_move_the_other_kinds(kind: Any) -> None:
+def test_validation_errors_do_not_change_the_other_kinds(kind: Any) -> None:
     config = OptimConfig(schedule=kind, step_epochs=(3,), epochs=9)
     state = validated(config, [0.9] * 9)
     assert rate(config, state, 9) == rate(config, start(config), 9)
     assert not state.finished
 
 
-def test_a_rate_set_by_hand_holds_from_then_on_and_is_recorded() -> None:
+def test_a_rate_set_on_resuming_applies_from_then_on_and_is_recorded() -> None:
     config = OptimConfig(schedule="steps", step_epochs=(2, 4), epochs=6)
     by_hand = OptimConfig(lr=0.005, schedule="steps", step_epochs=(2, 4), epochs=6)
     state = resumed(by_hand, start(config), 3)
@@ -119,7 +119,7 @@ def test_a_rate_set_by_hand_holds_from_then_on_and_is_recorded() -> None:
     assert change.old_lr == pytest.approx(0.001)
 
 
-def test_the_same_command_again_changes_nothing() -> None:
+def test_resuming_with_the_same_rate_changes_nothing() -> None:
     config = OptimConfig(lr=0.02)
     state = validated(config, [0.5] * 8)
     assert resumed(config, state, 8) is state
@@ -128,7 +128,7 @@ def test_the_same_command_again_changes_nothing() -> None:
     assert resumed(by_hand, once, 9) is once
 
 
-def test_a_finished_plateau_goes_on_when_a_rate_is_set_by_hand() -> None:
+def test_a_finished_plateau_continues_with_a_new_rate() -> None:
     config = OptimConfig(plateau_epochs=1, lr_drops=0)
     state = validated(config, [0.5, 0.5])
     assert state.finished
@@ -154,6 +154,6 @@ def test_a_malformed_state_is_refused(value: dict[str, Any]) -> None:
     "setting",
     [{"lr_drops": -1}, {"plateau_epochs": 0}, {"bias_drops": -1}],
 )
-def test_senseless_settings_are_refused(setting: dict[str, int]) -> None:
+def test_settings_out_of_range_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):
         OptimConfig(**setting)  # type: ignore[arg-type]

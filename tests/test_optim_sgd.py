@@ -1,4 +1,4 @@
-"""The update equals the paper's formula, through changing rates, freezing, saving and splitting."""
+"""The update equals the paper's formula with changing rates, freezing, saving and columns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Small(nn.Module):
         return self.names
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[Role, Tensor]:
-        """Parts of a layer put together again."""
+        """Join the parts of each layer."""
         found: dict[Role, list[Tensor]] = {}
         for name, role in self.names.items():
             found.setdefault(role, []).append(tensors[name].detach().clone())
@@ -57,7 +57,7 @@ class Small(nn.Module):
         return self.whole(dict(self.named_parameters()))
 
     def set_gradients(self, step: int) -> dict[Role, Tensor]:
-        """Gradients of one step: the same for a split net, with the parameters' layouts."""
+        """Set and return the gradients of one step, which are equal for a split net."""
         draw = torch.Generator().manual_seed(100 + step)
         whole = {
             role: torch.randn(value.shape, generator=draw, dtype=value.dtype)
@@ -73,7 +73,7 @@ class Small(nn.Module):
 def reference(
     config: OptimConfig, w: Tensor, v: Tensor, g: Tensor, lr: float, kind: str
 ) -> tuple[Tensor, Tensor]:
-    """Weights and velocity after the paper's update, in plain arithmetic."""
+    """Compute weights and velocity after the paper's update, in plain arithmetic."""
     if lr == 0:
         return w, v
     decay = config.weight_decay if kind == "weight" or config.decay_biases else 0.0
@@ -99,7 +99,7 @@ CONFIGS = st.builds(
 
 
 @given(CONFIGS, st.lists(RATES, min_size=1, max_size=8), st.booleans())
-def test_it_is_the_papers_update_whatever_the_rates_do(
+def test_the_update_equals_the_papers_with_any_rates(
     config: OptimConfig, rates: list[Rates], split: bool
 ) -> None:
     net = Small(split=split)
@@ -120,7 +120,7 @@ def test_it_is_the_papers_update_whatever_the_rates_do(
 
 
 @pytest.mark.parametrize("frozen", [Rates(0.0, 0.0), Rates(0.1, 0.1, {"conv1": 0.0, "fc8": 0.0})])
-def test_rate_0_is_no_update_and_keeps_the_velocity(frozen: Rates) -> None:
+def test_rate_0_changes_neither_weights_nor_velocity(frozen: Rates) -> None:
     net = Small()
     sgd = Sgd(net, OptimConfig())
     net.set_gradients(0)
@@ -144,7 +144,7 @@ def test_a_frozen_layer_needs_no_gradient_and_an_active_one_does() -> None:
         sgd.step(Rates(0.01, 0.01))
 
 
-def test_without_momentum_it_is_plain_descent_with_decay() -> None:
+def test_without_momentum_the_update_is_gradient_descent_with_decay() -> None:
     net, config = Small(), OptimConfig(momentum=0.0)
     before, gradients = net.weights(), net.set_gradients(0)
     Sgd(net, config).step(Rates(0.1, 0.1))
@@ -156,7 +156,7 @@ def test_without_momentum_it_is_plain_descent_with_decay() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_saved_and_loaded_velocities_go_on_bit_for_bit(dtype: torch.dtype) -> None:
+def test_saved_and_loaded_velocities_continue_bit_for_bit(dtype: torch.dtype) -> None:
     config = OptimConfig()
     whole, begun = Small(dtype=dtype), Small(dtype=dtype)
     undisturbed, first = Sgd(whole, config), Sgd(begun, config)
@@ -172,7 +172,7 @@ def test_saved_and_loaded_velocities_go_on_bit_for_bit(dtype: torch.dtype) -> No
     assert all(torch.equal(value, whole.weights()[role]) for role, value in begun.weights().items())
 
 
-def test_gradients_in_another_memory_layout_are_the_same_gradients() -> None:
+def test_the_memory_format_of_gradients_does_not_matter() -> None:
     nets = [Small(), Small()]
     nets[1].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for net in nets:
@@ -209,7 +209,7 @@ def test_lars_leaves_layers_without_weights_or_gradients_finite() -> None:
     assert all(torch.isfinite(value).all() for value in net.weights().values())
 
 
-def test_a_scaler_of_losses_changes_no_update_and_skips_an_overflow() -> None:
+def test_loss_scaling_changes_no_update_and_skips_an_overflow() -> None:
     plain, scaled = Small(dtype=torch.float32), Small(dtype=torch.float32)
     one, other = Sgd(plain, OptimConfig()), Sgd(scaled, OptimConfig())
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -231,7 +231,7 @@ def test_a_scaler_of_losses_changes_no_update_and_skips_an_overflow() -> None:
         assert torch.equal(value, scaled.weights()[role])
 
 
-def test_zero_grad_forgets_all_gradients() -> None:
+def test_zero_grad_clears_all_gradients() -> None:
     net = Small()
     net.set_gradients(0)
     Sgd(net, OptimConfig()).zero_grad()

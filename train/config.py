@@ -24,20 +24,14 @@ CACHE_GIB = 100.0
 """Default limit of the shard cache, in GiB."""
 
 
-def choices(kind: Any) -> tuple[str, ...]:
-    """The values that a setting of a ``Literal`` type may have, in order."""
-    return get_args(kind)
-
-
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise ConfigError(message)
 
 
 def _one_of(name: str, value: object, kind: Any) -> None:
-    _require(
-        value in choices(kind), f"{name} must be one of {', '.join(choices(kind))}; got {value!r}"
-    )
+    choices = get_args(kind)
+    _require(value in choices, f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
 def _at_least(settings: object, least: float, *names: str) -> None:

@@ -1,8 +1,8 @@
-"""Named settings of a whole run: the paper, the author's own 2012 configuration, modern means.
+"""Named settings of a whole run: the paper, the author's own 2012 configuration, later practice.
 
-The README's table says what each sets. A preset knows how long the run is, because the author's
-events (rates, colour noise off, conv1 frozen) lie at fixed parts of it; they become absolute
-epochs here, so that a run resumed with more epochs does not move them.
+The table in the README compares them. A preset needs the length of the run, because the author's
+events (lower rates, lighting noise off, conv1 frozen) happen at fixed fractions of it. They become
+absolute epochs here, so a run that is resumed with more epochs does not move them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ AUTHOR_EPOCHS = 93
 
 
 def paper(epochs: int = 90) -> RunConfig:
-    """The words of the 2012 paper, literally; where it is silent, what its source does.
+    """The text of the 2012 paper, literally; where it says nothing, what its source does.
 
-    Weights N(0, 0.01) in every layer make a slow start: the image-dependent part of the signal
-    nearly drowns on its way up (see the README).
+    Weights N(0, 0.01) in every layer make a slow start: little of the signal that depends on the
+    image reaches the logits (see the README).
     """
     return RunConfig(
         preset="paper", input=InputConfig(), net=NetConfig(), optim=OptimConfig(epochs=epochs)
@@ -58,9 +58,9 @@ def source_2012(epochs: int = AUTHOR_EPOCHS) -> RunConfig:
 
 
 def modern(epochs: int = 90) -> RunConfig:
-    """The same net by later custom: biases of 0.1, with which inverted dropout learns (as Caffe
-    found), the mean under the crop, new crops for every image, and the author's own automatic
-    schedule (``dexp``)."""
+    """The same net by later practice: biases of 0.1, with which inverted dropout learns (as Caffe
+    found), the mean under the crop, a crop for each image, and the author's own automatic schedule
+    (``dexp``)."""
     return RunConfig(
         preset="modern",
         input=InputConfig(mean="aligned", lighting="sqrt-eigenvalue"),
@@ -77,16 +77,16 @@ PRESETS: Mapping[str, Callable[..., RunConfig]] = {
 
 
 def preset(name: str, epochs: int | None = None) -> RunConfig:
-    """The settings called ``name``, for a run of ``epochs`` (None: the preset's own length).
+    """Return the settings called ``name``, for ``epochs`` epochs (None: the preset's own length).
 
     Raises:
-        ConfigError: there is no such preset.
+        ConfigError: the preset does not exist.
     """
     if name not in PRESETS:
-        raise ConfigError(f"preset {name!r} is none of {', '.join(PRESETS)}")
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
     return PRESETS[name]() if epochs is None else PRESETS[name](epochs)
 
 
 def _part(author_epoch: int, epochs: int) -> int:
-    """The epoch of a run of ``epochs`` that lies where ``author_epoch`` lay in the author's."""
+    """Return the epoch at the same fraction of the run as ``author_epoch`` of the author's run."""
     return round(author_epoch * epochs / AUTHOR_EPOCHS)

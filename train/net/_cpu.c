@@ -1,9 +1,9 @@
-/* Response normalisation across channels for float32 images whose channels lie side by side (NHWC),
- * forward and backward. The definition is in response.py and lrn.py; the caller divides the pixels
- * among threads, and each call runs without the interpreter's lock.
+/* Response normalisation across channels for float32 images in channels-last memory (NHWC), forward
+ * and backward. The definition is in norms.py; the caller divides the pixels among threads, and each
+ * call runs without the GIL.
  *
- * The loops are plain C that compilers turn into vector code; they are compiled twice, with and
- * without AVX2, and the processor decides which runs.
+ * Compilers vectorise the plain C loops; they are compiled twice, with and without AVX2, and the
+ * caller chooses at run time.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
