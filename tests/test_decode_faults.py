@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
+from random import Random
 
 import pytest
+import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,6 +24,7 @@ from tests.imagefiles import (
     saved,
     with_exif,
 )
+from tests.jpegparts import joined, segment, three_scans
 from tests.mutations import repaired_png
 
 # ---- harmless and harmful faults of a JPEG -------------------------------------------------
@@ -34,8 +37,7 @@ def test_harmless_faults_are_noted_and_change_no_pixel() -> None:
     scan = clean.index(b"\xff\xda")
     faulty = {
         "JFIF revision": clean[: start + 5] + b"\x07\x09" + clean[start + 7 :],
-        "before marker 0xd9": clean[:-2] + b"junk" * 9 + clean[-2:],
-        "before marker 0xda": clean[:scan] + b"junk" + clean[scan:],
+        "36 extraneous bytes before marker 0xda": clean[:scan] + b"junk" * 9 + clean[scan:],
         "Invalid SOS": clean[: scan + 11] + b"\x01\x3f\x00" + clean[scan + 14 :],
         # It replaces the JFIF segment, which would override it.
         "Adobe color": clean[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0\x09" + clean[20:],
@@ -46,12 +48,67 @@ def test_harmless_faults_are_noted_and_change_no_pixel() -> None:
         assert cause in " ".join(decoded.notes.warnings)
 
 
+def stray_bytes_after(data: bytes, *, counted: int) -> bytes:
+    """The file with so many bytes after its last scan that libjpeg counts ``counted`` of them.
+
+    It does not count those that it has already loaded to look ahead, up to 8 bytes.
+    """
+    for length in range(1, counted + 9):
+        longer = data[:-2] + b"s" * length + data[-2:]
+        repaired = longer.replace(b"JFIF\0\x07\x09", b"JFIF\0\x01\x01")
+        try:
+            simplejpeg.decode_jpeg(repaired, strict=True)
+        except ValueError as exc:
+            if f": {counted} extraneous bytes before marker 0xd9" in str(exc):
+                return longer
+    raise AssertionError
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}])
+def test_one_stray_byte_after_the_image_data_is_harmless(options: dict[str, object]) -> None:
+    data = saved(Image.fromarray(picture()), "JPEG", **options)
+    expected = decode(data).image_hwc.copy()
+    decoded = decode(stray_bytes_after(data, counted=1))
+    assert (decoded.image_hwc == expected).all()
+    assert decoded.notes.warnings == ("Corrupt JPEG data: 1 extraneous bytes before marker 0xd9",)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True}])
+@pytest.mark.parametrize("counted", [2, 3, 42, 13_094])
+def test_more_stray_bytes_mean_that_the_image_data_is_damaged(
+    options: dict[str, object], counted: int
+) -> None:
+    data = saved(Image.fromarray(picture()), "JPEG", **options)
+    with pytest.raises(ImageError, match=f"{counted} extraneous bytes before marker 0xd9"):
+        decode(stray_bytes_after(data, counted=counted))
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
+def test_overwritten_image_data_that_the_decoder_notices_is_bad(
+    options: dict[str, object],
+) -> None:
+    data = saved(Image.fromarray(picture(300, 400)), "JPEG", quality=90, **options)
+    start = data.rindex(b"\xff\xda") + 14
+    noticed = 0
+    for seed in range(20):
+        random = Random(seed)
+        at = random.randrange(start, len(data) - 514)
+        noise = bytes(random.randrange(255) for _ in range(512))
+        damaged = data[:at] + noise + data[at + 512 :]
+        try:
+            simplejpeg.decode_jpeg(damaged, strict=True)
+        except ValueError:
+            noticed += 1
+            with pytest.raises(ImageError, match="damaged JPEG"):
+                decode(damaged)
+    assert noticed
+
+
 def test_two_harmless_faults_at_once() -> None:
-    clean = jpeg()
-    data = clean[:-2] + b"junk" * 9 + clean[-2:]
-    start = data.index(b"JFIF\0")
-    decoded = decode(data[: start + 5] + b"\x07\x09" + data[start + 7 :])
-    assert len(decoded.notes.warnings) == 2
+    clean = stray_bytes_after(jpeg(), counted=1)
+    start = clean.index(b"JFIF\0")
+    data = clean[: start + 5] + b"\x07\x09" + clean[start + 7 :]
+    assert len(decode(data).notes.warnings) == 2
 
 
 def test_a_harmless_fault_does_not_hide_a_harmful_one() -> None:
@@ -59,8 +116,12 @@ def test_a_harmless_fault_does_not_hide_a_harmful_one() -> None:
     start = clean.index(b"JFIF\0")
     odd = clean[: start + 5] + b"\x07\x09" + clean[start + 7 :]
     assert decode(odd).notes.warnings
-    with pytest.raises(ImageError, match="Premature end"):
+    with pytest.raises(ImageError, match="ends inside the image data"):
         decode(odd[:-20])
+    with pytest.raises(ImageError, match="premature end"):
+        decode(odd[:-20] + odd[-2:])
+    with pytest.raises(ImageError, match="2 extraneous bytes before marker 0xd9"):
+        decode(stray_bytes_after(odd, counted=2))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -68,8 +129,8 @@ def test_a_harmless_fault_does_not_hide_a_harmful_one() -> None:
 def test_a_truncated_jpeg_is_an_error_wherever_it_ends(mode: str, progressive: bool) -> None:
     image = Image.fromarray(picture()).convert(mode)
     data = saved(image, "JPEG", progressive=progressive)
-    for end in (*range(2, len(data) - 2, 37), len(data) - 2, len(data) - 1):
-        with pytest.raises(ImageError):
+    for end in (*range(2, len(data) - 2, 37), len(data) - 3):
+        with pytest.raises(ImageError, match="truncated"):
             decode(data[:end])
 
 
@@ -89,7 +150,7 @@ def test_corrupt_image_data_is_an_error(mode: str) -> None:
         (b"Not Found\n" * 9, "text"),
         (b"<html>" * 20, "text"),
         (b"\xff\xd8", "truncated JPEG"),
-        (b"\xff\xd8\xff\xd9", "truncated JPEG"),
+        (b"\xff\xd8\xff\xd9", "before any image data"),
         (b"\xff\xd8\xff\xd9\0\0\0", "before any image data"),
         (b"\xff\xd8" + b"\0" * 500, "truncated JPEG"),
         (b"\x89PNG\r\n\x1a\n", "truncated PNG"),
@@ -100,6 +161,50 @@ def test_corrupt_image_data_is_an_error(mode: str) -> None:
 )
 def test_a_file_that_is_not_an_image_is_named(data: bytes, cause: str) -> None:
     with pytest.raises(ImageError, match=cause):
+        decode(data)
+
+
+def frame_patched(data: bytes, marker: int, precision: int = 8) -> bytes:
+    """The baseline JPEG with another frame marker and another number of bits per sample."""
+    frame = data.index(b"\xff\xc0")
+    return (
+        data[: frame + 1]
+        + bytes([marker])
+        + data[frame + 2 : frame + 4]
+        + bytes([precision])
+        + data[frame + 5 :]
+    )
+
+
+@pytest.mark.parametrize(
+    ("marker", "precision", "kind"),
+    [
+        (0xC0, 12, "12 bits per sample"),
+        (0xC1, 12, "12 bits per sample"),
+        (0xC1, 16, "16 bits per sample"),
+        (0xC3, 8, "lossless compression"),
+        (0xCB, 8, "lossless compression"),
+        (0xC5, 8, "hierarchical compression"),
+        (0xCE, 8, "hierarchical compression"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_unsupported_kind_of_jpeg_is_not_called_damaged(
+    mode: str, marker: int, precision: int, kind: str
+) -> None:
+    data = saved(Image.fromarray(picture()).convert(mode), "JPEG")
+    with pytest.raises(ImageError, match=f"^unsupported JPEG: {kind}$"):
+        decode(frame_patched(data, marker, precision))
+
+
+def test_a_jpeg_of_two_components_is_unsupported() -> None:
+    header, scans = three_scans(picture())
+    frame = header.index(b"\xff\xc0")
+    components = segment(
+        0xC0, header[frame + 4 : frame + 9] + b"\2" + header[frame + 10 : frame + 16]
+    )
+    data = joined(header[:frame] + components + header[frame + 19 :], scans[:2])
+    with pytest.raises(ImageError, match=r"^unsupported JPEG: 2 colour components$"):
         decode(data)
 
 

@@ -198,7 +198,7 @@ def test_records_are_known_by_how_they_begin() -> None:
     assert fault(jpeg_of(41)) == "declares 41x41 pixels, not 40 square"
     other = after_start(jpeg_of(41), clean[2 : clean.index(b"\xff\xdb")])
     assert fault(other) == "declares 41x41 pixels, not 40 square"
-    assert fault(clean[:100]) == "truncated JPEG: it ends inside its header"
+    assert fault(clean[:100]) == "truncated JPEG: the file ends inside its header"
     assert fault(b"") == fault(saved(Image.new("RGB", (40, 40)), "PNG")) == "not a JPEG"
     fault = partial(encoding_of("png").fault, size_px=40)
     assert fault(saved(Image.new("RGB", (40, 40)), "PNG")) is None

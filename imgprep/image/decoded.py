@@ -45,9 +45,14 @@ def check_megapixels(height_px: int, width_px: int, max_megapixels: int) -> None
         raise ImageError(f"declares an empty image of {width_px}x{height_px} pixels")
     if height_px * width_px > max_megapixels * 1_000_000:
         raise ImageError(
-            f"declares {width_px}x{height_px} pixels, above the limit of {max_megapixels} "
-            "megapixels (--max-megapixels raises it)"
+            f"declares {width_px}x{height_px} pixels, above the limit of "
+            f"{megapixels(max_megapixels)} (--max-megapixels raises it)"
         )
+
+
+def megapixels(count: int) -> str:
+    """The count with its unit, in the singular or plural."""
+    return f"{count} megapixel{'s' * (count != 1)}"
 
 
 def turn_upright(image_hwc: NDArray[np.uint8], exif_orientation: int) -> NDArray[np.uint8]:

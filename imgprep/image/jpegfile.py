@@ -5,16 +5,21 @@ Markers are as in ITU-T T.81 annex B; bytes between segments are skipped, as lib
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imgprep.errors import ImageError
 from imgprep.image.exif import exif_orientation
 
-_SOI, _EOI, _SOS, _APP0, _APP1, _APP14, _COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xFE
+EOI, SOS, DNL = 0xD9, 0xDA, 0xDC
+
+_SOI, _APP0, _APP1, _APP14, _COM = 0xD8, 0xE0, 0xE1, 0xEE, 0xFE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PLAIN_FRAMES = frozenset({0xC0, 0xC1, 0xC9})
-_NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD8)})
+# A marker that is not a fill byte, a stuffed byte of compressed data, a restart marker or TEM.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +28,10 @@ class JpegHeader:
 
     height_px: int
     width_px: int
-    components: int
+    component_ids: bytes
     frame_marker: int
+    precision_bits: int
+    """Bits per sample."""
     sampling: bytes
     """Horizontal and vertical sampling factor of each component, four bits each."""
     adobe_transform: int | None
@@ -34,6 +41,11 @@ class JpegHeader:
     scan_offset: int
 
     @property
+    def components(self) -> int:
+        """The number of colour components."""
+        return len(self.component_ids)
+
+    @property
     def mode(self) -> str:
         """The stored colours by Pillow's names: ``L``, ``RGB``, ``CMYK`` or ``YCCK``."""
         if self.components == 4:
@@ -41,56 +53,63 @@ class JpegHeader:
         return {1: "L", 3: "RGB"}.get(self.components, f"{self.components} components")
 
 
+def iter_segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
+    """Marker, offset and end of each segment from ``position`` on, compressed data skipped.
+
+    SOI and EOI are segments of two bytes. An end may be past the end of the data.
+    """
+    while match := _MARKER.search(data, position):
+        offset = match.start()
+        marker = data[offset + 1]
+        end = offset + 2
+        if marker not in (_SOI, EOI):
+            end += int.from_bytes(data[end : end + 2], "big")
+        yield marker, offset, end
+        # The decoder reports a length below 2; here it only must not cause an endless loop.
+        position = max(end, offset + 2)
+
+
 def read_header(data: bytes) -> JpegHeader:
     """Read the segments up to the first scan (a few microseconds); ImageError if there is none."""
     segments: list[tuple[int, int, int]] = []
-    frame: tuple[int, int, int, int, bytes] | None = None
+    frame: tuple[int, int, int] | None = None
     transform: int | None = None
     orientation = 0
-    position, total = 2, len(data)
-    while True:
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 4 > total:
-            raise ImageError("truncated JPEG: the file ends before any image data")
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        if marker in _NO_LENGTH:
-            position += 2
-            continue
-        if marker in (_EOI, _SOI):
+    for marker, offset, end in iter_segments(data, 2):
+        if marker in (EOI, _SOI):
             raise ImageError(f"damaged JPEG: marker 0x{marker:02x} before any image data")
-        end = position + 2 + (data[position + 2] << 8) + data[position + 3]
-        if end > total:
+        if end > len(data):
             raise ImageError("truncated JPEG: the file ends inside its header")
-        if marker == _SOS:
+        if marker == SOS:
             break
-        body = position + 4
+        body = offset + 4
         if marker in _FRAMES and frame is None:
             if end - body < 6:
                 raise ImageError("damaged JPEG: the frame header is too short")
-            height, width, components = struct.unpack_from(">HHB", data, body + 1)
-            frame = (marker, height, width, components, data[body + 7 : end : 3])
+            frame = (marker, body, end)
         elif marker == _APP1 and not orientation and data[body : body + 6] == b"Exif\0\0":
             orientation = exif_orientation(data[body:end])
         elif marker == _APP14 and data[body : body + 5] == b"Adobe" and end - body >= 12:
             transform = data[body + 11]
-        segments.append((marker, position, end))
-        # The decoder reports a length below 2; here it only must not cause an endless loop.
-        position = max(end, body)
+        segments.append((marker, offset, end))
+    else:
+        raise ImageError("truncated JPEG: the file ends before any image data")
     if frame is None:
         raise ImageError("damaged JPEG: image data without a frame header")
+    marker, body, end = frame
+    precision, height, width, components = struct.unpack_from(">BHHB", data, body)
+    end = min(end, body + 6 + 3 * components)
     return JpegHeader(
-        height_px=frame[1],
-        width_px=frame[2],
-        components=frame[3],
-        frame_marker=frame[0],
-        sampling=frame[4],
+        height_px=height,
+        width_px=width,
+        component_ids=data[body + 6 : end : 3],
+        frame_marker=marker,
+        precision_bits=precision,
+        sampling=data[body + 7 : end : 3],
         adobe_transform=transform,
         exif_orientation=orientation or 1,
         segments=tuple(segments),
-        scan_offset=position,
+        scan_offset=offset,
     )
 
 
