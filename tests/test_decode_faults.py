@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgprep.errors import ImageError
+from imgprep.image import jpegregion
 from imgprep.spec import ExifPolicy
+from tests.decoding import whole_decoding
 from tests.imagefiles import (
     ARITHMETIC,
     chunk,
@@ -102,6 +104,26 @@ def test_overwritten_image_data_that_the_decoder_notices_is_bad(
             with pytest.raises(ImageError, match="damaged JPEG"):
                 decode(damaged)
     assert noticed
+
+
+@pytest.mark.skipif(jpegregion._jpeg is None, reason="the C extension is not built")
+@pytest.mark.parametrize("invalid", [False, True])
+def test_a_run_past_the_end_of_a_block_is_bad_although_libjpeg_accepts_it(invalid: bool) -> None:
+    header = b"\xff\xd8" + segment(0xDB, b"\0" + b"\1" * 64)
+    header += segment(0xC0, b"\x08\0\x08\0\x08\1\1\x11\0")
+    header += segment(0xC4, b"\0\1" + bytes(15) + b"\0")  # DC: the code 0 is a difference of 0
+    # AC: the code 0 is a run of 16 zeros, the code 10 is the end of the block.
+    header += segment(0xC4, b"\x10\1\1" + bytes(14) + b"\xf0\0")
+    scan = segment(0xDA, b"\1\1\0\0\x3f\0") + (b"\x07" if invalid else b"\x17")
+    data = joined(header, [scan])  # one block: four runs of 16 zeros, or two and its end
+    assert (simplejpeg.decode_jpeg(data, strict=True) == 128).all()
+    for decoding in (contextlib.nullcontext(), whole_decoding()):
+        with decoding:
+            if invalid:
+                with pytest.raises(ImageError, match="invalid Huffman code or run of zeros"):
+                    decode(data)
+            else:
+                assert (decode(data).image_hwc == 128).all()
 
 
 def test_two_harmless_faults_at_once() -> None:

@@ -2,9 +2,10 @@
  *
  * libjpeg-turbo does everything except the entropy decoding, which _huffman.h replaces. The pixels
  * are bit for bit those of a decode of the whole image: accurate integer DCT, "fancy" upsampling.
- * The data of the whole image are read, so damage outside the region is noticed too. Nothing is
- * reported: any image that is not an undamaged baseline image of one scan is declined, and the
- * caller uses another decoder.
+ * The data of the whole image are read, so damage outside the region is noticed too. Any image that
+ * is not an undamaged baseline image of one scan is declined, without a message, and the caller
+ * uses another decoder. The caller learns only whether a code or a run of zeros was invalid, since
+ * libjpeg does not report all of those.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -50,6 +51,7 @@ typedef struct {
     uint8_t *segment;
     int32_t last_dc[MAX_COMPS_IN_SCAN];
     uint32_t restart_in, restart_number;
+    int invalid; /* the compressed data has a code or a run that cannot be */
 } Job;
 
 /* ---- errors ----------------------------------------------------------------------------- */
@@ -103,7 +105,10 @@ HUFFMAN_INLINE boolean decode_mcu_body(Job *job, JBLOCKROW *blocks) {
     BitReader reader = job->reader;
     const int bad = blocks ? decode_blocks(job, &reader, blocks, 1)
                            : decode_blocks(job, &reader, NULL, 0);
-    if (bad) decline((j_common_ptr)job);
+    if (bad) {
+        job->invalid = 1;
+        decline((j_common_ptr)job);
+    }
     job->reader = reader;
     return TRUE;
 }
@@ -280,8 +285,10 @@ static PyObject *decode_region(PyObject *Py_UNUSED(module), PyObject *const *arg
     Py_BEGIN_ALLOW_THREADS
     done = run(job);
     Py_END_ALLOW_THREADS
-    result = done ? Py_BuildValue("(LL)", (long long)job->left, (long long)job->right)
-                  : Py_NewRef(Py_None);
+    if (done)
+        result = Py_BuildValue("(LL)", (long long)job->left, (long long)job->right);
+    else
+        result = Py_NewRef(job->invalid ? Py_False : Py_None);
     PyBuffer_Release(&out);
 no_out:
     PyBuffer_Release(&data);
@@ -292,11 +299,12 @@ no_buffers:
 
 static PyMethodDef methods[] = {
     {"decode_region", (PyCFunction)(void (*)(void))decode_region, METH_FASTCALL,
-     "decode_region(data, out, height, width, top, bottom, left, right) -> (left, right) or None\n\n"
+     "decode_region(data, out, height, width, top, bottom, left, right)\n"
+     "    -> (left, right), None or False\n\n"
      "Decode rows top to bottom of an undamaged baseline JPEG of height x width to RGB, one row\n"
      "after the other, into the buffer out. Each row has the columns of the result, which include\n"
      "those from left to right. None, with undefined content in out, if the decoder declines the\n"
-     "image or out is too small."},
+     "image or out is too small; False if it declines because a code or a run is invalid."},
     {NULL, NULL, 0, NULL},
 };
 

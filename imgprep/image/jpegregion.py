@@ -49,7 +49,11 @@ ENABLED: bool = choose(os.environ.get(JPEG_VARIABLE))
 
 def is_plain(header: JpegHeader) -> bool:
     """Whether the header allows ``decode_region``, which may still decline the file."""
-    return ENABLED and header.frame_marker in _HUFFMAN_SEQUENTIAL and header.sampling in _SAMPLINGS
+    return ENABLED and _is_supported(header)
+
+
+def _is_supported(header: JpegHeader) -> bool:
+    return header.frame_marker in _HUFFMAN_SEQUENTIAL and header.sampling in _SAMPLINGS
 
 
 def decode_region(
@@ -74,8 +78,21 @@ def decode_region(
         region.left,
         region.right,
     )
-    if columns is None:
+    if not columns:  # None or False
         return None
     left, right = columns
     image_hwc = buffer[: rows * (right - left) * 3].reshape(rows, right - left, 3)
     return image_hwc, Placement(header.height_px, header.width_px, region.top, left)
+
+
+def has_invalid_code(data: bytes, header: JpegHeader) -> bool:
+    """Whether the compressed data has an invalid code, or a run past the end of a block.
+
+    libjpeg decodes some of these without a warning. False for a file of a kind that this decoder
+    does not support, and if the C extension was not built.
+    """
+    if _jpeg is None or not _is_supported(header):
+        return False
+    row = np.empty(3 * header.width_px, np.uint8)
+    height, width = header.height_px, header.width_px
+    return _jpeg.decode_region(data, row, height, width, 0, 1, 0, width) is False

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from imgprep.errors import ImageError
 from imgprep.image.jpegfile import JpegHeader, repaired
+from imgprep.image.jpegregion import has_invalid_code
 from imgprep.image.jpegscans import JpegScans, with_end
 
 STRAY_BYTES_MAX = 1
@@ -62,6 +63,8 @@ def decode_whole(
         if kind:
             raise ImageError(f"unsupported JPEG: {kind}") from exc
         return _by_pillow(data, message)
+    if has_invalid_code(repaired(complete, header), header):
+        raise ImageError("damaged JPEG: invalid Huffman code or run of zeros in the image data")
     if not scans.has_end:
         warnings = (*warnings, NO_END)
     if colours == "CMYK":  # Pillow knows how Adobe inverts it
