@@ -119,15 +119,16 @@ def test_scripts_are_executable_and_parse(script: str) -> None:
 
 
 def test_setup_names_every_extension_that_did_not_build(tmp_path: Path) -> None:
-    """Its functions run on a tree in which the one extension is absent and the other no library."""
+    """Its functions run on a tree where one extension is missing and another is not a library."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     declared = [each["name"] for each in config["tool"]["setuptools"]["ext-modules"]]
     assert declared == ["imgprep.image._kernel", "imgprep.image._jpeg", "train.net._cpu"]
-    for folder in ("tools", "imgprep", "train/net", ".venv/bin"):
+    for folder in ("tools", "imgprep/image", "train/net", ".venv/bin"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
-    (tmp_path / "imgprep" / "__init__.py").touch()
-    (tmp_path / "imgprep" / "_jpeg.abi3.so").write_text("not a library")
+    for folder in ("imgprep", "imgprep/image"):
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "imgprep" / "image" / "_jpeg.abi3.so").write_text("not a library")
     (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
     functions = (ROOT / "tools" / "setup").read_text("utf-8").removesuffix('main "$@"\n')
     ran = subprocess.run(

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 COMMAND_VARIABLE = "IMGPREP_TRAIN_COMMAND"
-"""Environment variable with the command that the user typed (set by tools/train and launcher)."""
+"""Environment variable with the command as typed, set by tools/train and the launcher."""
 
 
 def command() -> str:
