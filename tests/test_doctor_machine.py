@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from imgprep.doctor import nvidia
-from imgprep.doctor.avx2 import compiled_with_avx2
 from imgprep.doctor.child import NoAnswerError, ask
 from imgprep.doctor.disk import measure
 from imgprep.doctor.training import links_finding
+from imgprep.image.pillowcheck import compiled_with_avx2
 from tests.clobber import tmpfs_script
 
 # As drivers 470, 535 and 570 print them.
@@ -214,25 +214,19 @@ def test_places_that_cannot_be_measured_are_said_to_be_so(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-AVX2_SOURCE = """
-#include <immintrin.h>
-#define ONE(n) void shuffle##n(__m256i *a, const __m128i *b, __m256i m) {\\
-    a[n] = _mm256_shuffle_epi8(_mm256_cvtepu8_epi32(b[n]), m); }
-"""
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX2 is of x86_64")
-@pytest.mark.parametrize(("functions", "expected"), [(0, False), (10, None), (60, True)])
-def test_avx2_is_told_from_the_instructions(
-    tmp_path: Path, functions: int, expected: bool | None
+@pytest.mark.parametrize(("flags", "expected"), [("-mavx2", True), ("", False)])
+def test_the_stamp_of_the_set_up_tells_how_pillow_simd_was_compiled(
+    tmp_path: Path, flags: str, expected: bool
 ) -> None:
-    source = AVX2_SOURCE + "\n".join(f"ONE({n})" for n in range(functions))
-    (tmp_path / "t.c").write_text(source + "\nint nothing;\n")
     library = tmp_path / "_imaging.cpython-311-x86_64-linux-gnu.so"
-    options = ["-shared", "-fPIC", "-O2", "-mavx2"]
-    subprocess.run(["cc", *options, "-o", library, tmp_path / "t.c"], check=True)
-    assert compiled_with_avx2(tmp_path) is expected
-    assert compiled_with_avx2(tmp_path / "elsewhere") is None
+    library.write_bytes(b"code")
+    stamp = tmp_path / "pillow-simd.stamp"
+    assert compiled_with_avx2(tmp_path, stamp) is None, "no stamp"
+    digest = hashlib.sha256(b"code").hexdigest()
+    stamp.write_text(f"pillow-simd==1\nflags: {flags}\nlibrary: {digest}  -\n")
+    assert compiled_with_avx2(tmp_path, stamp) is expected
+    library.write_bytes(b"other code")
+    assert compiled_with_avx2(tmp_path, stamp) is None, "another library is installed"
 
 
 def test_a_child_that_hangs_is_given_up() -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from imgprep import __version__
-from imgprep.doctor.avx2 import compiled_with_avx2
 from imgprep.doctor.child import NoAnswerError
 from imgprep.doctor.finding import Finding, Level
 from imgprep.image.pillowcheck import (
     PillowInstall,
+    compiled_with_avx2,
     find_pillow,
     has_avx2,
     needs_simd,
@@ -85,23 +85,26 @@ def _pillow(answer: Answer) -> list[Finding]:
 
 
 def _avx2(installed: PillowInstall) -> list[Finding]:
-    """AVX2 in the processor and in pillow-simd."""
+    """Compare the processor with the AVX2 code of pillow-simd."""
     if not needs_simd() or installed.folder is None:
         return []
     processor, compiled = has_avx2(), compiled_with_avx2(installed.folder)
     facts = {"processor": processor, "pillow_simd": compiled}
-    words = {True: "has it", False: "has it not", None: "unknown"}
-    value = f"processor {words[processor]}; pillow-simd " + {
-        True: "was compiled with it", False: "was compiled without", None: "unknown"
-    }[compiled]  # fmt: skip
+    has = {True: "has AVX2", False: "does not have AVX2", None: "unknown"}[processor]
+    built = {
+        True: "compiled with AVX2",
+        False: "compiled without AVX2",
+        None: "unknown (not built by tools/setup)",
+    }[compiled]
     level: Level = "ok"
     why = fix = ""
     if compiled and processor is False:
-        level, why = "fix", "pillow-simd will crash (SIGILL) on this processor"
+        level, why = "fix", "pillow-simd will crash on this processor (SIGILL)"
     elif processor and compiled is False:
-        level, why = "note", "filters other than area, and images that are not JPEG, are slower"
+        level, why = "note", "filters other than area, and images other than JPEG, are slower"
     if level != "ok":
         fix = reinstall_command()
+    value = f"processor {has}; pillow-simd {built}"
     return [_finding(level, "AVX2", value, why=why, fix=fix, facts=facts)]
 
 

@@ -22,6 +22,8 @@ Problem = Literal["missing", "plain", "mixed", "overwritten", "shadowed"]
 # Both distributions have these files, and their content differs from release to release.
 _VERSIONED_FILES = ("PIL/__init__.py", "PIL/_version.py", "PIL/Image.py")
 _VERSIONED_BINARY = "PIL/_imaging."
+BUILD_STAMP = Path(sys.prefix) / "pillow-simd.stamp"
+"""Where tools/setup records the compiler flags of pillow-simd and the hash of its library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,23 @@ def has_avx2() -> bool | None:
         return "avx2" in Path("/proc/cpuinfo").read_text("utf-8", "replace").split()
     except OSError:
         return None
+
+
+def compiled_with_avx2(folder: Path, stamp: Path = BUILD_STAMP) -> bool | None:
+    """Whether pillow-simd in this ``PIL`` folder was compiled with AVX2.
+
+    None if tools/setup did not build the library that is installed there.
+    """
+    try:
+        lines = stamp.read_text("utf-8", "replace").splitlines()
+        (library,) = folder.glob("_imaging.*.so")
+        digest = hashlib.sha256(library.read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        return None
+    facts = dict(line.partition(": ")[::2] for line in lines)
+    if facts.get("library", "").split()[:1] != [digest]:
+        return None
+    return "-mavx2" in facts.get("flags", "").split()
 
 
 def reinstall_command() -> str:
