@@ -1,4 +1,4 @@
-"""Fuzz targets: a dataset from elsewhere, read by ``imgprep`` itself."""
+"""Fuzz targets: an untrusted dataset, read by ``imgprep`` itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.trees import tiny_jpeg
 
 @target("index", lambda: [original("dataset_info.json")], mutate=mutate_json)
 def index(data: bytes) -> None:
-    """``dataset_info.json``, its fingerprint right or not, and the shards that it names."""
+    """``dataset_info.json``, with a correct fingerprint or not, and the shards that it lists."""
     for forged in (False, True):
         with (
             changed_dataset("dataset_info.json", data, forged=forged) as folder,
@@ -44,7 +44,7 @@ def index(data: bytes) -> None:
 
 
 def _verify(folder: Path) -> None:
-    """What ``imgprep verify --decode`` does for each shard and for the files beside them."""
+    """Check all shards as ``imgprep verify --decode`` does."""
     found = load_index(folder)
     setup = VerifySetup.of(found, decode=True)
     for name, split in found.splits.items():
@@ -129,15 +129,15 @@ def _manifest() -> Path:
 
 
 def _manifests() -> list[bytes]:
-    """Length of ``meta.json``, and of ``rows.npy``; then these and the names end to end."""
-    original("labels.json")  # so that the source is there
+    """Return the lengths of ``meta.json`` and ``rows.npy``, then these files and the names."""
+    original("labels.json")  # makes the source
     files = [(_manifest() / name).read_bytes() for name in ("meta.json", "rows.npy", "names.bin")]
     return [struct.pack("<II", len(files[0]), len(files[1])) + b"".join(files)]
 
 
 @target("manifest", _manifests)
 def manifest(data: bytes) -> None:
-    """The three files of a saved manifest, and the images that it says are there."""
+    """The three files of a saved manifest, and the images that it lists."""
     first, second = struct.unpack_from("<II", data.ljust(8, b"\0"))
     rest = data[8:]
     folder = put("saved", "meta.json", rest[:first]).parent
@@ -157,7 +157,7 @@ def manifest(data: bytes) -> None:
 
 @target("shard", lambda: [original("train-000000.tar"), original("val-000000.tar")])
 def shard(data: bytes) -> None:
-    """A shard whose hash the index has: damages are listed, nothing is raised."""
+    """A shard whose hash is in the index: damage is listed, and nothing is raised."""
     for content in (data, repaired_tar(data)):
         with changed_dataset("train-000000.tar", content, forged=True) as folder:
             info = json.loads((folder / "dataset_info.json").read_bytes())
@@ -193,7 +193,7 @@ def _lists() -> list[bytes]:
 
 @target("sources", _lists, tokens=(b"\t", b"\n", b"\\t", b"-1", b"1_0", b" 1", b"\xff"))
 def sources(data: bytes) -> None:
-    """``train-sources.tsv.gz``, packed anew or damaged as it lies."""
+    """``train-sources.tsv.gz``, compressed again, truncated, or damaged."""
     for content in (gzip.compress(data, 1), gzip.compress(data, 1)[: len(data) % 50], data):
         path = put("sources", "train-sources.tsv.gz", content)
         with ours("train-sources.tsv.gz"):
@@ -215,7 +215,7 @@ def identity(data: bytes) -> None:
 
 
 class _OneObject:
-    """A store that gives one answer."""
+    """A store with one object."""
 
     location = "memory://here"
 
@@ -242,7 +242,7 @@ def _leases() -> list[bytes]:
 
 @target("lease", _leases, mutate=mutate_json)
 def lease(data: bytes) -> None:
-    """The object that says who holds a store."""
+    """The object that says which process holds a store."""
     with ours("memory://here"), Lease(_OneObject(data), "lock"):
         pass
     with ours("memory://here"):
@@ -253,7 +253,7 @@ def lease(data: bytes) -> None:
     "record", lambda: [original("mean_image.png"), tiny_jpeg("n", 1), b"\x93NUMPY\1\0" + bytes(890)]
 )
 def record(data: bytes) -> None:
-    """A record that is drawn."""
+    """A record that is drawn on a page."""
     for encoding in ("jpeg", "raw"):
         with ours():
             assert encoding_of(encoding).pixels(data, 16).shape == (16, 16, 3)

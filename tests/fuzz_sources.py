@@ -124,7 +124,7 @@ def _val_places() -> Path:
 
 @target("val", lambda: [tar_bytes(Shape().val().items())], tokens=TAR_TOKENS)
 def val(data: bytes) -> None:
-    """A flat validation tar beside a sound devkit."""
+    """A flat validation tar beside a valid devkit."""
     root = put("val", VAL, repaired_tar(data)).parent
     for name, content in devkit_files(Shape()).items():
         put("val/ILSVRC2012_devkit_t12/data", name, content)

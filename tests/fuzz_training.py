@@ -1,4 +1,4 @@
-"""Fuzz targets: what the training reads: datasets, checkpoints, settings, logs."""
+"""Fuzz targets: the files that the training reads: datasets, checkpoints, settings, logs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from train.show.run_state import read_run
 
 @target("idx", lambda: [original("train-000000.idx")], tokens=(b"jpg ", b"cls ", b"v1.2 ", b"\n"))
 def idx(data: bytes) -> None:
-    """The DALI index of a shard, and the records that it leads to."""
+    """The DALI index of a shard, and the records that it points to."""
     with (
         changed_dataset("train-000000.idx", data, forged=False) as folder,
         ours("train-000000"),
@@ -49,7 +49,7 @@ def _opened(name: str, data: bytes) -> None:
 
 @target("opened-labels", lambda: [original("labels.json")], mutate=mutate_json)
 def opened_labels(data: bytes) -> None:
-    """``labels.json`` as the training reads it, its hash right."""
+    """``labels.json`` as the training reads it, with a correct hash."""
     _opened("labels.json", data)
 
 
@@ -67,7 +67,7 @@ def opened_mean(data: bytes) -> None:
 
 @target("opened-index", lambda: [original("dataset_info.json")], mutate=mutate_json)
 def opened_index(data: bytes) -> None:
-    """``dataset_info.json`` with a fingerprint that fits, and all that it leads to."""
+    """``dataset_info.json`` with a correct fingerprint, and everything that it points to."""
     with changed_dataset("dataset_info.json", data, forged=True) as folder, ours(str(folder)):
         opened = open_dataset(folder)
         for split in opened.index.splits:
@@ -90,7 +90,7 @@ def _checkpoints() -> list[bytes]:
 
 @target("checkpoint", _checkpoints, mutate=mutate_zip)
 def checkpoint(data: bytes) -> None:
-    """A checkpoint, and what is made of it before any network is."""
+    """A checkpoint, and the checks that run before a network is made."""
     _loaded(put("checkpoint", "last.pt", data))
 
 
@@ -127,7 +127,7 @@ def _values() -> list[bytes]:
 
 @target("checkpoint-values", _values, mutate=mutate_json)
 def checkpoint_values(data: bytes) -> None:
-    """A sound file with hostile values in it."""
+    """A valid file with hostile values."""
     from train.saved.checkpoint_file import write_values
 
     try:
@@ -136,7 +136,7 @@ def checkpoint_values(data: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
         tensors = {"conv1.weight": torch.zeros(2, 6)}
         write_values(path, {**values, "model": tensors, "velocities": tensors})
-    except Exception:  # no such values can be saved
+    except Exception:  # these values cannot be saved
         return
     _loaded(path)
 
@@ -151,8 +151,8 @@ def _norms() -> list[bytes]:
 
 @target("norm", _norms, needs=("train.net._cpu",))
 def norm(data: bytes) -> None:
-    """Response normalisation with arguments that make no sense: ValueError, or the same results
-    with AVX2 and without."""
+    """Response normalisation with invalid arguments: ValueError, or the same results with AVX2
+    and without."""
     channels, groups, size, rectify, count = struct.unpack_from("<5q", data.ljust(40, b"\0"))
     values = np.resize(np.frombuffer(data[40:] or b"\x07", np.uint8), 4 * 4096)
     x = values.view(np.float32)[: abs(count) % 4096].copy()
@@ -174,7 +174,7 @@ def norm(data: bytes) -> None:
 
 @target("run", lambda: [original_origin()], mutate=mutate_json)
 def run(data: bytes) -> None:
-    """``run.json`` of a run's folder, beside its settings and logs."""
+    """``run.json`` in the folder of a run, with its settings and logs."""
     folder = put("run-folder", "run.json", data).parent
     put("run-folder", "config.toml", to_toml(RunConfig()).encode())
     put("run-folder", "steps.csv", _logs()[0])
@@ -206,7 +206,7 @@ def _tomls() -> list[bytes]:
 
 @target("settings", _tomls, tokens=TOML_TOKENS)
 def settings(data: bytes) -> None:
-    """``config.toml`` of a run, or a file of settings."""
+    """``config.toml`` of a run, or a settings file."""
     path = put("settings", "config.toml", data)
     with ours():
         config = resolve(None, read_toml(path), {})

@@ -1,8 +1,8 @@
-"""What the readers are given when they are fuzzed, and what they may answer.
+"""Fuzz targets: what they pass to our readers, and which results they accept.
 
-A target takes bytes, puts them where a file from elsewhere would lie, and reads them as the program
-does. It returns if the reader gave a result or raised an error of ours that names the file; all
-else comes out: another exception, a write outside, a pickle loaded. ``TARGETS`` names them for
+A target takes bytes, writes them where an untrusted file would be, and reads them as the program
+does. It returns if the reader returns or raises one of our errors that names the file. Everything
+else fails: another exception, a write outside, a loaded pickle. ``TARGETS`` lists them for
 ``tests/test_fuzz_readers.py`` and for ``tools/fuzz.py``.
 """
 
@@ -26,26 +26,26 @@ from imgprep.errors import ImageError, ImgprepError
 from tests.mutations import Mutation, mutate_bytes
 
 MESSAGE_MAX = 20_000
-"""Letters that a message may have: one that repeats a hostile file is no message."""
+"""Limit for the length of a message, so that it cannot repeat a hostile file."""
 
 CAUSE_MAX = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A reader that is given bytes."""
+    """A reader that is fed with bytes."""
 
     run: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
     mutate: Mutation
     tokens: tuple[bytes, ...]
     needs: tuple[str, ...]
-    """Compiled modules that it is about."""
+    """Compiled modules that it tests."""
     text: str
-    """What it is, in a line."""
+    """Description in one line."""
 
     def hostile(self, random: Random) -> bytes:
-        """A seed, changed."""
+        """Return a mutated seed."""
         return self.mutate(random.choice(self.seeds()), random)
 
 
@@ -60,7 +60,7 @@ def target(
     tokens: tuple[bytes, ...] = (),
     needs: tuple[str, ...] = (),
 ) -> Callable[[Callable[[bytes], None]], Callable[[bytes], None]]:
-    """Enter a function in ``TARGETS``."""
+    """Register a function in ``TARGETS``."""
 
     def enter(run: Callable[[bytes], None]) -> Callable[[bytes], None]:
         def guarded_run(data: bytes) -> None:
@@ -83,41 +83,40 @@ def target(
 
 @contextmanager
 def ours(*names: str) -> Iterator[None]:
-    """Let errors of ours pass whose message holds all of ``names``, and is a message."""
+    """Accept our errors if their message contains all of ``names`` and is not too long."""
     try:
         yield
     except ImgprepError as exc:
         text = str(exc)
         missing = [name for name in names if name not in text]
         if missing:
-            raise AssertionError(f"the message does not name {missing}: {text[:400]!r}") from exc
+            raise AssertionError(f"the message does not contain {missing}: {text[:400]!r}") from exc
         if len(text) > MESSAGE_MAX:
-            raise AssertionError(f"a message of {len(text)} letters: {text[:200]!r}") from exc
+            raise AssertionError(f"a message of {len(text)} characters: {text[:200]!r}") from exc
 
 
 def cause(exc: ImageError) -> str:
-    """The message of an ImageError, which is the cause alone: the caller knows the file."""
+    """Return the message of an ImageError, which is only the cause: the caller knows the file."""
     text = str(exc)
     if not 0 < len(text) < CAUSE_MAX:
-        raise AssertionError(f"a cause of {len(text)} letters: {text[:200]!r}")
+        raise AssertionError(f"a cause of {len(text)} characters: {text[:200]!r}")
     return text
 
 
 class _Guard:
-    """Hears of what a reader must never do. An audit hook cannot be taken away, only told to
-    look aside."""
+    """Detects what a reader must never do. An audit hook cannot be removed, only deactivated."""
 
     active = False
     installed = False
     scratch = ""
-    """Where files without a name are made."""
+    """Folder for unnamed temporary files."""
     FORBIDDEN = ("pickle.find_class", "os.system", "subprocess.Popen", "socket.connect", "os.exec")
     CHANGING = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link")
     WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
     @classmethod
     def inside(cls, path: object) -> bool:
-        """Whether a path is the workspace's, or that of a scratch file without a name."""
+        """Whether a path is in the workspace or is an unnamed temporary file."""
         if isinstance(path, int):
             return True
         name = os.path.realpath(os.fsdecode(path))  # type: ignore[arg-type]
@@ -132,7 +131,7 @@ class _Guard:
             raise AssertionError(f"a reader did {event} {arguments!r:.200}")
         changed = arguments[:2] if event in ("os.rename", "os.link") else arguments[:1]
         if event in cls.CHANGING and arguments[-1] not in (-1, None):
-            return  # relative to an open folder, as rmtree goes
+            return  # relative to an open folder, as in rmtree
         if event in cls.CHANGING or (event == "open" and arguments[2] & cls.WRITING):
             outside = [path for path in changed if not cls.inside(path)]
             if outside:
@@ -141,7 +140,7 @@ class _Guard:
 
 @contextmanager
 def watching() -> Iterator[None]:
-    """Turn what a reader must never do into an AssertionError, within the block."""
+    """Within the block, raise AssertionError for what a reader must never do."""
     if not _Guard.installed:
         _Guard.scratch = os.path.realpath(tempfile.gettempdir())
         workspace()
@@ -158,7 +157,7 @@ def watching() -> Iterator[None]:
 
 @cache
 def workspace() -> Path:
-    """A folder in memory where there is one, gone when the process ends."""
+    """Return a folder, in memory if possible, that is removed when the process ends."""
     memory = Path("/dev/shm")
     place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="imgprep-fuzz-", dir=place))
@@ -167,7 +166,7 @@ def workspace() -> Path:
 
 
 def put(folder: str, name: str, data: bytes) -> Path:
-    """Write a file into a folder of the workspace that holds nothing else of that name."""
+    """Write a file into a folder of the workspace, over an older one of that name."""
     path = workspace() / folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -176,7 +175,7 @@ def put(folder: str, name: str, data: bytes) -> Path:
 
 @cache
 def dataset() -> Path:
-    """A small finished dataset: 9 train and 6 val records of 16 pixels."""
+    """Return a small finished dataset: 9 train and 6 val records of 16 pixels."""
     from tests.trees import Shape, make_class_folders
 
     source = make_class_folders(workspace() / "source", Shape(val_images=6))
@@ -193,7 +192,7 @@ def dataset() -> Path:
 
 @contextmanager
 def changed_dataset(name: str, data: bytes, *, forged: bool) -> Iterator[Path]:
-    """The dataset with other bytes in the file ``name``; ``forged``: and with hashes that fit."""
+    """Yield the dataset with other bytes in the file ``name``; ``forged`` also fixes the hashes."""
     folder = workspace() / "changed"
     if not folder.exists():
         shutil.copytree(dataset(), folder)
@@ -209,7 +208,7 @@ def changed_dataset(name: str, data: bytes, *, forged: bool) -> Iterator[Path]:
 
 
 def forge(folder: Path) -> None:
-    """Set all hashes of a dataset's index right, as one who hands on a hostile dataset would."""
+    """Correct all hashes of a dataset's index, as the author of a hostile dataset would."""
     import hashlib
     import json
 
@@ -227,17 +226,17 @@ def forge(folder: Path) -> None:
                 shard["sha256"] = hashlib.sha256(content).hexdigest()
         info["fingerprint"] = fingerprint_of(info)
         path.write_text(json.dumps(info))
-    except Exception:  # too broken to be forged: the reader gets it as it is
+    except Exception:  # too damaged to be forged: the reader gets it as it is
         return
 
 
 def original(name: str) -> bytes:
-    """A file of the dataset."""
+    """Return a file of the dataset."""
     return (dataset() / name).read_bytes()
 
 
 def load_all() -> dict[str, Target]:
-    """All targets; this imports what they read with."""
+    """Return all targets; imports the readers."""
     from tests import fuzz_pixels, fuzz_prepared, fuzz_sources, fuzz_training
 
     assert all((fuzz_pixels, fuzz_prepared, fuzz_sources, fuzz_training))

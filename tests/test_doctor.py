@@ -1,4 +1,4 @@
-"""``imgprep doctor``: one screen, exit 1 if something must be fixed, no traceback whatever is."""
+"""``imgprep doctor``: one screen, exit 1 if something must be fixed, and never a traceback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOFTWARE = """
 import json
 from dataclasses import asdict
 from imgprep.doctor import ask_inside, software
-def answer(question):  # scikit-learn takes seconds, and is sound in all of these tests
+def answer(question):  # scikit-learn takes seconds to import, and works in all of these tests
     return {} if question == "numbers" else ask_inside(question)
 print(json.dumps([asdict(each) for each in software.examine(answer)]))
 """
@@ -33,12 +33,12 @@ print(json.dumps([asdict(each) for each in software.examine(answer)]))
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with plain pillow, as ``pip install --target`` makes it."""
+    """Return a folder with plain pillow, as ``pip install --target`` makes it."""
     return plain_pillow(tmp_path_factory.mktemp("plain"))
 
 
 def first_on_the_path(folder: Path) -> dict[str, str]:
-    """An environment in which modules of ``folder`` come first."""
+    """Return an environment in which modules of ``folder`` are found first."""
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path}
 
@@ -62,7 +62,7 @@ def by_name(findings: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def software_of(environment: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """The findings on imgprep's own software alone."""
+    """Return only the findings on imgprep's own software."""
     ran = subprocess.run(
         [sys.executable, "-c", SOFTWARE],
         capture_output=True,
@@ -73,7 +73,7 @@ def software_of(environment: dict[str, str]) -> dict[str, dict[str, Any]]:
     return by_name(json.loads(ran.stdout))
 
 
-def test_one_screen_measures_this_machine_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_screen_measures_this_machine_and_leaves_no_files(tmp_path: Path) -> None:
     ran = imgprep("doctor", cwd=tmp_path)
     lines = ran.out.splitlines()
     assert ran.err == ""
@@ -81,13 +81,13 @@ def test_one_screen_measures_this_machine_and_leaves_nothing(tmp_path: Path) -> 
     assert max(map(len, lines)) <= 100
     for name in ("torch", "DALI", "GPUs", "processors", "memory", "open files", "build speed"):
         assert any(line[5:].startswith(name) for line in lines), name
-    assert "an estimate from" in ran.out
+    assert "estimated from" in ran.out
     assert re.search(r"write [\d,]+ MB/s, read [\d,]+ MB/s", ran.out)
     assert ran.code == ("must be fixed; " in lines[-1] and not lines[-1].startswith("nothing"))
     assert not list(tmp_path.iterdir())
 
 
-def test_json_says_the_same_and_imgprep_itself_is_sound_here(tmp_path: Path) -> None:
+def test_json_has_the_same_findings_and_imgprep_works_here(tmp_path: Path) -> None:
     ran = imgprep("doctor", "--json", "--quick", "--dest", tmp_path)
     report = ran.json
     assert set(report) == {"schema_version", "exit_code", "findings"}
@@ -120,7 +120,7 @@ def test_nothing_heavy_is_imported_into_the_process() -> None:
 
 
 @x86_64_only
-def test_a_pillow_that_comes_first_must_be_fixed(plain: Path) -> None:
+def test_a_pillow_that_shadows_pillow_simd_must_be_fixed(plain: Path) -> None:
     ran = doctor("--quick", "--json", environment=first_on_the_path(plain))
     assert ran.code == 1
     found = by_name(ran.json["findings"])["Pillow"]
@@ -130,7 +130,7 @@ def test_a_pillow_that_comes_first_must_be_fixed(plain: Path) -> None:
 
 
 @x86_64_only
-def test_a_build_says_so_in_one_line(
+def test_a_build_warns_of_it_in_one_line(
     plain: Path, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = ("build-shards", mini, tmp_path / "out", "--dry-run", "--quiet", "--json")
@@ -147,7 +147,7 @@ def test_a_build_says_so_in_one_line(
 
 @x86_64_only
 def test_pillow_over_pillow_simd_in_one_folder(plain: Path, tmp_path: Path) -> None:
-    """What ``pip install pillow`` beside pillow-simd leaves: both claim files that are pillow's."""
+    """After ``pip install pillow`` over pillow-simd both claim the files, which are pillow's."""
     site = Path(PIL.__file__).parents[1]
     (simd,) = site.glob("pillow_simd-*.dist-info")
     shutil.copytree(plain, tmp_path, dirs_exist_ok=True)
@@ -161,8 +161,8 @@ def test_pillow_over_pillow_simd_in_one_folder(plain: Path, tmp_path: Path) -> N
 
 
 @x86_64_only
-def test_pillow_simd_over_pillow_is_named_too(tmp_path: Path) -> None:
-    """The files are right, but removing pillow would take them away."""
+def test_pillow_simd_over_pillow_is_detected_too(tmp_path: Path) -> None:
+    """The files are pillow-simd's, but uninstalling pillow would remove them."""
     site = Path(PIL.__file__).parents[1]
     (simd,) = site.glob("pillow_simd-*.dist-info")
     shutil.copytree(site / "PIL", tmp_path / "PIL")
@@ -189,10 +189,10 @@ def test_a_pillow_that_does_not_load_is_a_finding(tmp_path: Path) -> None:
     [
         ("raise ImportError('gone')", "ImportError: gone"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
-        ("print('[1]'); raise SystemExit(0)", "an answer that cannot be understood"),
+        ("print('[1]'); raise SystemExit(0)", "the answer is not a JSON object"),
     ],
 )
-def test_a_codec_that_is_broken_costs_its_line_alone(tmp_path: Path, body: str, said: str) -> None:
+def test_a_broken_codec_affects_only_its_own_line(tmp_path: Path, body: str, said: str) -> None:
     broken_module(tmp_path, "simplejpeg", body)
     findings = software_of(first_on_the_path(tmp_path))
     assert findings["simplejpeg"]["level"] == "fix"
@@ -200,7 +200,7 @@ def test_a_codec_that_is_broken_costs_its_line_alone(tmp_path: Path, body: str, 
     assert findings["pixel code"]["level"] == "ok"
 
 
-def test_a_kernel_that_was_switched_off_must_be_switched_on() -> None:
+def test_a_disabled_kernel_must_be_enabled() -> None:
     found = software_of({**os.environ, "IMGPREP_KERNEL": "numpy", "IMGPREP_JPEG": "full"})
     assert (found["pixel code"]["level"], found["pixel code"]["fix"]) == (
         "fix",

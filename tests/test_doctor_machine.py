@@ -1,4 +1,4 @@
-"""What the doctor says of processors, memory, disks and GPUs: real limits, captured outputs."""
+"""The doctor on processors, memory, disks and GPUs: real limits and captured outputs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ CUDA_BUILD: dict[str, Any] = {
 }
 
 
-def test_gpus_are_read_by_the_names_of_the_columns() -> None:
+def test_gpus_are_read_by_column_names() -> None:
     h100 = nvidia.Gpu(0, "NVIDIA H100 80GB HBM3", "535.154.05", 81559)
     assert nvidia.parse_gpus(GPUS)[0] == h100
     assert [gpu.index for gpu in nvidia.parse_gpus(GPUS)] == [0, 1]
@@ -80,7 +80,7 @@ def test_gpus_are_read_by_the_names_of_the_columns() -> None:
         assert nvidia.parse_gpus(nothing) == []
 
 
-def test_topology_holds_each_pair_of_gpus_once() -> None:
+def test_the_topology_has_each_pair_of_gpus_once() -> None:
     pairs = {(a, b): "NV6" for a in range(4) for b in range(a + 1, 4)}
     assert nvidia.parse_topology(TOPOLOGY) == pairs
     assert nvidia.parse_topology(TWO_WITHOUT) == {(0, 1): "PHB"}
@@ -88,7 +88,7 @@ def test_topology_holds_each_pair_of_gpus_once() -> None:
     assert nvidia.parse_topology(BROKEN_DRIVER) == {}
 
 
-def test_links_count_only_where_they_are_active() -> None:
+def test_only_active_links_count() -> None:
     assert nvidia.parse_links(LINKS) == {0: (25.781, 25.781), 1: (25.781, 25.781, 25.781)}
     assert nvidia.parse_links("") == {}
 
@@ -97,21 +97,21 @@ def test_links_count_only_where_they_are_active() -> None:
     ("driver", "cuda"),
     [("580.65.06", 13), ("535.154.05", 12), ("525.60.13", 12), ("470.57.02", 11), ("418.1", None)],
 )
-def test_the_driver_tells_the_newest_cuda(driver: str, cuda: int | None) -> None:
+def test_the_driver_version_gives_the_newest_cuda(driver: str, cuda: int | None) -> None:
     assert nvidia.cuda_of_driver(driver) == cuda
 
 
-def test_gpus_that_are_not_joined_are_named() -> None:
+def test_gpus_without_nvlink_are_reported() -> None:
     joined = links_finding(nvidia.parse_topology(TOPOLOGY), nvidia.parse_links(LINKS), [])
     assert joined.level == "ok"
-    assert joined.value.startswith("6 of 6 pairs of GPUs (NV6, 77 GB/s each way a GPU)")
+    assert joined.value.startswith("6 of 6 pairs of GPUs (NV6, 77 GB/s each way per GPU)")
     apart = links_finding({(0, 1): "SYS", (0, 2): "NV4", (1, 2): "SYS"}, {}, None)
     assert (apart.level, apart.fix.split()[0]) == ("note", "CUDA_VISIBLE_DEVICES=0,2")
-    assert links_finding({(0, 1): "PHB"}, {}, None).value == "none: GPUs talk by PHB"
+    assert links_finding({(0, 1): "PHB"}, {}, None).value == "none: GPUs are linked by PHB"
 
 
 def training_with(tmp_path: Path, script: str, torch: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The findings where ``nvidia-smi`` is this shell script, and torch says this."""
+    """Return the findings with this shell script as ``nvidia-smi`` and this answer of torch."""
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
@@ -136,12 +136,12 @@ def test_two_gpus(tmp_path: Path) -> None:
     found = training_with(tmp_path, script, CUDA_BUILD)
     expected = "2 x NVIDIA H100 80GB HBM3, 80 GiB each; driver 535.154.05 (runs CUDA 12)"
     assert found["GPUs"]["value"] == expected
-    assert found["NVLink"]["value"] == "none: GPUs talk by PHB; peer access: 1 pairs"
+    assert found["NVLink"]["value"] == "none: GPUs are linked by PHB; peer access: 1 pair"
     assert found["torch"]["level"] == "ok"
     cpu = training_with(tmp_path, script, CPU_BUILD)["torch"]
     assert (cpu["level"], cpu["why"]) == (
         "fix",
-        "a GPU is here, but this build trains on the CPU alone",
+        "there is a GPU, but this build of torch supports only the CPU",
     )
     too_new = training_with(tmp_path, script, {**CPU_BUILD, "cuda": "13.0"})["torch"]
     assert too_new["fix"] == "update the driver to 580 or newer, or install a build for CUDA 12"
@@ -149,7 +149,7 @@ def test_two_gpus(tmp_path: Path) -> None:
     assert "no code for NVIDIA H100" in training_with(tmp_path, script, old)["torch"]["why"]
 
 
-def test_a_broken_driver_must_be_fixed_and_no_gpu_is_a_plain_fact(tmp_path: Path) -> None:
+def test_a_broken_driver_must_be_fixed_and_having_no_gpu_is_ok(tmp_path: Path) -> None:
     script = f"printf %s {shlex.quote(BROKEN_DRIVER)}; exit 9"
     found = training_with(tmp_path, script, CPU_BUILD)
     assert found["GPUs"]["level"] == "fix"
@@ -164,13 +164,13 @@ def test_a_low_limit_of_open_files_must_be_raised() -> None:
         "from imgprep.doctor import machine; "
         "print(*[f'{f.level}|{f.fix}' for f in machine.examine() if f.what == 'open files'])"
     )
-    for limit, raised in (("-S -n 100", "fix|ulimit -n "), ("-n 100", "fix|have an administrator")):
+    for limit, raised in (("-S -n 100", "fix|ulimit -n "), ("-n 100", "fix|ask an administrator")):
         command = f"ulimit {limit}; {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
         ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
         assert ran.stdout.startswith(raised)
 
 
-def test_the_disk_is_measured_without_a_trace(tmp_path: Path) -> None:
+def test_measuring_the_disk_leaves_no_files(tmp_path: Path) -> None:
     found = measure(tmp_path)
     assert found.write_bytes_per_s > 0
     assert found.read_bytes_per_s > 0
@@ -185,7 +185,7 @@ def test_the_disk_is_measured_without_a_trace(tmp_path: Path) -> None:
         ("size=64m", "mount -o remount,ro {disk}", "Read-only file system"),
     ],
 )
-def test_a_disk_that_takes_nothing_is_a_finding(
+def test_a_disk_that_cannot_be_written_is_reported(
     tmp_path: Path, options: str, prepare: str, said: str
 ) -> None:
     code = (
@@ -198,18 +198,18 @@ def test_a_disk_that_takes_nothing_is_a_finding(
     ran = tmpfs_script(tmp_path, options, script)
     asked, unasked = ran.splitlines()
     assert asked.startswith("fix ")
-    assert unasked.startswith("note "), "nothing is demanded of the current folder"
+    assert unasked.startswith("note "), "the current folder need not be writable"
     assert said in asked
     assert said in unasked
 
 
-def test_places_that_cannot_be_measured_are_said_to_be_so(tmp_path: Path) -> None:
+def test_places_that_cannot_be_measured_are_reported(tmp_path: Path) -> None:
     from imgprep.doctor.disk import examine
 
     (url,) = examine("s3://bucket/imagenet-256", quick=False, images_per_s=None)
     assert (url.level, url.what) == ("ok", "disk")
     missing, space = examine(str(tmp_path / "new" / "place"), quick=False, images_per_s=None)
-    assert "there is no such folder yet" in missing.value
+    assert "the folder does not exist yet" in missing.value
     assert space.facts["free_bytes"] > 0
     assert not list(tmp_path.iterdir())
 
@@ -229,7 +229,7 @@ def test_the_stamp_of_the_set_up_tells_how_pillow_simd_was_compiled(
     assert compiled_with_avx2(tmp_path, stamp) is None, "another library is installed"
 
 
-def test_a_child_that_hangs_is_given_up() -> None:
+def test_a_hanging_child_is_abandoned() -> None:
     with pytest.raises(NoAnswerError, match=r"no answer within 0\.3 s"):
         ask("import time\ntime.sleep(60)\n", seconds=0.3)
     assert ask("print(json.dumps({'path': sys.path}))", seconds=30)["path"] == sys.path

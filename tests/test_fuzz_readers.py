@@ -1,4 +1,4 @@
-"""Hostile files: every reader answers, or raises an error of ours that names the file."""
+"""Hostile files: every reader returns, or raises one of our errors that names the file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tests import fuzzing
 
 TARGETS = fuzzing.load_all()
 SEEDS = st.integers(0, 2**64 - 1)
-"""The changes to a file are drawn from one: what fails is replayed by the number shown."""
+"""The changes to a file are drawn from a seed, so that a failure can be replayed by its seed."""
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_sound_files_pass(name: str) -> None:
-    for sound in TARGETS[name].seeds():
-        TARGETS[name].run(sound)
+def test_valid_files_pass(name: str) -> None:
+    for valid in TARGETS[name].seeds():
+        TARGETS[name].run(valid)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_hostile_files_end_in_a_result_or_one_of_our_errors(name: str) -> None:
+def test_hostile_files_give_a_result_or_one_of_our_errors(name: str) -> None:
     target = TARGETS[name]
 
     @settings(max_examples=100)
@@ -38,13 +38,13 @@ def test_hostile_files_end_in_a_result_or_one_of_our_errors(name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("wrong", [ValueError("x"), ImgprepError("no file is named")])
-def test_a_reader_that_fails_in_another_way_is_found(wrong: Exception) -> None:
+@pytest.mark.parametrize("wrong", [ValueError("x"), ImgprepError("no file is mentioned")])
+def test_a_reader_that_raises_another_error_is_detected(wrong: Exception) -> None:
     with pytest.raises((ValueError, AssertionError)), fuzzing.ours("file.json"):
         raise wrong
 
 
-def test_a_reader_that_writes_runs_or_unpickles_is_found() -> None:
+def test_a_reader_that_writes_runs_or_unpickles_is_detected() -> None:
     deeds = (
         lambda: pickle.loads(pickle.dumps(Random)),
         lambda: subprocess.run(["true"], check=True),

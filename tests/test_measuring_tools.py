@@ -1,4 +1,4 @@
-"""The tools that measure a set: what they print agrees with what a build writes."""
+"""The tools that measure a dataset print figures that agree with a build."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tool(name: str, *arguments: object) -> str:
     return ran.stdout
 
 
-def test_sizes_are_those_of_a_build(mini: Path, built: Path) -> None:
+def test_sizes_agree_with_a_build(mini: Path, built: Path) -> None:
     rows = re.findall(r"^\| `(.+?)` \| ([\d,]+) \| ([\d,]+) \|", tool("sizes", mini), re.MULTILINE)
     sizes = {name: (int(i.replace(",", "")), int(r.replace(",", ""))) for name, i, r in rows}
     assert len(sizes) == 6
@@ -31,14 +31,14 @@ def test_sizes_are_those_of_a_build(mini: Path, built: Path) -> None:
     splits = load_index(built).splits
     records = sum(split.records for split in splits.values())
     shards = [built / shard.name for split in splits.values() for shard in split.shards]
-    ends = 10_240 * len(shards)  # each tar is filled up to this length, at least two blocks
+    ends = 10_240 * len(shards)  # each tar is padded to this length, with at least two blocks
     written = sum(path.stat().st_size + path.with_suffix(".idx").stat().st_size for path in shards)
     expected = records * sizes["--encoding jpeg --quality 95 --subsampling 420"][1]
     # The mean is rounded; an index line is shorter for the first members of a shard.
     assert -records * 8 < written - expected < ends + 2 * 512 * len(shards)
 
 
-def test_the_interval_holds_the_stored_deviation_and_can_be_drawn_again(built: Path) -> None:
+def test_the_interval_contains_the_stored_deviation_and_is_repeatable(built: Path) -> None:
     printed = tool("pca_interval", built, "--draws", 200)
     assert printed == tool("pca_interval", built, "--draws", 200)
     assert printed.startswith("96 training records, 200 draws")

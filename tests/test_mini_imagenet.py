@@ -1,4 +1,4 @@
-"""The mini ImageNet that the demo and other tests read: repeatable, and odd where it should be."""
+"""The mini ImageNet for the demo and other tests: repeatable, with the intended unusual files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_archives_hold_the_same_images_as_folders(
     assert val == by_file_name
 
 
-def test_the_oddities_are_there(folders: dict[str, bytes]) -> None:
+def test_the_unusual_files_are_there(folders: dict[str, bytes]) -> None:
     seen: Counter[str] = Counter()
     for name, data in folders.items():
         with Image.open(io.BytesIO(data)) as image:
@@ -88,7 +88,7 @@ def test_the_oddities_are_there(folders: dict[str, bytes]) -> None:
     assert [seen[kind] for kind in odd] == [1] * len(odd)
 
 
-def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     command = [sys.executable, str(SCRIPT), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

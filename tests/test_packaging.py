@@ -1,4 +1,4 @@
-"""What is declared and pinned, and that pillow-simd is the one Pillow that is installed."""
+"""Declared and pinned packages, console scripts, and that pillow-simd is the installed Pillow."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def project() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pins() -> dict[str, str]:
-    """Canonical name to version; fails on anything but exact pins."""
+    """Map canonical names to versions; fail on anything but exact pins."""
     found: dict[str, str] = {}
     for line in (ROOT / "tools" / "constraints.txt").read_text("utf-8").splitlines():
         if line and not line.startswith("#"):
             name, exact, version = line.partition("==")
             assert exact, f"{line!r} is not an exact pin"
-            assert re.fullmatch(r"[0-9a-z.]+", version), f"{line!r} would fit one build only"
+            assert re.fullmatch(r"[0-9a-z.]+", version), f"{line!r} would match only one build"
             assert canonical(name) not in found, f"{name} is pinned twice"
             found[canonical(name)] = version
     return found
@@ -85,7 +85,7 @@ def test_the_environment_is_the_pinned_one(pins: dict[str, str]) -> None:
         try:
             installed = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
-            continue  # a build tool, or of another platform
+            continue  # a build tool, or for another platform
         if installed != version:
             differing[name] = f"{installed} installed, {version} pinned"
     assert not differing

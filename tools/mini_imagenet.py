@@ -1,15 +1,15 @@
-"""Make a mini ImageNet of real photographs, without a download.
+"""Make a mini ImageNet from real photographs, without a download.
 
     python tools/mini_imagenet.py OUT [--layout class-folders|archives]
 
-Crops, flips and scalings of the two photographs that scikit-learn installs, in four classes that
-can be told apart. Among the training images are the oddities that the real set has too: grey and
-CMYK JPEG, PNG named ``.JPEG``, an EXIF rotation, an image smaller than a record, a large one.
+Crops, mirrors and scales the two photographs that scikit-learn installs, in four classes that can
+be told apart. Some training images are unusual in the ways of the real set: grey and CMYK JPEG, PNG
+named ``.JPEG``, an EXIF rotation, an image smaller than a record, a large one.
 
-``class-folders`` writes ``train/<wnid>/*`` and ``val/<wnid>/*``; ``archives`` writes the same
-images in the shape of the official download: a tar of one tar per class, a flat tar of the
-validation images, and the devkit with ``meta.mat`` and the ground truth. The same arguments (and
-the same codec versions) give the same bytes.
+``class-folders`` writes ``train/<wnid>/*`` and ``val/<wnid>/*``. ``archives`` writes the same
+images like the official download: a tar with one tar per class, a flat tar of the validation
+images, and the devkit with ``meta.mat`` and the ground truth. The same arguments (and the same
+codec versions) give the same bytes.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ Encoder = Callable[[Image.Image], bytes]
 TAR_MTIME_S = 1_340_000_000
 """June 2012, when the real archives were made."""
 VAL_PER_TRAIN = 4
-"""One validation image for so many training images."""
+"""Training images per validation image."""
 SIZES_PX = ((500, 375), (375, 500), (400, 300), (333, 500), (320, 320), (280, 210), (600, 450))
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoClass:
-    """One class: a real ImageNet class that parts of one photograph may stand for."""
+    """A real ImageNet class that parts of one photograph can show."""
 
     wnid: str
     words: str
     gloss: str
     photo: str
     regions: tuple[Box, ...]
-    """Where crops may lie, in pixels of the photograph (640x427)."""
+    """Where crops are taken, in pixels of the photograph (640x427)."""
 
 
 CLASSES = (
@@ -82,7 +82,7 @@ class MiniImage:
 
 
 def photo_folder() -> Path:
-    """Where scikit-learn keeps its sample photos; found without the cost of importing it."""
+    """Return the folder of scikit-learn's sample photos, without importing scikit-learn."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("mini_imagenet: scikit-learn is not installed; run tools/setup first")
@@ -90,7 +90,7 @@ def photo_folder() -> Path:
 
 
 def take_view(photo: Image.Image, regions: tuple[Box, ...], rng: Random) -> Image.Image:
-    """A random crop out of one of ``regions``, scaled, perhaps mirrored, brighter or darker."""
+    """Return a random crop of one of ``regions``: scaled, maybe mirrored, brighter or darker."""
     left, top, right, bottom = regions[int(rng.random() * len(regions))]
     out_width_px, out_height_px = SIZES_PX[int(rng.random() * len(SIZES_PX))]
     most = min((right - left) / out_width_px, (bottom - top) / out_height_px)
@@ -129,7 +129,7 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def encode_rotated(image: Image.Image) -> bytes:
-    """Stored on its side, with the EXIF orientation that turns it upright."""
+    """Store the image sideways, with the EXIF orientation that turns it upright."""
     exif = Image.Exif()
     exif[0x0112] = 6
     out = io.BytesIO()
@@ -153,11 +153,11 @@ ODD_ENCODERS: dict[tuple[int, int], Encoder] = {
     (0, 1): encode_tiny,
     (1, 1): encode_large,
 }
-"""Which training images, by (class, number in the class), are stored in an odd way."""
+"""Training images, by (class, number in the class), that are stored in an unusual way."""
 
 
 def make_split(split: str, images_per_class: int, seed: int) -> list[MiniImage]:
-    """All images of a split, class after class (train) or shuffled as the real one is (val)."""
+    """Return all images of a split, class by class (train) or shuffled like the real one (val)."""
     folder = photo_folder()
     photos = {
         name: Image.open(folder / name).convert("RGB") for name in ("china.jpg", "flower.jpg")
@@ -168,7 +168,7 @@ def make_split(split: str, images_per_class: int, seed: int) -> list[MiniImage]:
             rng = Random(f"{seed}/{split}/{photo_class.wnid}/{number}")
             view = take_view(photos[photo_class.photo], photo_class.regions, rng)
             odd = ODD_ENCODERS.get((label, number)) if split == "train" else None
-            # The numbers in the real train set have gaps and no order worth relying on.
+            # The numbers in the real train set have gaps and no useful order.
             name = f"{photo_class.wnid}_{(number * 37) % 1009 + 1009 * (number // 1009)}.JPEG"
             images.append(MiniImage(label, name, (odd or encode_jpeg)(view)))
     if split == "val":
@@ -199,12 +199,12 @@ def tar_bytes(members: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def devkit_ids() -> list[int]:
-    """The devkit's 1-based id of each class: on purpose not in the order of the wnids."""
+    """Return the devkit's 1-based id of each class, deliberately not in the order of the wnids."""
     return [(label + 1) % len(CLASSES) + 1 for label in range(len(CLASSES))]
 
 
 def meta_mat(train_per_class: int) -> bytes:
-    """``meta.mat`` with the official fields: one row a class, in id order, then an inner node."""
+    """Return ``meta.mat`` with the official fields: one row per class by id, then an inner node."""
     import numpy as np
     from scipy.io import savemat
 
@@ -221,7 +221,7 @@ def meta_mat(train_per_class: int) -> bytes:
         synsets[number, 0] = row
     out = io.BytesIO()
     savemat(out, {"synsets": synsets})
-    # The first 116 bytes are free text, where scipy puts the time of day.
+    # The first 116 bytes are free text, in which scipy writes the time.
     return b"MATLAB 5.0 MAT-file, mini ImageNet".ljust(116) + out.getvalue()[116:]
 
 
@@ -248,16 +248,16 @@ def write_archives(out: Path, splits: dict[str, list[MiniImage]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Make a mini ImageNet of real photographs, without a download."
+        description="Make a mini ImageNet from real photographs, without a download."
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; must not exist")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; it must not exist")
     parser.add_argument("--layout", choices=("class-folders", "archives"), default="class-folders")
     parser.add_argument(
         "--images-per-class",
         type=int,
         default=24,
         metavar="N",
-        help="training images of each of the 4 classes; val has a quarter (default: 24)",
+        help="training images in each of the 4 classes; val has a quarter (default: 24)",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     args = parser.parse_args()
@@ -266,12 +266,12 @@ def main() -> None:
     if count < 1:
         parser.error("--images-per-class must be at least 1")
     if out.exists():
-        parser.error(f"{out} exists; remove it or name another folder")
+        parser.error(f"{out} exists: remove it or give another folder")
     splits = {
         "train": make_split("train", count, args.seed),
         "val": make_split("val", max(1, count // VAL_PER_TRAIN), args.seed),
     }
-    # Renamed at the end, so that a folder of this name is always whole.
+    # Rename at the end, so that a folder of this name is always complete.
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (write_archives if args.layout == "archives" else write_folders)(partial, splits)

@@ -1,4 +1,9 @@
-"""``imgprep doctor``: what this machine will do, on one screen. It mends and leaves nothing."""
+"""``imgprep doctor``: checks this machine for builds and training, and prints one screen.
+
+``examine`` takes the destination folder and returns a ``Report`` of findings; it fixes nothing and
+leaves no files. Each of ``software``, ``training``, ``machine``, ``speed`` and ``disk`` makes the
+findings of one subject, and ``render`` prints them. Start with ``examine``, then ``finding``.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +16,14 @@ __all__ = ["Finding", "Report", "ask_inside", "examine"]
 
 ANSWER_SECONDS = 30.0
 TORCH_SECONDS = 120.0
-"""torch with CUDA takes tens of seconds from a cold disk."""
+"""Importing torch with CUDA takes tens of seconds from a cold disk."""
 
 
 def examine(dest: str | None = None, *, quick: bool = False) -> Report:
-    """Look at everything; some 8 seconds, or 3 with ``quick``, which measures no speed.
+    """Check everything; takes about 8 seconds, or 3 with ``quick``, which measures no speed.
 
-    ``dest`` is the folder to be built into; None is the current one, of which nothing is demanded.
+    ``dest`` is the destination folder of a build. None is the current folder, and then a folder
+    that cannot be written is not reported as an error.
     """
     from imgprep.doctor import disk, machine, software, speed, training
     from imgprep.processors import processors
@@ -33,7 +39,7 @@ def examine(dest: str | None = None, *, quick: bool = False) -> Report:
 
         findings = software.examine(answer)
         findings += training.examine(answer, lambda: torch.result() if torch else {})
-    # Only now that all children have ended may time be measured.
+    # Time can be measured only after all children have ended.
     findings += machine.examine()
     rate = None
     if not quick:
@@ -50,7 +56,11 @@ def _questions() -> list[str]:
 
 
 def ask_inside(question: str) -> dict[str, Any]:
-    """The answer of ``imgprep.doctor.inside``, in a process of its own; or ``NoAnswerError``."""
+    """Ask ``imgprep.doctor.inside`` in a child process.
+
+    Raises:
+        NoAnswerError: there was no answer.
+    """
     from imgprep.doctor.child import ask
 
     code = f"from imgprep.doctor.inside import main\nmain({question!r})\n"

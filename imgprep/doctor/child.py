@@ -1,5 +1,8 @@
-"""Ask a question in a process of its own: a package that is broken, hangs or crashes costs an
-answer, not the examination, and nothing heavy is imported into this process."""
+"""Asks questions in child processes, which import the packages that they ask about.
+
+A package that is broken, hangs or crashes then costs only one answer, and nothing heavy is imported
+into this process.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,29 @@ import subprocess
 import sys
 from typing import Any
 
-# The child has the search path of its parent, so that both would import the same files.
+# The child gets the search path of its parent, so that both import the same files.
 _PREAMBLE = "import json, sys\nsys.path[:] = json.loads(sys.argv[1])\n"
 
 
 class NoAnswerError(Exception):
-    """The child gave no answer; the message says why, in a few words."""
+    """The child gave no answer; the message is the reason in a few words."""
 
 
 def command(code: str, *arguments: str) -> list[str]:
-    """The command line that runs ``code`` in another Python; ``sys.argv[2:]`` are arguments."""
+    """Return a command that runs ``code`` in another Python; ``sys.argv[2:]`` are arguments."""
     return [sys.executable, "-c", _PREAMBLE + code, json.dumps(sys.path), *arguments]
 
 
 def environment() -> dict[str, str]:
-    """That of this process, with one thread a library and no warnings in the answer."""
+    """Return this environment, with one thread per library and no Python warnings."""
     return {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def ask(code: str, *, seconds: float) -> dict[str, Any]:
-    """Run ``code``, whose last line of output is a JSON object, and give that object back.
+    """Run ``code``, whose last line of output is a JSON object, and return that object.
 
     Raises:
-        NoAnswerError: it failed, crashed, said something else, or took more than ``seconds``.
+        NoAnswerError: it failed, crashed, printed something else, or took over ``seconds``.
     """
     try:
         ran = subprocess.run(
@@ -54,9 +57,9 @@ def ask(code: str, *, seconds: float) -> dict[str, Any]:
     try:
         answer = json.loads(ran.stdout.splitlines()[-1])
     except (ValueError, IndexError) as exc:
-        raise NoAnswerError("an answer that cannot be understood") from exc
+        raise NoAnswerError("the answer is not JSON") from exc
     if not isinstance(answer, dict):
-        raise NoAnswerError("an answer that cannot be understood")
+        raise NoAnswerError("the answer is not a JSON object")
     return answer
 
 

@@ -1,4 +1,4 @@
-"""How fast the disk under DEST is, and whether all of ImageNet fits on it."""
+"""Measures the disk of the destination folder, and whether all of ImageNet fits on it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from imgprep.storage.urls import path_of
 
 IMAGENET_IMAGES = 1_331_167
 IMAGENET_BYTES = 44_300_000_000
-"""All of ILSVRC2012 by default options (README, "Disk")."""
+"""All of ILSVRC2012 with default options, as measured on a sample (README, "Disk")."""
 RECORD_BYTES = IMAGENET_BYTES // IMAGENET_IMAGES
 PIXEL_SUMS_BYTES = 1_000_000_000
-"""Kept beside the shards until a build ends."""
+"""Pixel sums that a build keeps beside the shards until it ends."""
 BLOCK_BYTES = 1 << 20
 FIRST_PART_BYTES = 4 << 20
 MOST_BYTES = 64 << 20
 WRITE_SECONDS = 0.8
-"""No new part is begun after this. Each is twice the last: it takes about 2 s at most."""
+"""No new part is written after this. Each part is twice the last, so it takes at most about 2 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,10 @@ class DiskSpeed:
 
 
 def measure(folder: Path) -> DiskSpeed:
-    """Write a file that has no name (or loses it at once) into ``folder``, flush it, read it back.
+    """Write an unnamed temporary file into ``folder``, flush it, and read it back.
 
-    OSError where that cannot be done.
+    Raises:
+        OSError: that is not possible.
     """
     block = os.urandom(BLOCK_BYTES)
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
@@ -60,10 +61,10 @@ def measure(folder: Path) -> DiskSpeed:
 
 
 def examine(dest: str | None, *, quick: bool, images_per_s: float | None) -> list[Finding]:
-    """The findings for DEST; None is the current folder, where nothing is demanded."""
+    """Return the findings for DEST; None is the current folder, which need not be writable."""
     folder = Path.cwd() if dest is None else path_of(dest)
     if folder is None:
-        value = f"{dest}: not measured (an object store)"
+        value = f"{dest}: not measured, since it is an object store"
         return [_finding("ok", "disk", value, facts={"dest": dest})]
     findings = [] if quick else [_speed(folder, images_per_s, asked=dest is not None)]
     return [*findings, _space(folder)]
@@ -78,13 +79,13 @@ def _speed(folder: Path, images_per_s: float | None, *, asked: bool) -> Finding:
     try:
         found = measure(folder)
     except FileNotFoundError:
-        value = f"{folder}: not measured: there is no such folder yet"
+        value = f"{folder}: not measured, since the folder does not exist yet"
         return _finding("note", "disk", value, fix=f"mkdir -p {folder}", facts=facts)
     except OSError as exc:
         level: Level = "fix" if asked else "note"
         value = f"{folder}: cannot be written: {exc.strerror or exc}"
-        why = "nothing can be built there"
-        fix = "free some space, mend its permissions, or name another folder with --dest"
+        why = "a build there would fail"
+        fix = "free some space, change its permissions, or give another folder with --dest"
         return _finding(level, "disk", value, why=why, fix=fix, facts=facts)
     write, read = found.write_bytes_per_s / 1e6, found.read_bytes_per_s / 1e6
     facts |= {
@@ -95,8 +96,8 @@ def _speed(folder: Path, images_per_s: float | None, *, asked: bool) -> Finding:
     value = f"write {write:,.0f} MB/s, read {read:,.0f} MB/s at {folder}"
     needed = (images_per_s or 0.0) * RECORD_BYTES / 1e6
     if write < needed:
-        why = f"the processors could fill {needed:,.0f} MB/s: a build will wait for this disk"
-        return _finding("note", "disk", value, why=why, fix="name a faster --dest", facts=facts)
+        why = f"the processors can fill {needed:,.0f} MB/s, so a build will wait for this disk"
+        return _finding("note", "disk", value, why=why, fix="use a faster --dest", facts=facts)
     return _finding("ok", "disk", value, facts=facts)
 
 
@@ -108,6 +109,8 @@ def _space(folder: Path) -> Finding:
     facts = {"free_bytes": free, "imagenet_bytes": needed}
     value = f"{free / 1e9:,.0f} GB free; all of ImageNet takes {needed / 1e9:.0f} GB"
     if free < needed:
-        fix = "free some, name another --dest, or see --quality and --limit"
-        return _finding("note", "space", value, why="ImageNet does not fit", fix=fix, facts=facts)
+        fix = "free some space, give another --dest, or use --quality or --limit"
+        return _finding(
+            "note", "space", value, why="all of ImageNet does not fit", fix=fix, facts=facts
+        )
     return _finding("ok", "space", value, facts=facts)

@@ -1,4 +1,4 @@
-"""What the doctor finds: one value for each thing that was looked at."""
+"""The findings of the doctor, and the report that they make up."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
-    ``ok``: as it should be, or a plain fact. ``note``: something is slower or missing, and nothing
-    fails. ``fix``: a job would fail, or run several times slower than this machine can.
+    Level ``ok``: as it should be, or plain information. ``note``: something is slower or missing,
+    but nothing fails. ``fix``: a job would fail, or run several times slower than it could.
     """
 
     group: Group
     level: Level
     what: str
-    """Stable name of what was looked at, for scripts: ``Pillow``."""
+    """Stable name of the check for scripts, such as ``Pillow``."""
     value: str
-    """What was found, for people."""
+    """The result, for people."""
     why: str = ""
-    """What it costs."""
+    """The consequence; empty if there is none."""
     fix: str = ""
-    """What to do: a command where there is one."""
+    """What to do, as a command if possible; empty if nothing is needed."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """The same as plain JSON values, for scripts."""
+    """The result as plain JSON values, for scripts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 if something must be fixed."""
+        """1 if something must be fixed, else 0."""
         return EXIT_FAILED if any(each.level == "fix" for each in self.findings) else EXIT_DONE
 
     def to_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """Return the report as plain JSON values."""
         return {
             "schema_version": SCHEMA_VERSION,
             "exit_code": self.exit_code,

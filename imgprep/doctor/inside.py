@@ -1,7 +1,7 @@
-"""What the doctor asks in child processes about the parts of imgprep itself.
+"""Questions about imgprep's own parts that the doctor asks in child processes.
 
-Each function imports what it asks about, and answers with plain JSON values. An import that fails
-ends the child with that error, which is the answer.
+Each function imports the part that it asks about, and returns plain JSON values. A failed import
+ends the child with that error, which the doctor reports.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def pillow() -> dict[str, Any]:
-    """Does it load, and what is it made of?"""
+    """Load Pillow; return the versions of its libraries."""
     import PIL
     from PIL import Image, features
 
@@ -28,7 +28,7 @@ def pillow() -> dict[str, Any]:
 
 
 def simplejpeg() -> dict[str, Any]:
-    """Does it encode and decode?"""
+    """Encode and decode an image; return the version of its libjpeg-turbo."""
     import numpy as np
     import simplejpeg
     from simplejpeg import _jpeg
@@ -36,19 +36,19 @@ def simplejpeg() -> dict[str, Any]:
     grey_hwc = np.full((16, 16, 3), 128, np.uint8)
     back_hwc = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(grey_hwc))
     if abs(int(back_hwc[8, 8, 0]) - 128) > 1:
-        raise RuntimeError("simplejpeg gives wrong pixels")
+        raise RuntimeError("simplejpeg returned wrong pixels")
     return {"libjpeg_turbo": _turbo_version(Path(_jpeg.__file__))}
 
 
 def kernel() -> dict[str, Any]:
-    """Which pixel code is in use."""
+    """Return which pixel code is in use, and which is available."""
     from imgprep.image.kernel import BACKEND, available_backends
 
     return {"backend": BACKEND, "available": list(available_backends())}
 
 
 def jpeg_window() -> dict[str, Any]:
-    """Whether the fast JPEG decoder is in use, and the libjpeg that it was linked to."""
+    """Return whether the fast JPEG decoder is in use, and the libjpeg that it is linked to."""
     import importlib
     import importlib.util
 
@@ -56,9 +56,7 @@ def jpeg_window() -> dict[str, Any]:
 
     built = importlib.util.find_spec("imgprep.image._jpeg") is not None
     if built:
-        importlib.import_module(
-            "imgprep.image._jpeg"
-        )  # its error, if it does not load, is the answer
+        importlib.import_module("imgprep.image._jpeg")  # an error here is the answer
     library = _mapped("libjpeg")
     return {
         "enabled": ENABLED,
@@ -69,7 +67,7 @@ def jpeg_window() -> dict[str, Any]:
 
 
 def numbers() -> dict[str, Any]:
-    """Whether the last stage of a build, hours after its start, will be able to run."""
+    """Run the numeric library that the last stage of a build needs, hours after its start."""
     import numpy as np
     from sklearn.decomposition import PCA
 
@@ -78,7 +76,7 @@ def numbers() -> dict[str, Any]:
 
 
 def train_kernel() -> dict[str, Any]:
-    """Whether the trainer's C code was built and loads; ``train`` itself would import torch."""
+    """Load the trainer's C code without torch; return whether it was built and has AVX2."""
     import importlib.machinery
     import importlib.util
 
@@ -97,7 +95,7 @@ def train_kernel() -> dict[str, Any]:
 
 
 def main(question: str) -> None:
-    """Answer one question on stdout."""
+    """Print the answer to one question."""
     answer: dict[str, Any] = QUESTIONS[question]()
     sys.stdout.write(json.dumps(answer) + "\n")
 
@@ -108,7 +106,7 @@ QUESTIONS = {
 
 
 def _mapped(stem: str) -> Path | None:
-    """The shared library of this name that this process has loaded."""
+    """Return the path of the loaded shared library with this name, if any."""
     for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
         path = line.partition("/")[2]
         if path and Path(path).name.startswith(f"{stem}."):
@@ -117,7 +115,7 @@ def _mapped(stem: str) -> Path | None:
 
 
 def _turbo_version(library: Path) -> str | None:
-    """libjpeg-turbo has no call that tells its version; the library holds it as text."""
+    """Search the library for its version; libjpeg-turbo has no function that returns it."""
     import re
 
     found = re.search(rb"libjpeg-turbo version (\d+\.\d+\.\d+)", library.read_bytes())

@@ -1,4 +1,4 @@
-"""Processors, memory and open files that this process may really use."""
+"""Checks the processors, memory and open files that this process may use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from imgprep.doctor.finding import Finding, Level
 from imgprep.processors import ControlGroups, affinity, processors
 
 OPEN_FILES_BUILD = 64
-"""Archives that a worker holds open."""
+"""Archives that one worker keeps open."""
 OPEN_FILES_TRAINING = 64
-"""Shards that a training process holds open."""
+"""Shards that one training process keeps open."""
 OPEN_FILES_REST = 128
 """Libraries, sockets, logs, pipes."""
 OPEN_FILES_A_WORKER = 4
@@ -23,7 +23,7 @@ MEMORY_A_JOB_MIB = 20
 
 
 def examine() -> list[Finding]:
-    """The findings, in the order of the screen."""
+    """Return the findings, in the order of the screen."""
     return [_processors(), _memory(), _open_files()]
 
 
@@ -62,12 +62,12 @@ def _memory() -> Finding:
     facts = {"total_bytes": total, "available_bytes": available, "limit_bytes": limit}
     value = f"{total / 2**30:.1f} GiB, {available / 2**30:.1f} GiB available"
     if limit is not None and limit < total:
-        value += f"; this process may have {limit / 2**30:.1f} GiB"
+        value += f"; a control group allows {limit / 2**30:.1f} GiB"
     jobs = processors()
     needed_mib = MEMORY_BUILD_MIB + MEMORY_A_JOB_MIB * jobs
     if min(available, limit or available) < needed_mib * 2**20:
-        why = f"a build with {jobs} jobs takes about {needed_mib} MiB"
-        return _finding("note", "memory", value, why=why, fix="take fewer --jobs", facts=facts)
+        why = f"a build with --jobs {jobs} needs about {needed_mib} MiB"
+        return _finding("note", "memory", value, why=why, fix="use fewer --jobs", facts=facts)
     return _finding("ok", "memory", value, facts=facts)
 
 
@@ -81,10 +81,12 @@ def _open_files() -> Finding:
     )
     facts = {"soft": soft, "hard": hard, "needed": needed}
     unlimited = soft == resource.RLIM_INFINITY
-    value = f"{'unlimited' if unlimited else f'{soft:,}'}; a build or a training needs {needed}"
+    value = f"{'unlimited' if unlimited else f'{soft:,}'}; a build or a training run needs {needed}"
     if not unlimited and soft < needed:
         allowed = hard == resource.RLIM_INFINITY or hard >= needed
-        fix = f"ulimit -n {needed}" if allowed else "have an administrator raise the limit (nofile)"
-        why = "a build or a training would stop with 'too many open files'"
+        fix = (
+            f"ulimit -n {needed}" if allowed else "ask an administrator to raise the limit (nofile)"
+        )
+        why = "a build or a training run would stop with 'too many open files'"
         return _finding("fix", "open files", value, why=why, fix=fix, facts=facts)
     return _finding("ok", "open files", value, facts=facts)

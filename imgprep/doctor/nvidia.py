@@ -1,4 +1,4 @@
-"""What nvidia-smi says, parsed. Pure functions of its text; ``run`` asks the program."""
+"""Parses the output of nvidia-smi; only ``run`` starts the program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ QUERY = ("index", "name", "driver_version", "memory.total")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _GPU_LINE = re.compile(r"^GPU (\d+): ")
 _LINK_LINE = re.compile(r"^\s+Link (\d+): ([0-9.]+) GB/s")
-# The oldest driver that runs programs of a CUDA release (minor versions are compatible).
+# CUDA release and the oldest driver that runs it (minor versions are compatible).
 _DRIVERS = ((13, 580), (12, 525), (11, 450))
 
 
@@ -27,7 +27,7 @@ class Gpu:
 
 
 def run(*arguments: str, seconds: float = 20.0) -> tuple[int, str] | None:
-    """Exit code and output of nvidia-smi; None if there is none, or no answer."""
+    """Return exit code and output of nvidia-smi; None if it is missing or cannot be run."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -49,7 +49,7 @@ def run(*arguments: str, seconds: float = 20.0) -> tuple[int, str] | None:
 
 
 def parse_gpus(text: str) -> list[Gpu]:
-    """GPUs in the output of ``--query-gpu=... --format=csv``; columns are found by their names."""
+    """Return the GPUs in the output of ``--query-gpu=... --format=csv``, by column names."""
     rows = list(csv.reader(text.splitlines(), skipinitialspace=True))
     if not rows:
         return []
@@ -69,7 +69,7 @@ def parse_gpus(text: str) -> list[Gpu]:
 
 
 def parse_topology(text: str) -> dict[tuple[int, int], str]:
-    """How each pair of GPUs is joined (``NV12``, ``PIX``, ``SYS``, …), from ``topo -m``."""
+    """Return the link of each pair of GPUs (``NV12``, ``PIX``, ``SYS``, …), from ``topo -m``."""
     lines = _COLOUR.sub("", text).splitlines()
     head = next((line.split() for line in lines if line.split()[:1] == ["GPU0"]), [])
     columns = [int(name[3:]) for name in head if re.fullmatch(r"GPU\d+", name)]
@@ -86,7 +86,7 @@ def parse_topology(text: str) -> dict[tuple[int, int], str]:
 
 
 def parse_links(text: str) -> dict[int, tuple[float, ...]]:
-    """GB/s of each active NVLink of each GPU, one way, from ``nvlink -s``."""
+    """Return GB/s of each active NVLink of each GPU, in one direction, from ``nvlink -s``."""
     speeds: dict[int, tuple[float, ...]] = {}
     gpu = None
     for line in text.splitlines():
@@ -99,7 +99,7 @@ def parse_links(text: str) -> dict[int, tuple[float, ...]]:
 
 
 def cuda_of_driver(driver: str) -> int | None:
-    """The newest CUDA release (its first number) that a driver runs; None for ones too old."""
+    """Return the newest CUDA major version that a driver runs; None if the driver is too old."""
     major = driver.partition(".")[0]
     if not major.isdigit():
         return None
@@ -107,5 +107,5 @@ def cuda_of_driver(driver: str) -> int | None:
 
 
 def driver_for(cuda: int) -> int | None:
-    """The oldest driver (its first number) for a CUDA release."""
+    """Return the oldest driver, by its major version, for a CUDA major version."""
     return dict(_DRIVERS).get(cuda)

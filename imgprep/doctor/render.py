@@ -1,4 +1,4 @@
-"""The findings as one screen."""
+"""Prints a report on one screen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COMMAND = " -m pip "
 
 
 def render(report: Report) -> str:
-    """At most 100 columns; about 40 lines."""
+    """Return the report as text of at most 100 columns and about 40 lines."""
     lines: list[str] = []
     group = ""
     for finding in report.findings:
@@ -37,7 +37,7 @@ def _lines(finding: Finding) -> list[str]:
 
 
 def _fix(fix: str) -> list[str]:
-    """Prose is wrapped; a command is broken as a shell allows, so that it can be copied."""
+    """Wrap prose; break a command with backslashes, so that it can be pasted into a shell."""
     head = f"{_INDENT}fix: "
     if _COMMAND not in fix:
         return _wrapped(fix, head)
@@ -77,5 +77,5 @@ def _verdict(report: Report) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without control characters: names of folders come from the disk."""
+    """Replace control characters, which names of folders may contain."""
     return "".join(each if each.isprintable() else "?" for each in text)

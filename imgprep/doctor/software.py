@@ -1,4 +1,4 @@
-"""What imgprep itself is made of here: Pillow, the JPEG decoders, the pixel code, numpy."""
+"""Checks the software that imgprep uses: Pillow, the JPEG decoders, the pixel code, numpy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from imgprep.image.pillowcheck import (
 )
 
 Answer = Callable[[str], dict[str, Any]]
-"""The answer to a question of ``imgprep.doctor.inside``; raises ``NoAnswerError``."""
-_REBUILD = "pip install --force-reinstall --no-deps . (in imgprep's folder), or tools/setup"
-_COMPILER = "it needs a C compiler, Python's headers and libjpeg-turbo's (libjpeg-dev); then "
+"""Returns the answer to a question of ``imgprep.doctor.inside``; raises ``NoAnswerError``."""
+_REBUILD = "run pip install --force-reinstall --no-deps . in imgprep's folder, or tools/setup"
+_COMPILER = "install a C compiler, Python's headers and libjpeg-turbo's (libjpeg-dev); then "
 
 
 def version_of(distribution: str) -> str | None:
-    """Installed version; None if it is not there."""
+    """Return the installed version; None if the distribution is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -37,12 +37,12 @@ def version_of(distribution: str) -> str | None:
 
 
 def pip(what: str) -> str:
-    """A command of the pip of this very Python."""
+    """Return a pip command for the running Python."""
     return f"{shlex.quote(sys.executable)} -m pip {what}"
 
 
 def examine(answer: Answer) -> list[Finding]:
-    """The findings, in the order of the screen."""
+    """Return the findings, in the order of the screen."""
     return [
         _finding("ok", "Python", f"{platform.python_version()} at {sys.executable}",
                  facts={"version": platform.python_version(), "executable": sys.executable}),
@@ -80,7 +80,7 @@ def _pillow(answer: Answer) -> list[Finding]:
     turbo = loaded["libjpeg_turbo"]
     jpeg = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {loaded['libjpeg']}"
     facts |= {name: loaded[name] for name in ("libjpeg", "libjpeg_turbo", "zlib", "webp")}
-    value = f"{installed}, its files as installed; {jpeg}"
+    value = f"{installed}, files intact; {jpeg}"
     return [_finding("ok", "Pillow", value, facts=facts), *_avx2(installed)]
 
 
@@ -112,17 +112,21 @@ def _kernel(answer: Answer) -> Finding:
     try:
         found = answer("kernel")
     except NoAnswerError as exc:
-        why = "no build starts"
-        return _finding("fix", "pixel code", str(exc), why=why, fix="mend that (IMGPREP_KERNEL?)")
+        why = "a build cannot start"
+        fix = "check IMGPREP_KERNEL, or run tools/setup"
+        return _finding("fix", "pixel code", str(exc), why=why, fix=fix)
     backend = found["backend"]
     if backend != "numpy":
         value = {"c-avx2": "C with AVX2", "c": "plain C"}[backend]
         return _finding("ok", "pixel code", value, facts=found)
     if len(found["available"]) > 1:
-        value, fix = "numpy, because IMGPREP_KERNEL says so", "unset IMGPREP_KERNEL"
+        value, fix = "numpy, because IMGPREP_KERNEL is set", "unset IMGPREP_KERNEL"
     else:
-        value, fix = "numpy: imgprep/_kernel was not compiled", _COMPILER + _REBUILD
-    why = "several times slower; counts as another engine, and pixels may differ by 1 level"
+        value, fix = "numpy: imgprep/image/_kernel was not compiled", _COMPILER + _REBUILD
+    why = (
+        "several times slower; a build that was started with C code cannot be resumed, and pixels "
+        "may differ by 1 level"
+    )
     return _finding("fix", "pixel code", value, why=why, fix=fix, facts=found)
 
 
@@ -131,17 +135,17 @@ def _jpeg_window(answer: Answer) -> Finding:
     try:
         found = answer("jpeg_window")
     except NoAnswerError as exc:
-        why = "only needed pixels are decoded by it; without it builds are slower"
+        why = "builds are slower: without it, every image is decoded whole"
         return _finding("note", what, f"does not load: {exc}", why=why, fix=_COMPILER + _REBUILD)
     if found["enabled"]:
         turbo = found["libjpeg_turbo"] or f"of unknown version ({found['library']})"
-        value = f"imgprep/_jpeg, on the system's libjpeg-turbo {turbo}"
+        value = f"imgprep/image/_jpeg, with the system's libjpeg-turbo {turbo}"
         return _finding("ok", what, value, facts=found)
-    why = "every image is decoded whole: the same pixels, slower"
+    why = "every image is decoded whole: the same pixels, but slower"
     if found["built"]:
-        value, fix = "simplejpeg alone, because IMGPREP_JPEG says so", "unset IMGPREP_JPEG"
+        value, fix = "simplejpeg alone, because IMGPREP_JPEG is set", "unset IMGPREP_JPEG"
     else:
-        value, fix = "simplejpeg alone: imgprep/_jpeg was not compiled", _COMPILER + _REBUILD
+        value, fix = "simplejpeg alone: imgprep/image/_jpeg was not compiled", _COMPILER + _REBUILD
     return _finding("note", what, value, why=why, fix=fix, facts=found)
 
 
@@ -152,7 +156,7 @@ def _simplejpeg(answer: Answer) -> Finding:
     except NoAnswerError as exc:
         value = f"{version}: does not load: {exc}" if version else "not installed"
         fix = pip("install --force-reinstall --no-deps simplejpeg")
-        return _finding("fix", "simplejpeg", value, why="no build starts", fix=fix)
+        return _finding("fix", "simplejpeg", value, why="a build cannot start", fix=fix)
     turbo = found["libjpeg_turbo"]
     value = f"{version}, with its own libjpeg-turbo {turbo or 'of unknown version'}"
     return _finding("ok", "simplejpeg", value, facts={"version": version, **found})

@@ -1,7 +1,7 @@
-"""How many images a second a build would make: the real work, on photographs, for two seconds.
+"""Measures how many images per second a build prepares, on real photographs, for two seconds.
 
-One process is measured alone, then one for each usable processor together, so that how they hold
-each other up is in the figure and not guessed.
+One process is measured alone, and then one per usable processor together, so that the figure
+includes how much they slow each other down.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from imgprep.progress import duration
 
 PHOTOS = 8
 CUT_HEIGHT_PX, CUT_WIDTH_PX = 375, 533
-"""0.20 megapixels, as the mean of ImageNet."""
+"""0.20 megapixels, the mean of ImageNet."""
 CUT_QUALITY = 97
-"""Gives about the bytes of a mean ImageNet photo."""
+"""Gives about as many bytes as the mean ImageNet photo."""
 ROUND_SECONDS = 0.8
 PROCESSES_MAX = 64
 START_SECONDS = 30.0
@@ -36,21 +36,22 @@ _WORK = "from imgprep.doctor.speed import serve\nserve()\n"
 
 @dataclass(frozen=True, slots=True)
 class BuildSpeed:
-    """What was measured."""
+    """The result of the measurement."""
 
     alone_images_per_s: float
     together_images_per_s: float
     processes: int
     images: int
-    """Prepared in all."""
+    """Images prepared in total."""
     source_bytes: int
-    """Mean size of a photo."""
+    """Mean file size of a photo."""
 
 
 def photos() -> list[bytes]:
-    """Cuts of the photographs that scikit-learn installs, as JPEGs like ImageNet's; seeded.
+    """Cut photographs that scikit-learn installs into JPEGs like ImageNet's; seeded.
 
-    LookupError without them.
+    Raises:
+        LookupError: the photographs are not installed.
     """
     import numpy as np
     import simplejpeg
@@ -61,7 +62,7 @@ def photos() -> list[bytes]:
         path for place in places for path in sorted((Path(place) / "datasets/images").glob("*.jpg"))
     ]
     if not paths:
-        raise LookupError("scikit-learn's photographs are not there")
+        raise LookupError("scikit-learn's photographs are not installed")
     whole = [simplejpeg.decode_jpeg(path.read_bytes()) for path in paths]
     draw = random.Random(0)
     cuts = []
@@ -81,7 +82,7 @@ def photos() -> list[bytes]:
 
 
 def serve() -> None:
-    """The child: for each line on stdin that holds seconds, work so long and answer how much."""
+    """Run the child: for each number of seconds on stdin, work that long and print how much."""
     from imgprep.colour.moments import MomentsAccumulator
     from imgprep.dataset.encodings import encoding_of
     from imgprep.image.prepare import prepare
@@ -116,7 +117,7 @@ def measure(processes: int) -> BuildSpeed:
     """Measure in child processes.
 
     Raises:
-        NoAnswerError: they cannot work.
+        NoAnswerError: a child failed.
     """
     workers = [_Worker() for _ in range(processes)]
     try:
@@ -138,7 +139,7 @@ def measure(processes: int) -> BuildSpeed:
 
 
 class _Worker:
-    """One child process that works when it is told to."""
+    """A child process that works when asked."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -164,7 +165,7 @@ class _Worker:
         if not line:
             assert self._process.stderr is not None
             complaint = self._process.stderr.read().strip().splitlines()
-            raise NoAnswerError(complaint[-1] if complaint else "the worker died")
+            raise NoAnswerError(complaint[-1] if complaint else "the worker ended without an error")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -174,7 +175,7 @@ class _Worker:
 
 
 def examine(cores: int) -> tuple[Finding, float | None]:
-    """The finding, and images a second for the whole machine; None where it was not measured."""
+    """Return the finding, and images per second of the whole machine; None if not measured."""
     try:
         found = measure(min(cores, PROCESSES_MAX))
     except NoAnswerError as exc:
@@ -188,9 +189,9 @@ def examine(cores: int) -> tuple[Finding, float | None]:
     )
     beyond = "" if found.processes == cores else f", scaled from {found.processes} processes"
     why = (
-        f"an estimate from {found.images:,} images of {found.source_bytes // 1000} kB{beyond}; it "
-        f"needs a source of {rate * found.source_bytes / 1e6:,.0f} MB/s, "
-        f"a disk of {rate * RECORD_BYTES / 1e6:,.0f} MB/s and nothing else to do"
+        f"estimated from {found.images:,} images of {found.source_bytes // 1000} kB{beyond}; the "
+        f"source must deliver {rate * found.source_bytes / 1e6:,.0f} MB/s and the disk take "
+        f"{rate * RECORD_BYTES / 1e6:,.0f} MB/s, and other programs slow it down"
     )
     facts = {
         "images_per_s": round(rate, 1),

@@ -1,7 +1,7 @@
-"""What training and the optional parts would find here: torch, DALI, GPUs and how they are joined.
+"""Checks what training and the optional parts need: torch, DALI, GPUs and the links between them.
 
-Versions come from metadata. What only torch can tell is asked in a process of its own, so that
-imgprep never imports it.
+Versions come from metadata. Questions that only torch can answer are asked in a child process, so
+that imgprep never imports torch.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ print(json.dumps({
               if a != b and torch.cuda.can_device_access_peer(a, b)],
 }))
 """
-# What a package of the row lacks if it is not there, and the extra that brings it.
+# Name, packages, what is missing without them, and the extra that installs them.
 _OPTIONAL = (
-    ("charts", ("vl-convert-python", "Jinja2"), "no pages with charts", "figures"),
-    ("s3://", ("s3fs",), "no s3:// URLs", "s3"),
-    ("gs://", ("gcsfs",), "no gs:// URLs", "gcs"),
-    ("ray", ("ray",), "no --runner ray", "ray"),
+    ("charts", ("vl-convert-python", "Jinja2"), "pages have no charts", "figures"),
+    ("s3://", ("s3fs",), "s3:// URLs are unsupported", "s3"),
+    ("gs://", ("gcsfs",), "gs:// URLs are unsupported", "gcs"),
+    ("ray", ("ray",), "--runner ray is unsupported", "ray"),
 )
 _TRAIN = "pip install 'imgprep[train]'"
 _SMI_NO_DEVICES = "No devices were found"
 
 
 def examine(answer: Answer, ask_torch: Callable[[], dict[str, Any]]) -> list[Finding]:
-    """The findings, in the order of the screen."""
+    """Return the findings, in the order of the screen."""
     gpus = _Gpus()
     try:
         torch = ask_torch() if version_of("torch") else {}
@@ -64,7 +64,7 @@ def _finding(level: Level, what: str, value: str, **more: Any) -> Finding:
 
 
 class _Gpus:
-    """What nvidia-smi says, asked once."""
+    """The answers of nvidia-smi, which is asked once."""
 
     def __init__(self) -> None:
         self.found: list[nvidia.Gpu] = []
@@ -86,12 +86,12 @@ class _Gpus:
         facts = {"gpus": [asdict(gpu) for gpu in self.found]}
         if self.trouble:
             why = "no GPU can be used"
-            fix = "reload or reinstall the driver (a new one needs a restart), then: nvidia-smi"
+            fix = "reload or reinstall the driver (a new one needs a restart), then run nvidia-smi"
             return _finding("fix", "GPUs", self.trouble, why=why, fix=fix, facts=facts)
         if not self.found:
             seen = torch.get("devices", [])
             value = f"{', '.join(seen)} (by torch; no nvidia-smi)" if seen else "none"
-            why = "" if seen else "training will run on the CPU"
+            why = "" if seen else "training uses the CPU"
             return _finding("ok", "GPUs", value, why=why, facts=facts)
         names = [gpu.name for gpu in self.found]
         counted = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
@@ -113,7 +113,7 @@ def links_finding(
     links: dict[int, tuple[float, ...]],
     peers: list[list[int]] | None,
 ) -> Finding:
-    """NVLink and peer access between GPUs; ``peers`` is None where torch did not say."""
+    """Return the finding on NVLink and peer access; ``peers`` is None if torch gave no answer."""
     joined = [pair for pair, how in topology.items() if how.startswith("NV")]
     facts = {
         "pairs": [{"gpus": list(pair), "by": how} for pair, how in topology.items()],
@@ -121,19 +121,22 @@ def links_finding(
         "peers": peers,
     }
     if not topology:
-        return _finding("note", "NVLink", "unknown: nvidia-smi topo -m gave no table", facts=facts)
+        return _finding(
+            "note", "NVLink", "unknown: nvidia-smi topo -m printed no table", facts=facts
+        )
     if joined:
         how = "/".join(dict.fromkeys(topology[pair] for pair in joined))
         each = max((sum(speeds) for speeds in links.values()), default=0.0)
-        speed = f", {each:.0f} GB/s each way a GPU" if each else ""
+        speed = f", {each:.0f} GB/s each way per GPU" if each else ""
         value = f"{len(joined)} of {len(topology)} pairs of GPUs ({how}{speed})"
     else:
-        value = f"none: GPUs talk by {'/'.join(dict.fromkeys(topology.values()))}"
+        value = f"none: GPUs are linked by {'/'.join(dict.fromkeys(topology.values()))}"
     if peers is not None:
-        value += f"; peer access: {len(peers) // 2} pairs"
+        pairs = len(peers) // 2
+        value += f"; peer access: {pairs} pair{'s' * (pairs != 1)}"
     if joined and (0, 1) not in joined:
         a, b = joined[0]
-        why = "columns take GPUs 0 and 1, which are not joined by NVLink"
+        why = "columns use GPUs 0 and 1, which are not linked by NVLink"
         fix = f"CUDA_VISIBLE_DEVICES={a},{b} imgprep-train fit ..."
         return _finding("note", "NVLink", value, why=why, fix=fix, facts=facts)
     return _finding("ok", "NVLink", value, facts=facts)
@@ -143,31 +146,33 @@ def _torch(torch: dict[str, Any], trouble: str, gpus: _Gpus) -> Finding:
     version = version_of("torch")
     facts = {"version": version, **torch}
     if version is None:
-        return _finding("note", "torch", "not installed", why="no training", fix=_TRAIN)
+        return _finding(
+            "note", "torch", "not installed", why="training is not possible", fix=_TRAIN
+        )
     if trouble:
         fix = pip("install --force-reinstall torch")
-        return _finding("fix", "torch", f"{version}: does not load: {trouble}",
+        return _finding("fix", "torch", f"{version} does not load: {trouble}",
                         why="training fails", fix=fix, facts=facts)  # fmt: skip
     cuda = torch.get("cuda")
     value = f"{version}, built for " + (f"CUDA {cuda}" if cuda else "the CPU")
-    problem, fix = "", "install the build of torch that pytorch.org names for this driver"
+    problem, fix = "", "install the build of torch that pytorch.org lists for this driver"
     newest = nvidia.cuda_of_driver(gpus.driver)
     if gpus.found and not cuda:
-        problem = "a GPU is here, but this build trains on the CPU alone"
+        problem = "there is a GPU, but this build of torch supports only the CPU"
     elif gpus.found and not torch["devices"]:
         wanted = nvidia.driver_for(int(cuda.partition(".")[0])) if cuda else None
-        problem = "torch sees no GPU, nvidia-smi does"
+        problem = "torch finds no GPU, but nvidia-smi does"
         if newest and cuda and int(cuda.partition(".")[0]) > newest:
             fix = f"update the driver to {wanted} or newer, or install a build for CUDA {newest}"
     elif lacking := _without_kernels(torch):
-        problem = f"this build has no code for {lacking}"
+        problem = f"this build of torch has no code for {lacking}"
     if problem:
         return _finding("fix", "torch", value, why=problem, fix=fix, facts=facts)
     return _finding("ok", "torch", value, facts=facts)
 
 
 def _without_kernels(torch: dict[str, Any]) -> str:
-    """The first GPU that the build of torch has no machine code or PTX for."""
+    """Return the first GPU that torch has neither machine code nor PTX for; empty if none."""
     built = [name.rpartition("_") for name in torch.get("kernels", [])]
     for device, (major, minor) in zip(
         torch.get("devices", []), torch.get("capabilities", []), strict=True
@@ -192,11 +197,11 @@ def _dali(torch: dict[str, Any], gpus: _Gpus) -> Finding:
         if (name := each.metadata["Name"] or "").lower().startswith(stem)
     }
     if not found:
-        return _finding("note", "DALI", "not installed", why="no training", fix=_TRAIN)
+        return _finding("note", "DALI", "not installed", why="training is not possible", fix=_TRAIN)
     facts = {"versions": found}
     if len(found) > 1:
         names = [f"{stem}{cuda}" for cuda in found]
-        why = "they install the same folder; whichever came last is there"
+        why = "both install into the same folder, and only the last one installed is complete"
         fix = f"{pip(f'uninstall -y {chr(32).join(names)}')}; {_TRAIN}"
         return _finding("fix", "DALI", ", ".join(names), why=why, fix=fix, facts=facts)
     ((release, version),) = found.items()
@@ -204,12 +209,12 @@ def _dali(torch: dict[str, Any], gpus: _Gpus) -> Finding:
     value = f"{version}, built for CUDA {cuda}"
     newest = nvidia.cuda_of_driver(gpus.driver)
     if newest and cuda > newest:
-        why = f"driver {gpus.driver} runs CUDA {newest} at most"
+        why = f"driver {gpus.driver} supports CUDA {newest} at most"
         fix = f"update the driver to {nvidia.driver_for(cuda)}, or install {stem}{newest}0"
         return _finding("fix", "DALI", value, why=why, fix=fix, facts=facts)
     theirs = str(torch.get("cuda") or "").partition(".")[0]
     if gpus.found and theirs and int(theirs) != cuda:
-        why = f"torch is built for CUDA {theirs}: two CUDA runtimes in one process"
+        why = f"torch is built for CUDA {theirs}, so one process loads two CUDA runtimes"
         fix = f"install {stem}{theirs}0"
         return _finding("note", "DALI", value, why=why, fix=fix, facts=facts)
     return _finding("ok", "DALI", value, facts=facts)
@@ -221,14 +226,14 @@ def _train_kernel(answer: Answer) -> Finding:
     try:
         found = answer("train_kernel")
     except NoAnswerError as exc:
-        fix = "install imgprep again where a C compiler is"
+        fix = "install a C compiler, then imgprep again"
         return _finding("note", what, f"does not load: {exc}", why=slower, fix=fix)
     if not found["built"]:
-        value, fix = "train/net/_cpu was not compiled", "tools/setup, where a C compiler is"
+        value, fix = "train/net/_cpu was not compiled", "install a C compiler, then run tools/setup"
         return _finding("note", what, value, why=slower, fix=fix, facts=found)
     wanted = os.environ.get("TRAIN_KERNEL", "")
     if wanted == "torch":
-        value = "torch, because TRAIN_KERNEL says so"
+        value = "torch, because TRAIN_KERNEL is set"
         return _finding("note", what, value, why=slower, fix="unset TRAIN_KERNEL", facts=found)
     value = "C with AVX2" if found["avx2"] and wanted != "c" else "plain C"
     return _finding("ok", what, value, facts=found)
@@ -245,7 +250,5 @@ def _optional(what: str, packages: tuple[str, ...], lacking: str, extra: str) ->
 
 def _readers() -> Finding:
     version = version_of("webdataset")
-    value = f"webdataset {version or 'not installed'}" + (
-        "" if version else " (one of many readers)"
-    )
+    value = f"webdataset {version or 'not installed'}" + ("" if version else " (optional)")
     return _finding("ok", "readers", value, facts={"webdataset": version})

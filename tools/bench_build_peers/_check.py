@@ -1,9 +1,9 @@
-"""Opens what a peer wrote: every record counted, a sample of them decoded.
+"""Checks the output of a peer: counts every record and decodes a sample.
 
     _check.py tar|mds|litdata OUT IMAGES rgb|grey-too
 
-Runs in our own environment, which has simplejpeg; parses the formats itself, so that it does not
-take a writer's word for what it wrote.
+Runs in our own environment, which has simplejpeg. It parses the formats itself rather than with the
+writer's library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DECODED = 24
 
 
 def tar_records(out: Path) -> Iterator[bytes]:
-    """Every ``.jpg`` member of every tar below ``out``."""
+    """Yield every ``.jpg`` member of every tar below ``out``."""
     for path in sorted(out.rglob("*.tar")):
         with tarfile.open(path) as tar:
             for member in tar:
@@ -34,7 +34,7 @@ def tar_records(out: Path) -> Iterator[bytes]:
 
 
 def _offset_records(data: bytes) -> Iterator[bytes]:
-    """Samples of a file that begins with their number and number + 1 offsets, all uint32."""
+    """Yield the samples of a file that starts with their number n and n + 1 offsets, all uint32."""
     (count,) = struct.unpack_from("<I", data)
     offsets = struct.unpack_from(f"<{count + 1}I", data, 4)
     for start, end in pairwise(offsets):
@@ -42,7 +42,7 @@ def _offset_records(data: bytes) -> Iterator[bytes]:
 
 
 def mds_records(out: Path) -> Iterator[bytes]:
-    """The ``image`` column; its uint32 size comes first, as the label's size is fixed."""
+    """Yield the ``image`` column; its uint32 size comes first, since the label has a fixed size."""
     for shard in json.loads((out / "index.json").read_text())["shards"]:
         assert shard["column_names"] == ["image", "label"], shard["column_names"]
         for sample in _offset_records((out / shard["raw_data"]["basename"]).read_bytes()):
@@ -51,7 +51,7 @@ def mds_records(out: Path) -> Iterator[bytes]:
 
 
 def litdata_records(out: Path) -> Iterator[bytes]:
-    """The ``image`` leaf, the first of two; the uint32 sizes of both come before it."""
+    """Yield the ``image`` leaf, the first of two; the uint32 sizes of both come before it."""
     for chunk in json.loads((out / "index.json").read_text())["chunks"]:
         for sample in _offset_records((out / chunk["filename"]).read_bytes()):
             (size,) = struct.unpack_from("<I", sample)
@@ -74,7 +74,7 @@ def check_record(data: bytes, *, grey_too: bool) -> None:
     if grey_too:
         wanted.add((SIZE_PX, SIZE_PX, "Gray", "Gray"))
     if form not in wanted or shape != (SIZE_PX, SIZE_PX, 3):
-        sys.exit(f"a record is {form}, decoded {shape}; wanted {wanted}")
+        sys.exit(f"a record is {form}, decoded {shape}; expected {wanted}")
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def main() -> None:
             decoded += 1
         count += 1
     if count != images:
-        sys.exit(f"{out} holds {count} records, not {images}")
+        sys.exit(f"{out} contains {count} records, expected {images}")
     sys.stdout.write(f"{count} records, {decoded} decoded\n")
 
 

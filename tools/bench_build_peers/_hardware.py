@@ -1,4 +1,4 @@
-"""What the figures were taken on, and which processors are used."""
+"""Describes the machine of a measurement, and binds it to some of its processors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def take_cores(count: int) -> list[int]:
     """
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < count:
-        raise ValueError(f"{count} cores are asked for, {len(allowed)} may be used")
+        raise ValueError(f"{count} cores are requested, but only {len(allowed)} may be used")
     seen: set[str] = set()
     firsts: list[int] = []
     others: list[int] = []

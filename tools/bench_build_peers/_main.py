@@ -1,15 +1,15 @@
-"""Measures ``imgprep build-shards`` side by side with other ways to make training shards.
+"""Compares ``imgprep build-shards`` with other tools that make training shards.
 
-bench_build setup [PEER...]     make the peers' environments under .bench/envs (minutes, once)
-bench_build run [--json FILE]   measure, print the table
-bench_build table FILE...       print one table of earlier runs over the same photos
-bench_build memory              imgprep alone: memory by the number of jobs
-bench_build peers               name the peers
+bench_build.py setup [PEER...]     make the peers' environments under .bench/envs (minutes, once)
+bench_build.py run [--json FILE]   measure and print the table
+bench_build.py table FILE...       print one table of earlier runs over the same photos
+bench_build.py memory              memory of imgprep alone, by the number of jobs
+bench_build.py peers               list the peers
 
-Every contestant reads the same JPEG photos from a warm page cache on the same cores and writes
-256x256 JPEG records (short side to 256, centre crop, quality 95, 4:2:0) in its own format, with two
-processes. What it wrote is counted and a sample decoded after each run. imgprep also computes its
-statistics, hashes and fsyncs; the peers do not.
+All contestants read the same JPEG photos from a warm page cache on the same cores and write 256x256
+JPEG records (short side to 256, centre crop, quality 95, 4:2:0) in their own formats with two
+processes. After each run the records are counted and a sample is decoded. imgprep also computes its
+statistics, hashes and calls fsync; the peers do not.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     absent = missing([IMGPREP, *peers])
     if absent:
         sys.exit(
-            f"bench_build: no environment for {', '.join(absent)}: run `bench_build setup` first"
+            f"bench_build: no environment for {', '.join(absent)}: run bench_build.py setup first"
         )
     if arguments.json and not arguments.json.resolve().parent.is_dir():
-        sys.exit(f"bench_build: no folder for {arguments.json}")
+        sys.exit(f"bench_build: the folder of {arguments.json} does not exist")
     adopt_orphans()
     try:
         cores = take_cores(arguments.cores)
@@ -106,21 +106,26 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bench_build", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="bench_build.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    setup = commands.add_parser("setup", help="make the environments that are missing")
+    setup = commands.add_parser("setup", help="make the missing environments")
     setup.add_argument("peers", nargs="*", metavar="PEER", help="default: all")
     bench = commands.add_parser("run", help="measure")
-    memory = commands.add_parser("memory", help="memory of imgprep by the number of jobs")
+    memory = commands.add_parser(
+        "memory", help="measure the memory of imgprep by the number of jobs"
+    )
     for command in (bench, memory):
         command.add_argument(
             "--photos", type=Path, metavar="DIR", help="class folders (default: a mini ImageNet)"
         )
         command.add_argument(
-            "--images", type=_positive, default=3000, help="photos a run, cycled (default: 3000)"
+            "--images",
+            type=_positive,
+            default=3000,
+            help="photos per run, repeated (default: 3000)",
         )
-    bench.add_argument("--pairs", type=_positive, default=5, help="pairs a peer (default: 5)")
+    bench.add_argument("--pairs", type=_positive, default=5, help="pairs per peer (default: 5)")
     bench.add_argument("--peers", metavar="A,B", help="default: all")
     bench.add_argument("--cores", type=_positive, default=2, help="cores to bind to (default: 2)")
     bench.add_argument(
@@ -129,16 +134,18 @@ def _parser() -> argparse.ArgumentParser:
         default="warm-up",
         help="runs in which memory is sampled; sampling slows large peers (default: warm-up)",
     )
-    bench.add_argument("--timeout", type=float, default=900.0, help="seconds a run (default: 900)")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
+    bench.add_argument(
+        "--timeout", type=float, default=900.0, help="seconds per run (default: 900)"
+    )
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     table = commands.add_parser("table", help="print the table of --json files")
     table.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    commands.add_parser("peers", help="name the peers")
+    commands.add_parser("peers", help="list the peers")
     return parser
 
 
 def main() -> int:
-    """Parse and do."""
+    """Run the command line."""
     arguments = _parser().parse_args()
     if arguments.command == "setup":
         set_up(chosen(arguments.peers))

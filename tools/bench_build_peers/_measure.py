@@ -1,4 +1,4 @@
-"""Runs one command and measures its whole process tree: wall clock, CPU and memory."""
+"""Runs a command and measures its process tree: wall clock, CPU and memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORPHAN_SECONDS = 10.0
 KILL_SECONDS = 2.0
 PR_SET_CHILD_SUBREAPER = 36
 SESSION_FIELD = 3
-"""Place of the session id in /proc/PID/stat, counted after the command's closing bracket."""
+"""Index of the session id in /proc/PID/stat, after the closing bracket of the command."""
 
 
 class RunError(Exception):
@@ -26,26 +26,26 @@ class RunError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """One run of one command."""
+    """The measurements of one run of a command."""
 
     wall_seconds: float
     """From the start of the process to its end."""
     cpu_seconds: float
-    """User and system time of every process of the tree."""
+    """User and system time of all processes of the tree."""
     peak_pss_bytes: int | None
-    """Largest sum of the tree's proportional set sizes; None where memory was not sampled."""
+    """Largest sum of the tree's proportional set sizes; None if memory was not sampled."""
     stdout: str
 
 
 def adopt_orphans() -> None:
-    """Make the processes that a command leaves behind our children, so that they are counted."""
+    """Become the parent of processes that a command leaves behind, so that they are counted."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def session_pids(session: int) -> list[int]:
-    """Return the processes of a session: a tree that was started as the leader of one."""
+    """Return the processes of a session, which each measured tree leads."""
     pids = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -69,7 +69,7 @@ def tree_pss_bytes(session: int) -> int:
 
 
 class PssSampler(threading.Thread):
-    """Keeps the largest memory sum of a tree while it runs."""
+    """Records the largest memory sum of a tree while it runs."""
 
     def __init__(self, session: int) -> None:
         super().__init__(daemon=True)
@@ -94,7 +94,7 @@ def _kill(session: int) -> None:
 
 
 def _reap_orphans(session: int) -> float:
-    """Wait for what the leader left behind, and return its CPU seconds."""
+    """Wait for the processes that the leader left behind; return their CPU seconds."""
     cpu_seconds = 0.0
     deadline = time.monotonic() + ORPHAN_SECONDS
     while True:
@@ -114,10 +114,10 @@ def _reap_orphans(session: int) -> float:
 
 
 def run_command(argv: list[str], log: Path, *, memory: bool, timeout_seconds: float) -> Measured:
-    """Run ``argv`` and measure it; its output goes to ``log`` and its stdout beside it.
+    """Run and measure ``argv``; stderr goes to ``log``, and stdout to a file beside it.
 
     Raises:
-        RunError: it did not end with 0, or not in time.
+        RunError: its exit code was not 0, or it took too long.
     """
     stdout_path = log.with_suffix(".stdout")
     with log.open("wb") as stderr, stdout_path.open("wb") as stdout:
@@ -143,7 +143,7 @@ def run_command(argv: list[str], log: Path, *, memory: bool, timeout_seconds: fl
     cpu_seconds = usage.ru_utime + usage.ru_stime + _reap_orphans(process.pid)
     if process.returncode != 0:
         tail = (stdout_path.read_text(errors="replace") + log.read_text(errors="replace"))[-2000:]
-        why = f"ended with {process.returncode}"
+        why = f"ended with exit code {process.returncode}"
         if wall_seconds >= timeout_seconds:
             why = f"was stopped after {timeout_seconds:.0f} s"
         raise RunError(f"{' '.join(argv)}\n{why}:\n{tail}")

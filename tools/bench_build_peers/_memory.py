@@ -1,7 +1,7 @@
-"""Memory of imgprep by the number of jobs: while workers build, and in the last stage after them.
+"""Measures the memory of imgprep by the number of jobs: while workers build, and in the last stage.
 
-Proportional set sizes of all processes, summed and sampled. The last stage is the parent alone, and
-most of what it takes is scikit-learn.
+It samples the sum of the proportional set sizes of all processes. The last stage runs in the parent
+alone, and most of its memory is scikit-learn's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 def peaks_mib(source: Path, out: Path, jobs: int) -> tuple[float, float]:
-    """Return the largest sum while there were workers, and after them, in MiB."""
+    """Return the largest sum while workers run and after they ended, in MiB."""
     shutil.rmtree(out, ignore_errors=True)
     program = str(IMGPREP.folder / "bin" / "imgprep")
     command = [program, "build-shards", str(source), str(out), "--quiet", "--jobs", str(jobs)]
@@ -36,12 +36,12 @@ def peaks_mib(source: Path, out: Path, jobs: int) -> tuple[float, float]:
         time.sleep(SAMPLE_SECONDS)
     shutil.rmtree(out, ignore_errors=True)
     if process.returncode != 0:
-        sys.exit(f"bench_build: {' '.join(command)} ended with {process.returncode}")
+        sys.exit(f"bench_build: {' '.join(command)} ended with exit code {process.returncode}")
     return building / MIB, after / MIB
 
 
 def memory_table(source: Path, work: Path) -> str:
-    """Return a markdown table, a row for each number of jobs."""
+    """Return a markdown table with one row per number of jobs."""
     rows = ["| jobs | while building, MiB | in the last stage, MiB |", "|---|---|---|"]
     for jobs in JOBS:
         building, after = peaks_mib(source, work / "out", jobs)

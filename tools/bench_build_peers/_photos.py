@@ -1,7 +1,7 @@
-"""The photos of a bench run: whole JPEG photos, cycled by hard links until there are enough.
+"""Prepares the photos of a run: whole JPEG photos, repeated by hard links until there are enough.
 
-What not every peer can read (CMYK, PNG named ``.JPEG``, cut files) is left out: this bench compares
-speed, the tests compare tolerance.
+Files that some peer cannot read (CMYK, PNG named ``.JPEG``, truncated files) are left out, because
+this benchmark compares speed; the tests check tolerance.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class WorkPhotos:
 
 
 def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
-    """Return (height, width, components) of a whole 8-bit JPEG, or None if it is none."""
+    """Return (height, width, components) of a whole 8-bit JPEG, or None if it is not one."""
     if not data.startswith(b"\xff\xd8\xff") or b"\xff\xd9" not in data[-64:]:
         return None
     at = 2
@@ -45,7 +45,7 @@ def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
 
 
 def _usable(folder: Path) -> Iterator[tuple[Path, bytes, int]]:
-    """Yield (path, bytes, pixels) of the photos that every peer reads, in a fixed random order."""
+    """Yield (path, bytes, pixels) of photos that every peer can read, in a fixed random order."""
     paths = sorted(folder.rglob("*"))
     Random(0).shuffle(paths)
     for path in paths:
@@ -64,11 +64,11 @@ def _usable(folder: Path) -> Iterator[tuple[Path, bytes, int]]:
 def lay_out(photos: Path, work: Path, images: int) -> WorkPhotos:
     """Fill ``work/source`` with ``images`` files in the class folders of ``photos``.
 
-    ``photos`` is a folder of class folders, or holds one named ``train``. Each distinct photo is
+    ``photos`` is a folder of class folders, or contains one named ``train``. Each distinct photo is
     copied once and linked as often as needed, so that the page cache holds all of them.
 
     Raises:
-        ValueError: ``photos`` holds no usable photo.
+        ValueError: ``photos`` contains no usable photo.
     """
     folder = photos / "train" if (photos / "train").is_dir() else photos
     source = work / "source"

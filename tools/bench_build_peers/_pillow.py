@@ -1,4 +1,4 @@
-"""One record in the customary way, by whichever Pillow the environment holds."""
+"""Makes a record in the usual way with the Pillow of the environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def pillow_record(path: str, filter_name: str = "bilinear") -> bytes:
-    """Return the record of one photo by whichever Pillow is installed, in the customary way."""
+    """Return the record of one photo, made in the usual way with the installed Pillow."""
     resample = Image.Resampling[filter_name.upper()]
     with Image.open(path) as opened:
         image = opened.convert("RGB")

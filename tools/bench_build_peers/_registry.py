@@ -1,4 +1,4 @@
-"""The peers: what each one runs, in which environment, and how its output is checked."""
+"""The peers: their commands, their environments, and how their output is checked."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Peer:
 
     name: str
     what: str
-    """For the table."""
+    """Description in the table."""
     env: str
-    """Folder under ``.bench/envs`` (its pins are ``pins/<env>.txt``), or ``.venv``: our own."""
+    """Folder under ``.bench/envs`` (pinned by ``pins/<env>.txt``), or ``.venv``, our own."""
     command: tuple[str, ...]
     """Our command, or a peer script and the arguments after SOURCE and OUT."""
     packages: tuple[str, ...]
-    """Distributions whose versions the table names."""
+    """Distributions whose versions the table shows."""
     output: str = "tar"
-    """What the check opens: tar, mds, litdata, none (nothing is written)."""
+    """The format to check: tar, mds, litdata, or none (nothing is written)."""
     off_the_shelf: bool = False
-    """One of the "best of" group: the same work, bilinear as all of these, on its own wheels."""
+    """In the "best of" group: the same work on stock wheels; all of these use bilinear."""
     keeps_grey: bool = False
     """A grey photo becomes a record of one channel."""
 
@@ -167,5 +167,5 @@ def chosen(names: list[str]) -> list[Peer]:
     """Return the peers of these names, or all of them for none."""
     unknown = [name for name in names if name not in PEERS]
     if unknown:
-        sys.exit(f"bench_build: no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
+        sys.exit(f"bench_build: unknown peer {', '.join(unknown)}: use {', '.join(PEERS)}")
     return [PEERS[name] for name in names] if names else list(PEERS.values())

@@ -1,4 +1,4 @@
-"""The measured runs: warm-up, then pairs of (imgprep, peer) in alternating order."""
+"""Runs the measurements: a warm-up, then pairs of (imgprep, peer) in alternating order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Run:
     """One checked run of one contestant."""
 
     inner_seconds: float
-    """The work without the imports of the process that was started."""
+    """Time of the work, without the imports of the started process."""
     wall_seconds: float
     cpu_seconds: float
     peak_pss_mib: float | None
@@ -33,23 +33,23 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
-    """What all runs share."""
+    """Settings of all runs."""
 
     photos: WorkPhotos
     work: Path
     pairs: int
     memory_always: bool
-    """Sample memory in every run, not only in the warm-up runs."""
+    """Sample memory in all runs instead of only the warm-up runs."""
     timeout_seconds: float
 
 
 def inner_seconds(peer: Peer, measured: Measured, images: int) -> float:
-    """Return the seconds that the contestant itself took for its work.
+    """Return the seconds that the contestant took for its work.
 
-    A peer prints them as JSON. So does imgprep: from the start of the scan to the end of the
-    publication, with the start of its worker processes and their imports; less the import of
-    scikit-learn where it names that by itself, as no peer's imports are counted. An imgprep that
-    names no total is charged its whole process, which never flatters it.
+    Peers print them as JSON. imgprep does too: from the start of the scan to the end of the last
+    stage, including the start of its workers and their imports, but without the import of
+    scikit-learn if it reports that, because no peer's imports are counted. A version of imgprep
+    that reports no total is charged its whole process, which never favours it.
     """
     if peer.is_imgprep:
         timings = json.loads(measured.stdout)["timings"]
@@ -65,7 +65,7 @@ def inner_seconds(peer: Peer, measured: Measured, images: int) -> float:
 
 
 def check_output(peer: Peer, out: Path, images: int) -> None:
-    """Count and open what was written; nobody wins by not working."""
+    """Count the records and decode a sample, so that no contestant wins by skipping work."""
     if peer.output == "none":
         return
     colours = "grey-too" if peer.keeps_grey else "rgb"
@@ -77,7 +77,7 @@ def check_output(peer: Peer, out: Path, images: int) -> None:
 
 
 def run_once(session: Session, peer: Peer, *, memory: bool) -> Run:
-    """Run, check, delete. What earlier runs wrote is on disk before the clock starts."""
+    """Run, check and delete; earlier output is flushed to disk before the clock starts."""
     out, images = session.work / "out", session.photos.images
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
@@ -117,7 +117,7 @@ def run_peer(session: Session, peer: Peer) -> dict[str, Any]:
         return asdict(run)
 
     both = (IMGPREP, peer)
-    # Memory is sampled here: walking the page tables of a large peer would slow it when timed.
+    # Sample memory only here: walking the page tables of a large peer would slow the timed runs.
     warm_up = {c.name: once("warm-up", c, True) for c in both}
     pairs = []
     for number in range(session.pairs):
@@ -130,7 +130,7 @@ def run_peer(session: Session, peer: Peer) -> dict[str, Any]:
 def run_peers(
     session: Session, peers: list[Peer], save: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """Run every peer, saving after each; one that fails is named and does not stop the others."""
+    """Run all peers and save after each; a failed peer is reported and the others still run."""
     results: dict[str, Any] = {}
     for peer in peers:
         try:

@@ -1,4 +1,4 @@
-"""Makes the peers' environments from their pins, and asks them for versions."""
+"""Makes the peers' environments from their pins, and reads the installed versions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ STAMP = "pins.txt"
 
 
 def set_up(peers: list[Peer]) -> None:
-    """Make every environment that ``peers`` need and that is missing or has other pins."""
+    """Make the environments of ``peers`` that are missing or have other pins."""
     for env in dict.fromkeys(peer.env for peer in peers if not peer.is_imgprep):
         _make(env)
 
 
 def missing(peers: list[Peer]) -> list[str]:
-    """Return the peers whose environment is not there or not the pinned one."""
+    """Return the peers whose environment is missing or has other pins."""
     return [peer.name for peer in peers if not _is_ready(peer)]
 
 
@@ -46,7 +46,7 @@ def _make(env: str) -> None:
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     variables = dict(os.environ)
     if "pillow-simd==" in pins.read_text():
-        # Its own build asks for no more than SSE4; a cached wheel may be such a build.
+        # By default it is compiled for SSE4 only, and so may be a cached wheel.
         pip += ["--no-cache-dir", "--no-binary", "pillow-simd"]
         if "avx2" in _cpu_flags():
             variables["CC"] = "cc -mavx2"

@@ -1,4 +1,4 @@
-"""The markdown table of a bench result."""
+"""Formats results as a markdown table."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Json = dict[str, Any]
 FULL_SET_IMAGES = 1_281_167 + 50_000
 """ILSVRC2012, train and val."""
 SAME = ("date", "hardware", "photos", "pairs")
-"""What runs must have in common to stand in one table."""
+"""Fields that must be equal in all runs of one table."""
 
 
 def _joined(earlier: Json, later: Json) -> Json:
-    """All pairs of both, and of the warm-up runs those that took more memory."""
+    """Join the pairs of both, and keep the warm-up runs that took more memory."""
     warm_up = {
         name: max(earlier["warm_up"][name], run, key=lambda one: one["peak_pss_mib"] or 0.0)
         for name, run in later["warm_up"].items()
@@ -26,10 +26,10 @@ def _joined(earlier: Json, later: Json) -> Json:
 
 
 def merged(runs: list[Json]) -> Json:
-    """One result of several runs; the pairs of a peer that was run again are put together.
+    """Merge several runs into one result; pairs of a repeated peer are joined.
 
     Raises:
-        ValueError: they were not made alike.
+        ValueError: they differ in machine, date, photos or pairs.
     """
     differing = [name for name in SAME if any(run[name] != runs[0][name] for run in runs)]
     if differing:
@@ -69,7 +69,7 @@ def _peak_mib(result: Json, name: str) -> float:
 def _row(images: int, name: str, result: Json) -> str:
     if "error" in result:
         return f"| {result['what']} | | failed | | | | | |"
-    alone = PEERS[name].output == "none"  # the limit: its start and its memory mean nothing
+    alone = PEERS[name].output == "none"  # for the limit, start time and memory have no meaning
     versions = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
     cells = (
         result["what"],
@@ -85,7 +85,7 @@ def _row(images: int, name: str, result: Json) -> str:
 
 
 def _imgprep_rates(data: Json) -> list[float]:
-    """Images a second in every timed run of imgprep with two jobs."""
+    """Return images per second of every timed run of imgprep with two jobs."""
     done = [result for result in data["peers"].values() if "error" not in result]
     runs = [pair["runs"]["imgprep"] for result in done for pair in result["pairs"]]
     return [data["photos"]["images"] / run["inner_seconds"] for run in runs]
@@ -103,7 +103,7 @@ def _imgprep_row(data: Json) -> str:
 
 
 def best_off_the_shelf(data: Json) -> tuple[str, list[float]] | None:
-    """Return the off-the-shelf peer that comes closest to imgprep, and its ratios."""
+    """Return the fastest off-the-shelf peer and its ratios."""
     found = [
         (median(values), name, values)
         for name, result in data["peers"].items()
@@ -114,7 +114,7 @@ def best_off_the_shelf(data: Json) -> tuple[str, list[float]] | None:
 
 
 def _charged_whole(data: Json) -> bool:
-    """Whether imgprep named no seconds of its own, so that its imports are counted."""
+    """Whether imgprep reported no total, so that its imports are counted."""
     runs = [pair["runs"]["imgprep"] for r in data["peers"].values() for pair in r.get("pairs", ())]
     return any(run["inner_seconds"] == run["wall_seconds"] for run in runs)
 
@@ -122,7 +122,7 @@ def _charged_whole(data: Json) -> bool:
 def _summary(data: Json) -> list[str]:
     lines = []
     if _charged_whole(data):
-        lines.append("- NOT COMPARABLE: imgprep named no total_seconds; its inner is its whole run")
+        lines.append("- NOT COMPARABLE: imgprep reported no total_seconds; inner is its whole run")
     best = best_off_the_shelf(data)
     if best:
         lines.append(f"- imgprep / best off-the-shelf peer ({best[0]}): {_spread(best[1])}")
@@ -142,14 +142,14 @@ def _summary(data: Json) -> list[str]:
             f"{FULL_SET_IMAGES / rate / 60:.0f}" for rate in (min(rates), median(rates), max(rates))
         )
         lines.append(
-            f"- ILSVRC2012 whole ({FULL_SET_IMAGES:,} images) at imgprep's median rate, if its "
-            f"photos are like these and the disks keep up: {middle} min ({fast}-{slow})"
+            f"- all of ILSVRC2012 ({FULL_SET_IMAGES:,} images) at imgprep's median rate, if its "
+            f"photos are like these and the disks are fast enough: {middle} min ({fast}-{slow})"
         )
     return lines
 
 
 def markdown(data: Json) -> str:
-    """Return header, table and summary of a result that ``bench_build run`` made."""
+    """Return header, table and summary of a result of ``bench_build.py run``."""
     machine, photos = data["hardware"], data["photos"]
     images = photos["images"]
     family, model = machine["cpu_family_model"]
@@ -158,10 +158,10 @@ def markdown(data: Json) -> str:
         f"{machine['cores']} cores, {machine['memory_gib']} GiB; Linux {machine['kernel']}, Python "
         f"{machine['python']}; {data['date']}. {images} photos ({photos['distinct']} distinct, "
         f"mean {photos['mean_megapixels']:.2f} MP and {photos['mean_bytes'] / 1000:.0f} kB), page "
-        f"cache warm; {data['pairs']} pairs a run after a warm-up, in turns. Ratios are "
+        f"cache warm; {data['pairs']} pairs per run after a warm-up, in turns. Ratios are "
         "imgprep's speed over the peer's within a pair, median [all]: above 1, imgprep is faster. "
-        "Inner leaves out the imports of the process that is started; whole is start to exit; CPU "
-        "is the peer's CPU seconds over imgprep's. Memory is the largest sum of PSS over the "
+        "Inner leaves out the imports of the started process; whole is start to exit; CPU is the "
+        "peer's CPU seconds over imgprep's. Memory is the largest sum of PSS over the "
         "process tree, sampled in the warm-up runs."
     )
     columns = (

@@ -1,4 +1,4 @@
-"""Plain tarfile shards in WebDataset's layout, for the peers that bring no writer of their own."""
+"""Writes WebDataset shards with tarfile, for the peers that have no writer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from _task import SHARD_IMAGES
 
 
 class TarShards:
-    """Writes ``<key>.jpg`` and ``<key>.cls`` pairs, ``SHARD_IMAGES`` to a tar."""
+    """Writes ``<key>.jpg`` and ``<key>.cls`` pairs, ``SHARD_IMAGES`` per tar."""
 
     def __init__(self, out: Path) -> None:
         self.out = out

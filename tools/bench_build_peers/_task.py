@@ -1,7 +1,7 @@
-"""The task that every peer does: one photo in, one 256x256 JPEG record out.
+"""The task of every peer: make a 256x256 JPEG record from each photo.
 
-Short side to 256, central 256x256 crop, JPEG quality 95, 4:2:0. Imported by the peer scripts, each
-of which runs in its own environment, so nothing but the standard library is imported here.
+Short side to 256, central 256x256 crop, JPEG quality 95, 4:2:0. The peer scripts import this module
+in their own environments, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def list_photos(source: Path) -> list[Photo]:
 
 
 def shares(photos: list[Photo], count: int) -> list[list[Photo]]:
-    """Cut ``photos`` into ``count`` runs of nearly equal length."""
+    """Split ``photos`` into ``count`` parts of nearly equal length."""
     edges = [len(photos) * i // count for i in range(count + 1)]
     return [photos[a:b] for a, b in pairwise(edges)]
 
 
 def arguments() -> tuple[Path, Path]:
-    """Return SOURCE and OUT from the command line; OUT is made."""
+    """Return SOURCE and OUT from the command line, and make the folder OUT."""
     if len(sys.argv) < 3:
         sys.exit(f"usage: {Path(sys.argv[0]).name} SOURCE OUT")
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -46,7 +46,7 @@ def arguments() -> tuple[Path, Path]:
 
 
 def report(images: int, inner_seconds: float) -> None:
-    """Print the one JSON line that the bench reads."""
+    """Print the JSON line that the benchmark reads."""
     line = json.dumps({"images": images, "inner_seconds": inner_seconds})
     sys.stdout.write(f"\n{line}\n")
     sys.stdout.flush()

@@ -1,9 +1,9 @@
 # mypy: ignore-errors
-"""Lets torchvision from PyPI be imported beside a CPU build of torch.
+"""Allows importing torchvision from PyPI with a CPU build of torch.
 
-Its C++ operators are built for CUDA and do not load there, and the import then fails where it
-registers them. The transforms of Pillow images need none of them: the registration is left out.
-Import this first.
+Its C++ operators are built for CUDA and do not load there, so that their registration fails at
+import. Transforms of Pillow images do not need the operators, so this module skips the
+registration. Import it first.
 """
 
 from __future__ import annotations

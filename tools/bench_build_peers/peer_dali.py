@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""DALI on the CPU: decode, resize, crop in two threads; simplejpeg and tarfile in the main."""
+"""DALI on the CPU decodes, resizes and crops in two threads; the main thread writes records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(out: Path, photos: list[Photo]) -> int:
     with TarShards(out) as sink:
         while sink.count < len(photos):
             images, labels = pipeline.run()
-            # The reader wraps round at the end: the last batch is cut.
+            # The reader starts again at the end, so the last batch is cut.
             for i in range(min(BATCH, len(photos) - sink.count)):
                 jpeg = simplejpeg.encode_jpeg(
                     images.at(i), quality=QUALITY, colorspace="RGB", colorsubsampling="420"

@@ -1,8 +1,8 @@
-"""img2dataset over a list of file:// addresses: two processes of four threads.
+"""img2dataset with a list of file:// URLs: two processes with four threads each.
 
-Its processes are started by spawn and import everything again, so the clock is the one it keeps
-itself: from the start of the first shard to the end of the last, as its ``_stats.json`` files say.
-It shrinks by area and enlarges by Lanczos, and keeps a grey photo grey.
+Its processes are spawned and import everything again, so its own clock is used: from the start of
+the first shard to the end of the last, as its ``_stats.json`` files say. It shrinks by area,
+enlarges by Lanczos, and writes grey photos as grey records.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from _task import PROCESSES, QUALITY, SHARD_IMAGES, SIZE_PX, arguments, list_photos, report
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no look for a newer version over the network
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no search for a newer version on the network
 
 from img2dataset import download  # type: ignore[import-not-found]
 
@@ -44,7 +44,7 @@ def main() -> None:
         encode_quality=QUALITY,
         processes_count=PROCESSES,
         thread_count=4,
-        # Two shards at least for each process, so that neither waits for the other at the end.
+        # At least two shards per process, so that neither waits long for the other at the end.
         number_sample_per_shard=min(SHARD_IMAGES, -(-count // (2 * PROCESSES))),
         extract_exif=False,
         compute_hash=None,

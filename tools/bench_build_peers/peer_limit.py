@@ -1,9 +1,9 @@
 """The limit: simplejpeg decodes every photo and encodes one 256x256 record.
 
-Usage: peer_limit.py SOURCE OUT [processes, 2 if not given]
+Usage: peer_limit.py SOURCE OUT [PROCESSES]   (default: 2)
 
-Nothing is read (the bytes are in memory), resized or written within the clock. What is encoded is
-made beforehand from real photos, as many as fit in a few dozen MiB, and cycled.
+Nothing is read (the bytes are in memory), resized or written while the clock runs. The images to
+encode are made in advance from up to 256 real photos, and repeated.
 """
 
 from __future__ import annotations

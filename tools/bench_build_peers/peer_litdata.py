@@ -24,7 +24,7 @@ def main() -> None:
         output_dir=str(out),
         num_workers=PROCESSES,
         chunk_bytes="64MB",
-        # fork: the workers do not import everything again.
+        # With fork the workers do not import everything again.
         start_method="fork",
         optimize_dns=False,
         verbose=False,

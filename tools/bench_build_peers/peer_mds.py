@@ -1,7 +1,7 @@
-"""mosaicml-streaming's MDSWriter, one in each of two processes, and its merged index.
+"""mosaicml-streaming's MDSWriter in each of two processes, with a merged index.
 
-The JPEG bytes are made by Pillow at quality 95 and stored as bytes: MDS's own ``jpeg`` column would
-store Pillow's default quality of 75.
+Pillow encodes the JPEG bytes at quality 95, and they are stored as bytes: MDS's own ``jpeg`` column
+would use Pillow's default quality of 75.
 """
 
 from __future__ import annotations

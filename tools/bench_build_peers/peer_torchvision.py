@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""torchvision's Resize and CenterCrop in a DataLoader of two workers; tarfile in the main."""
+"""torchvision's Resize and CenterCrop in a DataLoader with two workers; the main process writes."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def main() -> None:
                 for one in pool.imap(record, items, chunksize=8):
                     sink.write(one)
         else:
-            # Two shards at least for each process, so that neither waits for the other at the end.
+            # At least two shards per process, so that neither waits long for the other at the end.
             step = min(SHARD_IMAGES, -(-len(items) // (2 * PROCESSES)))
             jobs = [
                 (out, shard, items[first : first + step])
