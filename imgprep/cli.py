@@ -27,7 +27,7 @@ from imgprep.spec import (
     BuildSpec,
     ImageSpec,
 )
-from imgprep.wording import plain
+from imgprep.wording import counted, plain, readable_bytes
 
 if TYPE_CHECKING:
     from imgprep.dataset.markers import Skip
@@ -167,8 +167,7 @@ _RUN_OPTIONS = options(
 def build_shards(source: str, dest: str, **given: Any) -> None:
     """Build verified shards, the mean image and the RGB PCA from SOURCE into DEST.
 
-    Run it again after an interruption: it goes on where it was. DEST may be a URL
-    (s3://bucket/folder).
+    Run it again after an interruption: it is resumed. DEST may be a URL (s3://bucket/folder).
 
     \b
     Examples:
@@ -230,7 +229,7 @@ def stats(dest: str, solver: Solver, html: Path | None, as_json: bool) -> None:
         from imgprep.pages.stats_page import write_stats_page
 
         report, page_bytes = write_stats_page(dest, html, solver)
-        click.echo(f"wrote {html}: {page_bytes / 2**10:,.0f} KiB", err=True)
+        click.echo(f"wrote {html}: {readable_bytes(page_bytes)}", err=True)
     else:
         from imgprep.colour.stats import load_moments, stats_report
 
@@ -254,7 +253,7 @@ def verify(dest: str, decode: bool, jobs: int | None, as_json: bool, quiet: bool
         total = sum(split.records for split in load_index(dest).splits.values())
     except ImgprepError:
         total = 0  # verify says what is wrong
-    meter = Meter(sys.stderr, "verify", total, quiet=quiet)
+    meter = Meter(sys.stderr, "verify", total, "records", "records", quiet=quiet)
     report = verify_dataset(dest, decode=decode, jobs=jobs, advanced=meter.advance)
     meter.finish()
     print_json(report.to_json()) if as_json else click.echo(plain(report.render()))
@@ -307,7 +306,7 @@ def doctor(dest: str | None, quick: bool, as_json: bool) -> None:
 
 
 class _Say:
-    """Prints how a job goes on, on stderr."""
+    """Prints the progress of a job on stderr."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -319,19 +318,20 @@ class _Say:
         self._rewrite(f"scan: {images:,} images")
 
     def hashing(self, done_bytes: int, total_bytes: int) -> None:
-        self._rewrite(f"checksum: {done_bytes / 2**30:,.1f} of {total_bytes / 2**30:,.1f} GiB")
+        self._rewrite(f"checksum: {readable_bytes(done_bytes)} of {readable_bytes(total_bytes)}")
 
     def scanned(self, scan: SourceScan) -> None:
         self.end_line()
         self._line(f"source: {scan.layout}: " + "; ".join(scan.evidence))
         for name, rows in scan.splits.items():
-            self._line(f"  {name}: {len(rows):,} images, {rows.total_bytes / 2**20:,.1f} MiB")
+            size = readable_bytes(rows.total_bytes)
+            self._line(f"  {name}: {counted(len(rows), 'image')}, {size}")
 
     def started(self, images: int, shards: int, shards_done: int) -> None:
         from imgprep.progress import Meter
 
         if shards_done:
-            self._line(f"{shards_done} of {shards} shards are done already")
+            self._line(f"already done: {shards_done:,} of {counted(shards, 'shard')}")
         if images:
             self._meter = Meter(sys.stderr, "build", images, quiet=self._quiet)
 

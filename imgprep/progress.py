@@ -28,17 +28,20 @@ class Meter:
     verb: str
     """What is being done, e.g. ``build``."""
     total: int
+    noun: str = "images"
+    unit: str = "img"
+    """Short form of ``noun``, for the rate."""
     quiet: bool = False
     done: int = 0
-    errors: int = 0
+    bad: int = 0
     started_at: float = field(default_factory=time.monotonic)
     _printed_at: float = 0.0
     _bar_open: bool = False
 
-    def advance(self, done: int, errors: int = 0) -> None:
+    def advance(self, done: int, bad: int = 0) -> None:
         """Count images and print when it is time to."""
         self.done += done
-        self.errors += errors
+        self.bad += bad
         interval = BAR_SECONDS if self._is_terminal() else PLAIN_SECONDS
         now = time.monotonic()
         if now - max(self._printed_at, self.started_at) >= interval:
@@ -59,7 +62,7 @@ class Meter:
             self.stream.write(self.line() + "\n")
         else:
             columns = max(20, shutil.get_terminal_size().columns - 1)
-            share = self.done / self.total if self.total else 1.0
+            share = (self.done + self.bad) / self.total if self.total else 1.0
             filled = min(BAR_COLUMNS, int(BAR_COLUMNS * share))
             bar = "█" * filled + "░" * (BAR_COLUMNS - filled)
             text = f"{bar} {self.line()}"[:columns]
@@ -67,13 +70,13 @@ class Meter:
         self.stream.flush()
 
     def line(self) -> str:
-        """``build: 1,200 of 3,000 images (40.0 %), 980 img/s, 0:02 left, 0 errors``."""
+        """``build: 1,200 of 3,000 images (40.0 %), 980 img/s, 0:02 left, 3 bad``."""
         seconds = max(time.monotonic() - self.started_at, 1e-9)
-        rate = (self.done + self.errors) / seconds
-        left = self.total - self.done - self.errors
+        done = self.done + self.bad
+        rate, left = done / seconds, self.total - done
         eta = f"{duration(left / rate)} left" if rate > 0 and left > 0 else duration(seconds)
-        share = 100 * (self.done + self.errors) / self.total if self.total else 100.0
+        share = 100 * done / self.total if self.total else 100.0
         return (
-            f"{self.verb}: {self.done:,} of {self.total:,} images ({share:.1f} %), "
-            f"{rate:,.0f} img/s, {eta}, {self.errors} errors"
+            f"{self.verb}: {done:,} of {self.total:,} {self.noun} ({share:.1f} %), "
+            f"{rate:,.0f} {self.unit}/s, {eta}" + (f", {self.bad:,} bad" if self.bad else "")
         )

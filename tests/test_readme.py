@@ -113,7 +113,7 @@ def flawed(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("labels.json", "labels.json"),
         ("rgb_pca.json", "rgb_pca.json"),
         ("report.json", "report.json"),
-        ("marker", "*-[0-9]*.json"),
+        ("marker", ".imgprep/done/*.json"),
     ],
 )
 def test_field_tables_name_exactly_the_fields(
@@ -129,8 +129,8 @@ def test_field_tables_name_exactly_the_fields(
 def test_the_file_table_names_exactly_what_a_build_leaves(built: Path) -> None:
     left = {
         re.sub(
-            r"^(train|val)-\d{6}\.",
-            "<split>-<number>.",
+            r"(^|/)(train|val)-\d{6}\.",
+            r"\1<split>-<number>.",
             re.sub(r"^(train|val)-sources", "<split>-sources", str(path.relative_to(built))),
         )
         for path in built.rglob("*")

@@ -140,7 +140,7 @@ def test_ctrl_c_is_prompt_and_clean(mini: Path, undisturbed: Path, tmp_path: Pat
     assert not list(dest.glob(".*.partial"))
     again = imgprep("build-shards", mini, dest, *SHARDED)
     assert again.code == 0
-    assert re.search(r"\d+ of 15 shards are done already", again.err)
+    assert re.search(r"already done: \d+ of 15 shards", again.err)
     assert files_of(dest) == files_of(undisturbed)
 
 
@@ -276,7 +276,7 @@ def test_a_flipped_bit_in_a_done_marker_is_noticed(unfinished: tuple[Path, Path,
     done = len(list((dest / ".imgprep" / "done").iterdir())) - 1
     ran = imgprep("build-shards", source, dest, *SHARDED, "--on-error", "skip")
     assert ran.code == 3, ran.err
-    assert f"{done} of 15 shards are done already" in ran.err
+    assert f"already done: {done} of 15 shards" in ran.err
     assert files_of(dest) == files_of(whole)
 
 

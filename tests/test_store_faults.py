@@ -196,7 +196,7 @@ def test_killed_in_an_upload_and_resumed(
     assert s3.unfinished_uploads() == ["set/train-000001.tar"]
     again = imgprep("build-shards", mini, f"{s3.url}/set", *options)  # at once: no one holds it
     assert again.code == 0, again.err
-    assert "1 of 3 shards are done already" in again.err
+    assert "already done: 1 of 3 shards" in again.err
     assert s3.unfinished_uploads() == []
     assert beside(s3) == files_of(tmp_path / "set")
 

@@ -96,7 +96,7 @@ def test_an_unfinished_build_is_resumed_and_becomes_version_2(
     done = len(list(dest.glob("*-[0-9]*.json")))
     ran = imgprep("build-shards", flawed, dest, *SHARDED, *SKIP)
     assert ran.code == 3, ran.err
-    assert f"{done} of 7 shards are done already" in ran.err
+    assert f"already done: {done} of 7 shards" in ran.err
     assert files_of(dest) == files_of(undisturbed)
     assert sorted(path.name for path in (dest / ".imgprep").iterdir()) == [
         "done",

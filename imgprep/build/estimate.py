@@ -1,4 +1,4 @@
-"""Before hours of work: how much disk and time a build will take."""
+"""Estimate the disk space and the time that a build will take, before hours of work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imgprep.sources.manifest import SourceScan
 from imgprep.sources.reader import SourceReader
 from imgprep.spec import BuildSpec, ImageSpec
 from imgprep.storage import Location, open_store
-from imgprep.wording import printable, readable_bytes
+from imgprep.wording import counted, printable, readable_bytes
 
 SAMPLE_IMAGES = 300
 READ_AHEAD_IMAGES = 32
@@ -27,12 +27,12 @@ RECORD_OVERHEAD_BYTES = 2200
 """Two tar headers, padding, label and index line."""
 PIXEL_SUM_BYTES_PER_PX = 12
 REFUSE_BELOW = 0.8
-"""Free space is refused when it is certainly too small, not when the guess is narrowly missed."""
+"""A build is refused below this share of the guess: the guess may be somewhat too high."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a seeded sample promises for the whole build."""
+    """Disk and time for the whole build, extrapolated from a seeded sample."""
 
     images: int
     sample_images: int
@@ -43,7 +43,7 @@ class Estimate:
     seconds: float
     jobs: int
     free_bytes: int | None
-    """None where DEST has no such limit."""
+    """None where DEST has no limit."""
     bad: tuple[Skip, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -61,16 +61,16 @@ class Estimate:
             f"disk      {readable_bytes(self.total_bytes)} ± {error} "
             f"({self.record_bytes_mean:,.0f} bytes an image)",
             f"free      {self._free()}",
-            f"time      about {duration(self.seconds)} with {self.jobs} jobs "
-            "(if the disks keep up)",
-            f"sample    {self.sample_images} images, {len(self.bad)} of them bad",
+            f"time      about {duration(self.seconds)} with {counted(self.jobs, 'job')}, "
+            "unless the disks are slower",
+            f"sample    {counted(self.sample_images, 'image')}, {len(self.bad)} bad",
         ]
         lines += [f"  {printable(skip.where)}: {printable(skip.cause)}" for skip in self.bad[:20]]
         return "\n".join(lines)
 
 
 def record_bytes_guess(spec: ImageSpec) -> float:
-    """Expected bytes of a record, without reading any image."""
+    """Expected bytes of a record; no image is read."""
     return encoding_of(spec.encoding).expected_bytes(spec) + RECORD_OVERHEAD_BYTES
 
 
@@ -85,15 +85,16 @@ def check_space(dest: Location, spec: ImageSpec, images: int, shards: int) -> No
     free = open_store(dest).free_bytes()
     if free is not None and free < REFUSE_BELOW * expected:
         raise DestinationError(
-            f"{dest}: about {readable_bytes(round(expected))} needed for {images:,} images, "
-            f"{readable_bytes(free)} free: free some, or choose another DEST or --encoding"
+            f"{dest}: about {readable_bytes(round(expected))} needed for "
+            f"{counted(images, 'image')}, {readable_bytes(free)} free: free some space, or choose "
+            "another DEST or --encoding"
         )
 
 
 def estimate_build(
     scan: SourceScan, plans: list[SplitPlan], spec: BuildSpec, *, dest: Location, jobs: int
 ) -> Estimate:
-    """Prepare and encode a seeded sample in this process; nothing is written."""
+    """Prepare and encode a seeded sample in this process; writes nothing."""
     from imgprep.image.prepare import prepare
 
     encoding = encoding_of(spec.image.encoding)

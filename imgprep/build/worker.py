@@ -1,4 +1,4 @@
-"""One unit of work: build one shard from the source, alone, from what the state folder says."""
+"""Build one shard from the source, as the manifest and split plan in the state folder say."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class WorkerSetup:
 
     source: str
     dest: str
-    """Location of the store, in whatever process."""
+    """Location of the store, valid in any process."""
     hold: str
-    """Token of the build's hold on it: a worker whose build lost it sends nothing more."""
+    """Token of the build's lock on it: a worker whose build lost the lock writes nothing more."""
     image: ImageSpec
     build_sha256: str
     label_digits: int
@@ -49,7 +49,7 @@ class WorkerSetup:
     skip_bad: bool
 
     def shard_count(self, split: str) -> int:
-        """Shards of a split."""
+        """Number of shards of a split."""
         return dict(self.shards)[split]
 
 
@@ -66,7 +66,7 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """What became of a task: the marker if the shard is done, None if it has bad images."""
+    """The result of a task: the marker of the finished shard, or None if it has bad images."""
 
     task: ShardTask
     marker: Marker | None
@@ -74,7 +74,7 @@ class ShardResult:
 
 @dataclass(slots=True)
 class _Draft:
-    """A shard whose bytes are written but not yet flushed and named."""
+    """A shard whose bytes are written but not yet flushed and renamed."""
 
     task: ShardTask
     setup: WorkerSetup
@@ -89,15 +89,15 @@ class _Draft:
 def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[], ShardResult]:
     """Read, prepare and write one shard under a temporary name.
 
-    Returns the rest of the work: a function that flushes and names the shard, its marker last.
-    That part waits for the disk, so that a worker may run it beside the next shard.
-    In ``fail`` mode a shard with a bad image is not published, but all its images are tried, so
-    that every bad one is named at once.
+    Returns the rest of the work: a function that flushes and renames the shard and writes its
+    marker last. That part waits for the disk, so a worker may run it beside the next shard.
+    Under ``fail`` a shard with a bad image is not published, but all its images are tried, so that
+    one run names every bad image.
 
     Raises:
         DestinationError: the disk is full or cannot be written.
-        BuildError: no image of the shard can be used.
-        WorkerStoppedError: raised by ``tick``; nothing half-written stays.
+        BuildError: none of the images of the shard can be used.
+        WorkerStoppedError: raised by ``tick``; what was half-written is removed.
     """
     split = _open_split(setup, task.split)
     store = _open_dest(setup.dest)
@@ -122,7 +122,7 @@ def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[],
                 first = printable(f"{draft.skipped[0].where}: {draft.skipped[0].cause}")
                 raise BuildError(
                     f"{name}: none of its images can be used; the first is {first}: "
-                    "mend the source or make shards larger with --shard-images"
+                    "fix the source, or make shards larger with --shard-images"
                 )
         except BaseException:
             partial.abandon()
@@ -146,9 +146,9 @@ class _Split:
 def _open_split(setup: WorkerSetup, split: str) -> _Split:
     store = _open_dest(setup.dest)
     with (
-        write_errors(store, "what the workers need"),
+        write_errors(store, "a copy of the manifest"),
         split_files(StatePaths(store), split) as (manifest_folder, order_file),
-    ):  # what is mapped stays, though downloaded files are removed
+    ):  # what is mapped stays mapped after downloaded files are removed
         manifest = SplitManifest.load(manifest_folder)
         order = map_npy(order_file)
     plan = SplitPlan(split, order, setup.shard_count(split))
@@ -194,7 +194,7 @@ def _count(counts: Counter[str], prepared: Prepared) -> None:
 
 
 def _publish(draft: _Draft, facts: ShardFacts) -> ShardResult:
-    """Flush and name the tar and what goes beside it, then write the marker."""
+    """Flush and rename the tar, write the files that belong to it, and the marker last."""
     task, setup, store = draft.task, draft.setup, draft.store
     with write_errors(store, f"{task}.tar"):
         try:
@@ -203,7 +203,7 @@ def _publish(draft: _Draft, facts: ShardFacts) -> ShardResult:
             draft.partial.abandon()
             raise
         draft.partial.commit()
-        store.write(f"{task}.idx", facts.idx_bytes)  # flushes the folder entries too
+        store.write(f"{task}.idx", facts.idx_bytes)  # flushes the entries of the folder too
         second, pixel_sum_sha256 = _publish_moments(draft)
         marker = Marker(
             split=task.split,

@@ -1,5 +1,4 @@
-"""Check a finished dataset against its index: a dataset in, a list of damage out.
+"""Check a finished dataset against its index: a dataset comes in, a list of damage goes out.
 
-``dataset`` checks the files beside the shards and runs ``shard`` on each of them. Start with
-``dataset``.
+Start with ``dataset``: it checks the files beside the shards, and runs ``shard`` on every shard.
 """

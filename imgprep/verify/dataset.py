@@ -1,4 +1,4 @@
-"""Prove that a dataset is what its index states: shards, labels, statistics. Reads only."""
+"""Check that a dataset is what its index states: shards, labels, statistics. Reads only."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ from imgprep.runners.runner import LOCAL, Progress, Workload
 from imgprep.storage import Location, Store, open_store
 from imgprep.storage.reading import exists, load_json, names_in, read_bytes
 from imgprep.verify.shard import Damage, ShardCheck, VerifySetup, VerifyTask, verify_shard
+from imgprep.wording import counted
 
 SOURCE_LINE_BYTES_MAX = 64 * 1024
-"""A packed file may hold a line of any length; two paths, every byte escaped, are shorter."""
+"""Limit on one line of an untrusted file; two paths with every byte escaped are shorter."""
 
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What verify found."""
+    """The result of verify."""
 
     folder: str
     """Path or URL of the dataset."""
@@ -63,13 +64,15 @@ class VerifyReport:
 
     def render(self) -> str:
         """For people: what was checked and what is damaged."""
-        counts = ", ".join(f"{name} {records:,}" for name, records in self.records.items())
+        counts = ", ".join(
+            counted(records, f"{name} record") for name, records in self.records.items()
+        )
         how = "hashed and decoded" if self.decoded else "hashed"
-        lines = [f"{self.shards} shards ({counts} records) {how} in {self.seconds:.1f} s"]
+        lines = [f"{counted(self.shards, 'shard')} ({counts}) {how} in {self.seconds:.1f} s"]
         if self.mean_difference_levels is not None:
             lines.append(
-                "mean of the decoded training records against mean_image.npy: at most "
-                f"{self.mean_difference_levels:.3f} levels apart"
+                "mean of the decoded training records and mean_image.npy differ by at most "
+                f"{self.mean_difference_levels:.3f} levels of 255"
             )
         lines += [f"DAMAGED {damage.where}: {damage.what}" for damage in self.damages]
         if self.damages:
@@ -86,10 +89,10 @@ class VerifyReport:
 def verify(
     location: Location, *, decode: bool, jobs: int | None, advanced: Callable[[int], None]
 ) -> VerifyReport:
-    """Check a whole dataset; ``advanced`` hears of records done.
+    """Check a whole dataset; ``advanced`` is called with the number of records just checked.
 
     Raises:
-        FormatError: there is no finished dataset at ``location``.
+        FormatError: no finished dataset is at ``location``.
         DamageError: the index itself is damaged.
         StoreError: an object store does not answer, or refuses.
     """
@@ -130,7 +133,7 @@ def verify(
 
 
 def _take_moments(totals: list[Moments], check: ShardCheck) -> None:
-    """Add up moments as they come, so that memory does not grow with the number of shards."""
+    """Add up moments as they arrive, so that memory does not grow with the number of shards."""
     if check.moments is not None:
         totals[:] = [totals[0] + check.moments if totals else check.moments]
         check.moments = None
@@ -139,7 +142,7 @@ def _take_moments(totals: list[Moments], check: ShardCheck) -> None:
 def _check_labels(
     report: VerifyReport, index: DatasetIndex, split: SplitInfo, checks: list[ShardCheck]
 ) -> None:
-    """Every key once, and the label that its source has."""
+    """Each key must occur once, with the label of its source."""
     rows = np.array([row for check in checks for row in check.rows], dtype=np.int64)
     labels = np.array([label for check in checks for label in check.labels], dtype=np.int64)
     unique, counts = np.unique(rows, return_counts=True)
@@ -162,7 +165,9 @@ def _check_labels(
 
 
 def read_source_labels(store: Store, name: str, *, classes: int | None = None) -> NDArray[np.int64]:
-    """Label of each manifest row of a split, from ``<split>-sources.tsv.gz``; below ``classes``.
+    """Label of each manifest row of a split, from ``<split>-sources.tsv.gz``.
+
+    With ``classes``, every label must be below it.
 
     Raises:
         FormatError: missing or malformed.
@@ -173,14 +178,14 @@ def read_source_labels(store: Store, name: str, *, classes: int | None = None) -
             while line := file.readline(SOURCE_LINE_BYTES_MAX):
                 row, label, _ = line.split(b"\t", 2)
                 if int(row) != len(labels) or not line.endswith(b"\n"):
-                    raise ValueError(f"line {len(labels) + 1} is of row {int(row)}, or not whole")
+                    raise ValueError(f"line {len(labels) + 1} is of row {int(row)}, or incomplete")
                 labels.append(int(label))
     except (OSError, EOFError, ValueError, OverflowError, zlib.error) as exc:
         where = store.where(name)
         raise FormatError(f"{where}: malformed list of sources: {exc!s:.200}") from exc
     found = np.array(labels, dtype=np.int64)
     if classes is not None and len(found) and not (found.min() >= 0 and found.max() < classes):
-        raise FormatError(f"{store.where(name)}: malformed list of sources: a label of no class")
+        raise FormatError(f"{store.where(name)}: malformed list of sources: unknown label")
     return found
 
 
@@ -199,11 +204,11 @@ def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
         report.damages.append(Damage(LABELS, str(exc)))
         return
     if (len(labels.classes), labels.order_sha256) != (index.classes, index.label_order_sha256):
-        report.damages.append(Damage(LABELS, "its classes or their order are not the index's"))
+        report.damages.append(Damage(LABELS, "its classes or their order differ from the index"))
 
 
 def _check_strays(report: VerifyReport, index: DatasetIndex) -> None:
-    """Shards that a glob would take in though the index does not name them."""
+    """Shards that a glob pattern would match, but that the index does not name."""
     known = {shard.name for split in index.splits.values() for shard in split.shards}
     pattern = re.compile(rf"({'|'.join(SPLITS)})-.*\.tar")
     for name in names_in(index.store):
@@ -212,7 +217,7 @@ def _check_strays(report: VerifyReport, index: DatasetIndex) -> None:
 
 
 def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | None) -> None:
-    """The statistics agree with each other, and with the pixels where these were decoded."""
+    """The statistics must agree with each other and, if decoded, with the pixels."""
     damaged = {damage.where for damage in report.damages}
     if RGB_PCA not in index.files or damaged & {RGB_PCA, PIXEL_SUM, MEAN_IMAGE_NPY}:
         return
@@ -223,13 +228,14 @@ def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | N
         report.damages.append(Damage(RGB_PCA, str(exc)))
         return
     if not np.array_equal(mean_image, moments.mean_image_hwc()):
-        report.damages.append(Damage(MEAN_IMAGE_NPY, f"is not {PIXEL_SUM} over the image count"))
+        report.damages.append(Damage(MEAN_IMAGE_NPY, f"is not {PIXEL_SUM} / number of images"))
     if moments.images != index.splits["train"].records:
-        what = f"of {moments.images} images; train has {index.splits['train'].records} records"
+        records = counted(index.splits["train"].records, "record")
+        what = f"is of {counted(moments.images, 'image')}, but train has {records}"
         report.damages.append(Damage(RGB_PCA, what))
     if decoded is None or decoded.images != moments.images:
         return
     difference = np.abs(decoded.mean_image_hwc() - mean_image)
     report.mean_difference_levels = float(difference.max())
     if encoding_of(index.encoding).is_lossless and decoded != moments:
-        report.damages.append(Damage(RGB_PCA, "is not the statistics of the decoded records"))
+        report.damages.append(Damage(RGB_PCA, "differs from the statistics of the decoded records"))

@@ -36,7 +36,7 @@ class VerifySetup:
     label_digits: int
     decode: bool
     marked: bool
-    """Whether the done markers came along: a copy of the visible files alone lacks them."""
+    """Whether there are done markers: a copy of the visible files alone has none."""
 
     @classmethod
     def of(cls, index: DatasetIndex, *, decode: bool) -> VerifySetup:
@@ -131,7 +131,7 @@ def _check_marker(check: ShardCheck, store: Store, idx_sha256: str) -> None:
     shard = check.task.shard
     marker = read_marker(store, shard.name.removesuffix(".tar"))
     if (marker.records, marker.bytes, marker.sha256) != (shard.records, shard.bytes, shard.sha256):
-        _damage(check, "its done marker states another shard than the index", marker.name)
+        _damage(check, "this done marker and the index state different shards", marker.name)
     if marker.idx_sha256 != idx_sha256:
         _damage(check, "its bytes are not those that were written", shard.idx_name)
 
