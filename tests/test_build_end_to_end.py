@@ -93,7 +93,7 @@ def test_only_one_split(mini: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "val" / "mean_image.npy").exists()
     stats = imgprep("stats", tmp_path / "val")
     assert stats.code == 1
-    assert "a finished build that has a training split" in stats.err
+    assert "the dataset was built without a training split" in stats.err
     assert imgprep("verify", tmp_path / "val", "--decode").code == 0
 
 
