@@ -57,7 +57,8 @@ def fit(dataset: str, **given: Any) -> None:
       tools/train fit s3://bucket/imagenet-256 --out runs/first --cache /scratch/shards
       torchrun --nproc-per-node 4 -m train fit DATASET --out RUN --parallel data
     """
-    from train.run.fit import FitRequest, prepare, run
+    from train.run.fit import run
+    from train.run.job import FitRequest, prepare
 
     request = FitRequest(
         dataset=dataset,

@@ -113,6 +113,13 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
         raise ConfigError(f"environment variable {name} is {text!r}, not a number") from exc
 
 
+def is_lost_peer(world: World, error: RuntimeError) -> bool:
+    """Whether torch raised ``error`` because another process of ``world`` has ended."""
+    import torch.distributed as dist
+
+    return world.size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
 @contextmanager
 def process_group(world: World, device: torch.device) -> Iterator[None]:
     """Join the other processes, by NCCL for GPUs and gloo for CPUs; leave them at the end.

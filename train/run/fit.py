@@ -3,68 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from imgprep.storage import Location, absolute
+from imgprep.storage import absolute
 from imgprep.storage.atomic import write_bytes
 from train.config import RunConfig
-from train.errors import CheckpointError, ConfigError
-from train.feed.dataset import TrainingSet, open_dataset
+from train.errors import CheckpointError
 from train.feed.loader import EvalLoader, Share, TrainLoader
 from train.net import build_net
 from train.net.memory import keep_pages
 from train.optim import schedule
 from train.optim.sgd import Sgd
-from train.run.budget import RunBudget, make_budget
+from train.run.components import RunComponents, TextOutput
 from train.run.error_text import error_text
-from train.run.launch import Placement, find_hardware, place
+from train.run.finite import all_finite
+from train.run.job import FitJob
 from train.run.logs import RunLogs, RunSize
-from train.run.loop import Loop, RunComponents, TextOutput
+from train.run.loop import Loop
 from train.run.meter import StepMeter
 from train.run.step import Stepper
 from train.run.stop import StopSignal
 from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint import Checkpoint
 from train.saved.compatible import ExpectedRun, changed_settings, check_resume
-from train.saved.run_folder import CONFIG, Origin, RunFolder, locked_run
-from train.settings import merge, read_toml, resolve, to_toml
-from train.world import World, process_group, world_from
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitJob:
-    """A run that is about to start in this process."""
-
-    config: RunConfig
-    data: TrainingSet
-    world: World
-    placement: Placement
-    budget: RunBudget
-    out: Path
-
-    @property
-    def devices(self) -> tuple[torch.device, ...]:
-        """Devices of this process."""
-        return tuple(torch.device(name) for name in self.placement.devices(self.world.local_rank))
-
-    def summary(self, *, verbose: bool = False) -> str:
-        """The run in about ten lines; with ``verbose``, all settings before them."""
-        optim, data = self.config.optim, self.data
-        lines = (
-            f"dataset   {data.location}: {data.encoding} records of {data.size_px} px",
-            self.budget.render(),
-            f"rate      {optim.lr:g}, schedule {optim.schedule}; momentum {optim.momentum:g}, "
-            f"weight decay {optim.weight_decay:g}",
-            f"settings  kept in {self.out / CONFIG}; --verbose prints all of them",
-        )
-        return "\n".join(([to_toml(self.config)] if verbose else []) + list(lines))
+from train.saved.run_folder import Origin, RunFolder, locked_run
+from train.settings import to_toml
+from train.world import World, process_group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,55 +65,6 @@ class FitOutcome:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitRequest:
-    """What the command line asks for."""
-
-    dataset: Location
-    out: Path
-    preset: str | None = None
-    config_file: Path | None = None
-    flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Nested settings from flags."""
-    processes: int | None = None
-
-
-def prepare(request: FitRequest) -> FitJob:
-    """Resolve the settings and place the run on devices; writes nothing.
-
-    If the folder already holds a run, its settings are used, and flags override them.
-
-    Raises:
-        ConfigError: the settings do not fit the dataset or the devices.
-        DataError, FormatError: the dataset cannot be trained on.
-    """
-    config = _settings(request)
-    world = world_from(os.environ)
-    placement = place(config, find_hardware(), world, request.processes)
-    data = open_dataset(request.dataset)
-    if config.input.crop_px > data.size_px:
-        raise ConfigError(
-            f"input.crop_px is {config.input.crop_px}, but the records are {data.size_px} px: set "
-            f"input.crop_px to {data.size_px} or less"
-        )
-    budget = make_budget(config, data, placement, world)
-    return FitJob(
-        config=config, data=data, world=world, placement=placement, budget=budget, out=request.out
-    )
-
-
-def _settings(request: FitRequest) -> RunConfig:
-    folder = RunFolder(request.out)
-    stored = read_toml(folder.config) if folder.config.exists() else {}
-    if stored and request.preset not in (None, stored.get("preset")):
-        raise ConfigError(
-            f"{request.out} was started with preset {stored.get('preset')!r}, not "
-            f"{request.preset!r}: omit --preset, or use another --out"
-        )
-    file = read_toml(request.config_file) if request.config_file else {}
-    return resolve(request.preset, merge(stored, file), request.flags)
-
-
 def run(
     job: FitJob, output: TextOutput, *, allow_reshard: bool = False, verbose: bool = False
 ) -> FitOutcome:
@@ -160,7 +81,7 @@ def run(
     else:
         torch.cuda.set_device(job.devices[0])
     stop = StopSignal(on_gpu=job.placement.device_type == "cuda")
-    with stop.listening(), process_group(job.world, job.devices[0]), _locked(job):
+    with closing(stop), process_group(job.world, job.devices[0]), _locked(job):
         saved = _load_saved(job, allow_reshard=allow_reshard)
         if job.world.is_main:
             write_bytes(RunFolder(job.out).config, to_toml(job.config).encode())
@@ -280,6 +201,11 @@ def _load_saved(job: FitJob, *, allow_reshard: bool) -> Checkpoint | None:
     if not path.exists():
         return None
     saved = checkpoints.load(path)
+    if not all_finite([*saved.model.values(), *saved.velocities.values()]):
+        raise CheckpointError(
+            f"{path}: its network is not finite, so the run had diverged: copy an earlier "
+            "epoch_NNN.pt to last.pt and resume with a lower --lr, or use another --out"
+        )
     expected = ExpectedRun(
         config=job.config,
         dataset_fingerprint=job.data.fingerprint,

@@ -1,64 +1,38 @@
-"""The loop over epochs and updates: step, log, validate and save until the run ends."""
+"""The loop over epochs and updates: step, log, save and validate until the run ends."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn
 
-from train.config import RunConfig
-from train.errors import DivergedError, RunStoppedError
-from train.feed.dataset import TrainingSet
-from train.feed.loader import Batch, EvalLoader, TrainLoader
-from train.net import Net
+from imgprep.errors import ImgprepError
+from train.errors import DivergedError, RunStoppedError, TrainError
+from train.feed.loader import Batch, EvalBatch, EvalLoader
 from train.optim import schedule
 from train.optim.schedule import Rates, ScheduleState
-from train.optim.sgd import Sgd
+from train.run.chance import chance_warning
+from train.run.components import RunComponents
 from train.run.evaluate import Evaluation, evaluate
-from train.run.logs import RunLogs
+from train.run.finite import network_is_finite
 from train.run.meter import StepMeter
-from train.run.step import Stepper
-from train.run.stop import StopSignal
 from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint import BatchSplit, Checkpoint, Position
-from train.world import World
+from train.world import World, is_lost_peer
 
-CHANCE_MARGIN = 0.02
-"""A loss within this fraction of ln(classes) counts as chance."""
-
-
-class TextOutput(Protocol):
-    """Receives lines of progress and warnings; the command line prints them."""
-
-    def line(self, text: str) -> None: ...
-    def warn(self, text: str) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunComponents:
-    """The components of a run; none is replaced while it trains."""
-
-    config: RunConfig
-    data: TrainingSet
-    world: World
-    folder: Path
-    classes: int
-    net: Net
-    sgd: Sgd
-    stepper: Stepper
-    train: TrainLoader
-    val: EvalLoader | None
-    logs: RunLogs
-    stop: StopSignal
-    output: TextOutput
+RESUME = "run the same command again to resume"
 
 
 @dataclass(slots=True)
 class Loop:
-    """A run in progress: its components, and all state that changes."""
+    """A run in progress: its components, and all state that changes.
+
+    While an epoch is validated, the position is still after its last update. So a run that ends
+    there resumes with the validation.
+    """
 
     components: RunComponents
     progress: ScheduleState
@@ -66,6 +40,8 @@ class Loop:
     position: Position = field(default_factory=Position)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    _batch: Batch | None = None
+    """Of the last update."""
     _saved_at: Position | None = None
     _warned: bool = False
 
@@ -86,11 +62,22 @@ class Loop:
         """Train to the end; returns the reason for the end.
 
         Raises:
-            DivergedError: the loss is no longer a number.
+            DivergedError: the loss or the network is not finite.
             RunStoppedError: SIGTERM or Ctrl-C; the state is saved.
+            TrainError: another process has ended; the state is saved.
+            DataError: a record cannot be read; the state is saved.
         """
-        while (reason := self._ended()) is None:
-            self._epoch()
+        try:
+            while (reason := self._end_reason(self.position)) is None:
+                if self._train_epoch():
+                    self._end_epoch()
+        except RuntimeError as exc:
+            if not is_lost_peer(self.components.world, exc):
+                raise
+            self._save_alone()
+            raise TrainError(
+                f"lost contact with the other processes; {self._saved_text}: {RESUME}"
+            ) from exc
         return reason
 
     @property
@@ -102,42 +89,62 @@ class Loop:
     def _rates(self) -> Rates:
         return schedule.rate(self.components.config.optim, self.progress, self._epochs_done)
 
-    def _ended(self) -> str | None:
+    @property
+    def _saved_text(self) -> str:
+        if self._saved_at is None:
+            return "nothing is saved yet"
+        return f"saved at step {self._saved_at.global_step:,}"
+
+    def _end_reason(self, position: Position) -> str | None:
+        """Why the run ends at ``position``; None if it continues."""
         config = self.components.config
-        if self.position.epoch >= config.optim.epochs:
+        if position.step_in_epoch == self.components.train.steps_per_epoch:
+            return None  # this epoch is not validated yet
+        if position.epoch >= config.optim.epochs:
             return f"{config.optim.epochs} epochs are done"
-        if config.steps is not None and self.position.global_step >= config.steps:
+        if config.steps is not None and position.global_step >= config.steps:
             return f"{config.steps:,} steps are done"
         if self.progress.finished:
             return "the validation error has stopped falling"
         return None
 
-    def _epoch(self) -> None:
+    def _train_epoch(self) -> bool:
+        """Train until the epoch is complete, or the run ends within it; returns whether it is."""
+        parts = self.components
+        steps = parts.train.steps_per_epoch
+        if self.position.step_in_epoch == steps:
+            return True
         self.meter.restart_clock()
-        asked_at = time.monotonic()
-        for batch in self.components.train.epoch(self.position.epoch, self.position.step_in_epoch):
-            self._step(batch, time.monotonic() - asked_at)
-            if self.position.step_in_epoch == self.components.train.steps_per_epoch:
-                break
-            if self.components.stop.asked(self.components.world):
-                self._save()
-                raise RunStoppedError(
-                    f"stopped and saved at step {self.position.global_step:,}: run the same "
-                    "command again to resume"
-                )
-            if self._ended() is not None:
-                self._save()
-                return
+        batches = parts.train.epoch(self.position.epoch, self.position.step_in_epoch)
+        while self.position.step_in_epoch < steps:
             asked_at = time.monotonic()
-        self._end_epoch()
+            batch = self._next(batches)
+            self._step(batch, time.monotonic() - asked_at)
+            if self.position.step_in_epoch == steps:
+                return True
+            if parts.stop.asked(parts.world):
+                self._save()
+                self._stop()
+            if self._end_reason(self.position) is not None:
+                self._save()
+                return False
+        return True
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        try:
+            return next(batches)
+        except ImgprepError as exc:
+            self._end_by_fault(exc)
 
     def _step(self, batch: Batch, wait_seconds: float) -> None:
         parts = self.components
         done = parts.stepper(batch, self._rates, global_step=self.position.global_step)
+        self._batch = batch
         self.meter.add(done.sums, done.images, wait_seconds)
         self.position = self.position.next_step()
+        parts.stop.listen()
         if parts.stepper.device.type == "cpu":  # on a GPU, reading the loss would wait for it
-            self._check_finite(float(done.sums[0]))
+            self._check_loss(float(done.sums[0]))
         if self.position.global_step % parts.config.log_every_steps == 0:
             self._log()
         every = parts.config.checkpoint_every_steps
@@ -145,81 +152,133 @@ class Loop:
             self._save()
 
     def _end_epoch(self) -> None:
-        self.position = self.position.next_epoch()
+        """Save, validate, and save again with the result."""
         parts, config = self.components, self.components.config
-        last = self._ended() is not None
+        after = self.position.next_epoch()
         best = False
-        if parts.val is not None and (last or self.position.epoch % config.eval_every_epochs == 0):
-            best = self._validate(parts.val)
+        last = self._end_reason(after) is not None
+        if parts.val is not None and (last or after.epoch % config.eval_every_epochs == 0):
+            if self._saved_at != self.position:
+                self._save(keep_previous=True)
+            if parts.stop.asked(parts.world, now=True):
+                self._stop()
+            best = self._validate(parts.val, after)
+        self.position = after
         self._save(best=best, epoch_end=True)
+        if self._end_reason(after) is None and parts.stop.asked(parts.world, now=True):
+            self._stop()
 
-    def _validate(self, loader: EvalLoader) -> bool:
+    def _validate(self, loader: EvalLoader, after: Position) -> bool:
         """Measure the centre crop; returns whether the top-1 error is the lowest so far."""
         parts = self.components
-        found = evaluate(
-            (parts.net,), loader, count=parts.data.records("val"), processes=parts.world.size
-        )
+        batches, processes = self._until_stop(loader), parts.world.size
+        try:
+            found = evaluate((parts.net,), batches, count=loader.records, processes=processes)
+        except RunStoppedError:
+            raise
+        except ImgprepError as exc:
+            self._end_by_fault(exc)
+        if not math.isfinite(found.loss):
+            if parts.world.is_main:  # its file is no longer the one of before this validation
+                self._saved_at = checkpoints.withdraw(parts.folder)
+            raise self._diverged(f"the validation loss is {found.loss}")
         self.progress = schedule.after_validation(
             parts.config.optim, self.progress, self._epochs_done, found.top1_error
         )
-        entry = _history_entry(self.position, found)
+        entry = _history_entry(after, found)
         self.history.append(entry)
-        parts.output.line(parts.logs.epoch(self.position, found, self._rates.lr_weights))
+        parts.output.line(parts.logs.epoch(after, found, self._rates.lr_weights))
         if self.best is not None and self.best["top1_error"] <= found.top1_error:
             return False
         self.best = entry
         return True
 
+    def _until_stop(self, loader: EvalLoader) -> Iterator[EvalBatch]:
+        """The batches of a validation, which a stop request ends between two of them.
+
+        The processes compare notes as often as the one with the fewest batches can.
+        """
+        parts = self.components
+        common = (loader.records // parts.world.size - 1) // parts.config.eval_batch_images
+        for number, batch in enumerate(loader):
+            if 0 < number <= common and parts.stop.asked(parts.world):
+                self._stop()
+            yield batch
+
+    def _stop(self) -> NoReturn:
+        raise RunStoppedError(f"stopped and {self._saved_text}: {RESUME}")
+
+    def _end_by_fault(self, fault: ImgprepError) -> NoReturn:
+        """End the run because its data cannot be read; save what it has learned."""
+        if not self.components.world.is_main:
+            raise fault
+        self._save_alone()
+        raise type(fault)(f"{fault}\n{self._saved_text}; after the repair, {RESUME}") from fault
+
     def _log(self) -> None:
         parts = self.components
         means = self.meter.means(parts.world)
         self.meter.reset()
-        self._check_finite(means.loss)
+        self._check_loss(means.loss)
         parts.output.line(parts.logs.step(self.position, means, self._rates.lr_weights))
-        self._warn_at_chance(means.loss)
+        late = self.position.global_step >= parts.config.chance_warning_steps
+        if late and not self._warned:
+            warning = chance_warning(means.loss, parts.classes, self.position.global_step)
+            if warning is not None:
+                self._warned = True
+                parts.output.warn(warning)
 
-    def _check_finite(self, loss: float) -> None:
-        if math.isfinite(loss):
-            return
-        good = "none yet"
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}")
+
+    def _diverged(self, what: str) -> DivergedError:
+        last, good = self.components.folder / checkpoints.LAST, "none yet"
         if self._saved_at is not None:
-            good = (
-                f"{self.components.folder / checkpoints.LAST}, step {self._saved_at.global_step:,}"
-            )
-        raise DivergedError(
-            f"the loss is {loss} at step {self.position.global_step:,}, learning rate "
+            good = f"{last}, step {self._saved_at.global_step:,}"
+        return DivergedError(
+            f"{what} at step {self.position.global_step:,}, learning rate "
             f"{self._rates.lr_weights:g}. Last good checkpoint: {good}. Run again with a lower --lr"
         )
 
-    def _warn_at_chance(self, loss: float) -> None:
-        classes = self.components.classes
-        chance = math.log(classes)
-        late = self.position.global_step >= self.components.config.chance_warning_steps
-        if self._warned or not late or abs(loss - chance) > CHANCE_MARGIN * chance:
-            return
-        self._warned = True
-        self.components.output.warn(
-            f"after {self.position.global_step:,} steps the loss is {loss:.3f}, still at chance "
-            f"(ln {classes} = {chance:.3f}). Try --preset source-2012 (weights of 0.03 in conv3-5) "
-            "with net.dropout=vanilla, another --seed, or wait longer"
-        )
-
-    def _save(self, *, best: bool = False, epoch_end: bool = False) -> None:
-        """Save the state: all processes call it, the main one writes."""
+    def _save(
+        self, *, best: bool = False, epoch_end: bool = False, keep_previous: bool = False
+    ) -> None:
+        """Save the state if it is finite: all processes call it, the main one writes."""
         parts = self.components
         totals = self.meter.totals(parts.world)
-        self._check_finite(totals[0])
+        self._check_network(totals, parts.world)
+        if parts.world.is_main:
+            parts.logs.flush()
+            checkpoints.save(
+                parts.folder,
+                self._checkpoint(totals),
+                best=best,
+                epoch_end=epoch_end,
+                keep_previous=keep_previous,
+                keep=parts.config.keep_checkpoints,
+            )
         self._saved_at = self.position
-        if not parts.world.is_main:
+
+    def _save_alone(self) -> None:
+        """Save in the main process, if there is something new, when the others may have ended.
+
+        The next line of the log then lacks their images since the previous line.
+        """
+        parts = self.components
+        if not parts.world.is_main or self.position == (self._saved_at or Position()):
             return
+        totals = self.meter.totals(World())
+        self._check_network(totals, World())
         parts.logs.flush()
-        checkpoints.save(
-            parts.folder,
-            self._checkpoint(totals),
-            best=best,
-            epoch_end=epoch_end,
-            keep=parts.config.keep_checkpoints,
-        )
+        keep = parts.config.keep_checkpoints
+        checkpoints.save(parts.folder, self._checkpoint(totals), keep=keep)
+        self._saved_at = self.position
+
+    def _check_network(self, totals: list[float], world: World) -> None:
+        self._check_loss(totals[0])
+        if not network_is_finite(self.components, self._batch, world):
+            raise self._diverged("the network is not finite after the update")
 
     def _checkpoint(self, totals: list[float]) -> Checkpoint:
         parts, config = self.components, self.components.config

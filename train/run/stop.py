@@ -1,11 +1,11 @@
-"""SIGTERM and Ctrl-C: all processes finish the same update, save, and end."""
+"""SIGTERM and Ctrl-C: all processes finish the same update or validation batch, save, and end."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -13,41 +13,47 @@ from train.world import World
 
 STEPS_BETWEEN_CHECKS_ON_GPU = 8
 """Updates on a GPU take milliseconds, so the processes do not compare notes after each one."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal:
-    """Remembers a request to stop. A second Ctrl-C ends the process at once."""
+    """Remembers a request to stop. A second Ctrl-C ends the process at once.
+
+    Until ``listen`` is called, the signals end the process as usual.
+    """
 
     def __init__(self, *, on_gpu: bool) -> None:
         self._asked = False
         self._every = STEPS_BETWEEN_CHECKS_ON_GPU if on_gpu else 1
         self._calls = 0
+        self._before: dict[signal.Signals, Callable[..., Any] | int | None] = {}
 
-    @contextmanager
-    def listening(self) -> Iterator[StopSignal]:
-        """Handle the signals inside the block; restore the earlier handlers afterwards."""
-        kinds = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(kind, self._handle) for kind in kinds]
-        try:
-            yield self
-        finally:
-            for kind, handler in zip(kinds, before, strict=True):
-                signal.signal(kind, handler)
+    def listen(self) -> None:
+        """Handle the signals from now on: there is something to save."""
+        if not self._before:
+            self._before = {kind: signal.signal(kind, self._handle) for kind in SIGNALS}
+
+    def close(self) -> None:
+        """Restore the earlier handlers."""
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+        self._before = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = True
 
-    def asked(self, world: World) -> bool:
-        """Whether to stop after this update; the same answer in every process.
+    def asked(self, world: World, *, now: bool = False) -> bool:
+        """Whether to stop at this point; the same answer in every process.
 
-        All processes must call it after the same updates.
+        All processes must call it at the same points. On a GPU they compare notes only at every
+        8th call, unless ``now``.
         """
         if world.size == 1:
             return self._asked
         self._calls += 1
-        if self._calls % self._every:
+        if not now and self._calls % self._every:
             return False
         flag = torch.tensor([int(self._asked)])  # on the CPU, where gloo sends it
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)

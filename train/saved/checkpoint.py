@@ -26,6 +26,8 @@ FORMAT_NAME = "imgprep-train-checkpoint"
 FORMAT_VERSION = 1
 LAST = "last.pt"
 BEST = "best.pt"
+PREVIOUS = "previous.pt"
+"""The one before ``last.pt``, while the network in ``last.pt`` is being validated."""
 _EPOCH = re.compile(r"epoch_(\d{3,})\.pt")
 _COPY_BYTES = 2**24
 
@@ -85,13 +87,20 @@ class Checkpoint:
 
 
 def save(
-    folder: Path, checkpoint: Checkpoint, *, best: bool = False, epoch_end: bool = False, keep: int
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    best: bool = False,
+    epoch_end: bool = False,
+    keep_previous: bool = False,
+    keep: int,
 ) -> Path:
     """Write ``last.pt``; also as ``best.pt`` and ``epoch_NNN.pt`` (NNN epochs done) if asked.
 
     The bytes are written once and hard-linked under the other names, ``last.pt`` last: a run that
     is killed in between resumes from the previous one and writes the others again. The ``keep``
-    newest files ``epoch_NNN.pt`` stay.
+    newest files ``epoch_NNN.pt`` stay. With ``keep_previous`` the earlier ``last.pt`` stays as
+    ``previous.pt`` until the next save without it.
 
     Raises:
         DestinationError: the folder cannot be written.
@@ -100,8 +109,12 @@ def save(
     names += [BEST] if best else []
     names += [LAST]
     first, *others = (folder / name for name in names)
-    write_values(first, to_values(checkpoint))
     try:
+        if keep_previous and (folder / LAST).exists():
+            _link(folder / LAST, folder / PREVIOUS)
+        else:
+            (folder / PREVIOUS).unlink(missing_ok=True)
+        write_values(first, to_values(checkpoint))
         for other in others:
             _link(first, other)
         if epoch_end:
@@ -109,6 +122,23 @@ def save(
     except OSError as exc:
         raise DestinationError(f"{folder}: cannot write the checkpoint: {exc.strerror}") from exc
     return folder / LAST
+
+
+def withdraw(folder: Path) -> Position | None:
+    """Undo a save with ``keep_previous``; returns the position of the earlier ``last.pt``, if any.
+
+    Raises:
+        DestinationError: the folder cannot be written.
+    """
+    try:
+        if not (folder / PREVIOUS).exists():
+            (folder / LAST).unlink(missing_ok=True)
+            return None
+        (folder / PREVIOUS).replace(folder / LAST)
+        sync_folder(folder)
+    except OSError as exc:
+        raise DestinationError(f"{folder}: cannot restore {LAST}: {exc.strerror}") from exc
+    return load(folder / LAST).position
 
 
 def load(path: Path) -> Checkpoint:

@@ -10,7 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from imgprep.errors import BusyError, DestinationError, FormatError
-from imgprep.storage.atomic import json_bytes, read_json, remove_partials, write_bytes
+from imgprep.storage.atomic import (
+    is_partial,
+    json_bytes,
+    read_json,
+    remove_partials,
+    write_bytes,
+)
 
 CONFIG = "config.toml"
 LOCK = ".lock"
@@ -90,25 +96,35 @@ def locked_run(path: Path) -> Iterator[RunFolder]:
 
     Raises:
         DestinationError: it cannot be written, or holds files of something else.
-        BusyError: another process trains in it.
+        BusyError: another process is training in it.
     """
     folder = RunFolder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        foreign = [entry.name for entry in path.iterdir() if entry.name != LOCK]
+        foreign = sorted(entry.name for entry in path.iterdir() if not _is_ours(entry.name))
         if foreign and not folder.config.exists():
             raise DestinationError(
-                f"{path}: not the folder of a run: it holds {sorted(foreign)[0]!r} "
-                f"but no {CONFIG}; use another --out"
+                f"{path}: not the folder of a run: it holds {foreign[0]!r} but no {CONFIG}; use "
+                "another --out"
             )
-        with (path / LOCK).open("wb") as lock:
+        with (path / LOCK).open("a+", encoding="utf-8", errors="replace") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
+                lock.seek(0)
+                holder = lock.readline(200).strip() or "another process"
                 raise BusyError(
-                    f"{path}: another process is training in this folder; wait for it to end"
+                    f"{path}: {holder} is training in this folder; wait for it to end, or stop it"
                 ) from exc
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+            lock.flush()
             remove_partials(path)
             yield folder
     except OSError as exc:
         raise DestinationError(f"{path}: cannot write the run: {exc.strerror}") from exc
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a folder without settings may hold this file: a killed run began in it."""
+    return name == LOCK or (is_partial(name) and name.startswith(f".{CONFIG}."))

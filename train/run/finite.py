@@ -1,0 +1,38 @@
+"""Checks that a network is finite, before it is saved and after it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from train.feed.loader import Batch
+from train.run.components import RunComponents
+from train.world import World
+
+PROBE_ROWS = 16
+"""Images of the last batch that the network must still turn into finite logits."""
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no tensor holds an infinity or a NaN."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
+@torch.no_grad()
+def network_is_finite(components: RunComponents, batch: Batch | None, world: World) -> bool:
+    """Whether weights, velocities and the logits of ``batch`` are finite in all of ``world``.
+
+    All its processes must call it. The logits matter because a too large update leaves weights that
+    are finite and a network that is not.
+    """
+    net, velocities = components.net, components.sgd.velocities()
+    finite = all_finite(net.parameters()) and all_finite(velocities.values())
+    if finite and batch is not None and len(batch.labels_n):
+        finite = all_finite([net(batch.images[:PROBE_ROWS].float(), None)])
+    if world.size == 1:
+        return finite
+    flag = torch.tensor([int(finite)])
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
+    return bool(flag.item())

@@ -1,0 +1,100 @@
+"""What a training run will do: settings, dataset and placement, before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imgprep.storage import Location
+from train.config import RunConfig
+from train.errors import ConfigError
+from train.feed.dataset import TrainingSet, open_dataset
+from train.run.budget import RunBudget, make_budget
+from train.run.launch import Placement, find_hardware, place
+from train.saved.run_folder import CONFIG, RunFolder
+from train.settings import merge, read_toml, resolve, to_toml
+from train.world import World, world_from
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitRequest:
+    """What the command line asks for."""
+
+    dataset: Location
+    out: Path
+    preset: str | None = None
+    config_file: Path | None = None
+    flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Nested settings from flags."""
+    processes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitJob:
+    """A run that is about to start in this process."""
+
+    config: RunConfig
+    data: TrainingSet
+    world: World
+    placement: Placement
+    budget: RunBudget
+    out: Path
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Devices of this process."""
+        return tuple(torch.device(name) for name in self.placement.devices(self.world.local_rank))
+
+    def summary(self, *, verbose: bool = False) -> str:
+        """The run in about ten lines; with ``verbose``, all settings before them."""
+        optim, data = self.config.optim, self.data
+        lines = (
+            f"dataset   {data.location}: {data.encoding} records of {data.size_px} px",
+            self.budget.render(),
+            f"rate      {optim.lr:g}, schedule {optim.schedule}; momentum {optim.momentum:g}, "
+            f"weight decay {optim.weight_decay:g}",
+            f"settings  kept in {self.out / CONFIG}; --verbose prints all of them",
+        )
+        return "\n".join(([to_toml(self.config)] if verbose else []) + list(lines))
+
+
+def prepare(request: FitRequest) -> FitJob:
+    """Resolve the settings and place the run on devices; writes nothing.
+
+    If the folder already holds a run, its settings are used, and flags override them.
+
+    Raises:
+        ConfigError: the settings do not fit the dataset or the devices.
+        DataError, FormatError: the dataset cannot be trained on.
+    """
+    config = _settings(request)
+    world = world_from(os.environ)
+    placement = place(config, find_hardware(), world, request.processes)
+    data = open_dataset(request.dataset)
+    if config.input.crop_px > data.size_px:
+        raise ConfigError(
+            f"input.crop_px is {config.input.crop_px}, but the records are {data.size_px} px: set "
+            f"input.crop_px to {data.size_px} or less"
+        )
+    budget = make_budget(config, data, placement, world)
+    return FitJob(
+        config=config, data=data, world=world, placement=placement, budget=budget, out=request.out
+    )
+
+
+def _settings(request: FitRequest) -> RunConfig:
+    folder = RunFolder(request.out)
+    stored = read_toml(folder.config) if folder.config.exists() else {}
+    if stored and request.preset not in (None, stored.get("preset")):
+        raise ConfigError(
+            f"{request.out} was started with preset {stored.get('preset')!r}, not "
+            f"{request.preset!r}: omit --preset, or use another --out"
+        )
+    file = read_toml(request.config_file) if request.config_file else {}
+    return resolve(request.preset, merge(stored, file), request.flags)
