@@ -1,11 +1,11 @@
-"""The command line: parse, call, print. A command imports what is heavy when it runs."""
+"""The command line: parse, call, print. Each command imports heavy modules when it runs."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from imgprep.spec import Solver
 
 IMAGE, BUILD = ImageSpec(), BuildSpec()
-"""The defaults."""
+"""Their fields are the defaults of the options."""
 EPILOG = "Exit codes: " + "; ".join(f"{code} {text}" for code, text in EXIT_CODES.items()) + "."
 
 
@@ -45,12 +45,12 @@ def cli() -> None:
     """Prepare ImageNet once: shards, the mean image and the RGB PCA of the training set.
 
     \b
-      imgprep scan SOURCE               what is there
-      imgprep build-shards SOURCE DEST  the job
-      imgprep stats DEST                eigenvalues of the colours
-      imgprep verify DEST --decode      prove that it is whole
-      imgprep preview DEST -o FILE.png  look at it
-      imgprep doctor                    what this machine will do
+      imgprep scan SOURCE               list what SOURCE holds
+      imgprep build-shards SOURCE DEST  build the dataset
+      imgprep stats DEST                print the RGB PCA
+      imgprep verify DEST --decode      check every file and record
+      imgprep preview DEST -o FILE.png  draw some records
+      imgprep doctor                    check this machine
     """
 
 
@@ -61,23 +61,22 @@ layout_option = click.option(
     type=click.Choice(LAYOUT_NAMES),
     help="Read SOURCE as this layout instead of recognising it.",
 )
-jobs_option = click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(min=1),
-    show_default="processors",
-    help="Worker processes; with --runner ray, tasks at a time.",
-)
+
+
+def _jobs_option(help_text: str) -> Callable[..., Any]:
+    return click.option(
+        "-j", "--jobs", type=click.IntRange(min=1), show_default="processors", help=help_text
+    )
 
 
 @cli.command()
 @source_argument
 @layout_option
-@click.option("--checksum", is_flag=True, help="Hash the archives against the published MD5s.")
+@click.option("--checksum", is_flag=True, help="Compare the archives with the published MD5s.")
 @json_option
 @quiet_option
 def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
-    """Say what SOURCE, a folder or a URL, holds: classes, counts, bytes, layout, oddities.
+    """List what SOURCE, a folder or URL, holds: layout, classes, counts, bytes, problems.
 
     \b
     Examples:
@@ -88,7 +87,7 @@ def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: 
     from imgprep.sources.scan import scan_source
     from imgprep.sources.scan_report import ScanReport
 
-    say = _Say(quiet)
+    say = _ProgressLines(quiet)
     found = scan_source(source, layout, progress=say.scanning)
     say.end_line()
     report = ScanReport.from_scan(found)
@@ -110,25 +109,25 @@ _SPEC_OPTIONS = options(
                  metavar="PX", help="Side of a record; the short side is resized to it."),
     click.option("--filter", "filter_name", type=click.Choice(FILTERS), default=IMAGE.filter,
                  show_default=True,
-                 help="area: averages when shrinking, bicubic when enlarging, as the author did."),
+                 help="area: area averaging to shrink, bicubic to enlarge, as in the 2012 code."),
     click.option("--encoding", type=click.Choice(ENCODINGS), default=IMAGE.encoding,
-                 show_default=True, help="Form of a record; raw is uint8 in .npy."),
+                 show_default=True, help="Encoding of a record; raw is uint8 in .npy."),
     click.option("--quality", type=int, default=IMAGE.quality, show_default=True,
                  help="JPEG quality."),
     click.option("--subsampling", type=click.Choice(SUBSAMPLINGS), default=IMAGE.subsampling,
                  show_default=True, help="JPEG chroma subsampling."),
     click.option("--exif", type=click.Choice(EXIF_POLICIES), default=IMAGE.exif,
-                 show_default=True, help="Turn images as their EXIF orientation says."),
+                 show_default=True, help="Whether to rotate images by their EXIF orientation."),
     click.option("--max-megapixels", type=int, default=IMAGE.max_megapixels, show_default=True,
-                 help="Refuse images that declare more (decompression bombs)."),
+                 help="Reject images that declare more (decompression bombs)."),
     click.option("--split", type=click.Choice(SPLIT_CHOICES), default=BUILD.split,
                  show_default=True, help="Build only this split."),
     click.option("--shard-images", type=int, metavar="N",
-                 help="Images a shard, at most [default: 1000; less for small sets]."),
+                 help="Most images in a shard [default: 1000; fewer for small sets]."),
     click.option("--seed", type=int, default=BUILD.seed, show_default=True,
                  help="Seed of the global shuffle."),
     click.option("--limit", type=int, metavar="N",
-                 help="Take only N images of each split (a seeded sample)."),
+                 help="Use only N images of each split (a seeded sample)."),
 )  # fmt: skip
 
 
@@ -142,17 +141,18 @@ def _runner_name(_: click.Context, param: click.Parameter, value: str) -> str:
 
 
 _RUN_OPTIONS = options(
-    jobs_option,
+    _jobs_option("Worker processes; with --runner ray, tasks at a time."),
     click.option("--runner", callback=_runner_name, default="local", show_default=True,
                  metavar="local|ray|ray://HEAD:PORT",
                  help="What runs the shards: processes here, or a Ray cluster (imgprep[ray])."),
     click.option("--on-error", type=click.Choice(ON_ERRORS), default="fail",
-                 show_default=True, help="Fail on bad images, or leave them out (exit code 3)."),
+                 show_default=True, help="Fail on bad images, or skip them (exit code 3)."),
     click.option("--max-errors", type=int, metavar="N",
                  help="Stop after N bad images [default: 100 for fail, no limit for skip]."),
     click.option("--dry-run", is_flag=True,
-                 help="Encode a seeded sample and print disk and time to expect; write nothing."),
-    click.option("--force", is_flag=True, help="Start over in a DEST that imgprep made."),
+                 help="Encode a seeded sample, print expected disk space and time; write nothing."),
+    click.option("--force", is_flag=True,
+                 help="Discard what imgprep has built in DEST, and start over."),
     layout_option,
     json_option,
     quiet_option,
@@ -167,7 +167,8 @@ _RUN_OPTIONS = options(
 def build_shards(source: str, dest: str, **given: Any) -> None:
     """Build verified shards, the mean image and the RGB PCA from SOURCE into DEST.
 
-    Run it again after an interruption: it is resumed. DEST may be a URL (s3://bucket/folder).
+    After an interruption, run the same command again to resume. SOURCE and DEST may be URLs
+    (s3://bucket/folder).
 
     \b
     Examples:
@@ -179,7 +180,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     from imgprep.build.job import build, dry_run
     from imgprep.build.options import BuildOptions
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C
     image = ImageSpec(
         filter=given["filter_name"],
         **{name: given[name] for name in ("size_px", "encoding", "quality", "subsampling",
@@ -189,7 +190,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     spec = BuildSpec(image=image, **{name: given[name] for name in names})
     run_names = ("jobs", "runner", "on_error", "max_errors", "force", "layout")
     run = BuildOptions(**{name: given[name] for name in run_names})
-    say = _Say(given["quiet"])
+    say = _ProgressLines(given["quiet"])
     _warn_of_pillow()
     if given["dry_run"]:
         estimate = dry_run(source, dest, spec, run, say)
@@ -207,7 +208,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
 
 
 def _warn_of_pillow() -> None:
-    """One line if PIL is not the one that imgprep asks for, whole."""
+    """Print a line if the installed Pillow is not the one that imgprep needs, or is damaged."""
     from imgprep.image.pillowcheck import find_pillow
 
     installed = find_pillow()
@@ -219,12 +220,12 @@ def _warn_of_pillow() -> None:
 @cli.command()
 @dest_argument
 @click.option("--solver", type=click.Choice(SOLVERS), default=SOLVERS[0],
-              show_default=True, help="How the PCA is solved.")  # fmt: skip
+              show_default=True, help="How to compute the PCA.")  # fmt: skip
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Also write a page with pictures into FILE.")  # fmt: skip
+              help="Also write a page with charts and pictures to FILE.")  # fmt: skip
 @json_option
 def stats(dest: str, solver: Solver, html: Path | None, as_json: bool) -> None:
-    """Print the PCA of the training set's colours, beside the figures known from elsewhere."""
+    """Print the RGB PCA of the training set, compared with published values."""
     if html is not None:
         from imgprep.pages.stats_page import write_stats_page
 
@@ -240,11 +241,11 @@ def stats(dest: str, solver: Solver, html: Path | None, as_json: bool) -> None:
 @cli.command()
 @dest_argument
 @click.option("--decode", is_flag=True, help="Also decode every record.")
-@jobs_option
+@_jobs_option("Worker processes.")
 @json_option
 @quiet_option
 def verify(dest: str, decode: bool, jobs: int | None, as_json: bool, quiet: bool) -> None:
-    """Check DEST: hashes, counts, index against tar, labels, statistics; with --decode, pixels."""
+    """Check DEST: hashes, counts, DALI index, labels, statistics; with --decode, also pixels."""
     from imgprep.dataset.index import load_index
     from imgprep.progress import Meter
     from imgprep.verify.dataset import verify as verify_dataset
@@ -252,7 +253,7 @@ def verify(dest: str, decode: bool, jobs: int | None, as_json: bool, quiet: bool
     try:
         total = sum(split.records for split in load_index(dest).splits.values())
     except ImgprepError:
-        total = 0  # verify says what is wrong
+        total = 0  # verify reports what is wrong
     meter = Meter(sys.stderr, "verify", total, "records", "records", quiet=quiet)
     report = verify_dataset(dest, decode=decode, jobs=jobs, advanced=meter.advance)
     meter.finish()
@@ -263,24 +264,25 @@ def verify(dest: str, decode: bool, jobs: int | None, as_json: bool, quiet: bool
 @cli.command()
 @dest_argument
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              metavar="FILE", help="The sheet, a PNG; anywhere but in DEST.")  # fmt: skip
+              metavar="FILE", help="The sheet to write, a PNG; not in DEST.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Picks classes and records; also the run's seed.")  # fmt: skip
+              help="Selects classes and records; also the seed of the augmentation.")  # fmt: skip
 @click.option("--classes", type=click.IntRange(1, 1000), default=8, show_default=True, metavar="N",
-              help="Classes to show, a row each.")  # fmt: skip
+              help="Classes to show, one per row.")  # fmt: skip
 @click.option("--records", type=click.IntRange(1, 100), default=8, show_default=True, metavar="N",
-              help="Records of each class.")  # fmt: skip
+              help="Records to show of each class.")  # fmt: skip
 @json_option
 def preview(dest: str, out: Path, as_json: bool, **given: int) -> None:
-    """Draw records of DEST by class, and some as AlexNet gets to see them: crops, flips, noise.
+    """Draw records of DEST by class, and some as AlexNet sees them: crops, flips, noise.
 
-    The second half needs the training half (imgprep[train]); without it only records are drawn.
+    The second part needs the training packages (imgprep[train]); without them only records are
+    drawn.
     """
     from imgprep.pages.preview import PreviewOptions, write_preview
 
     drawn = write_preview(dest, out, PreviewOptions(**given))
     if drawn.trainer_missing is not None:
-        click.echo(f"imgprep: the trainer's view is left out: {drawn.trainer_missing}", err=True)
+        click.echo(f"imgprep: without the network's view: {drawn.trainer_missing}", err=True)
     print_json(drawn.to_json()) if as_json else click.echo(out)
 
 
@@ -288,14 +290,14 @@ def preview(dest: str, out: Path, as_json: bool, **given: int) -> None:
 @click.option(
     "--dest",
     metavar="DEST",
-    help="Where you will build: its disk is measured [default: the current folder].",
+    help="Where you will build; the speed of its disk is measured [default: current folder].",
 )
-@click.option("--quick", is_flag=True, help="Measure no speed.")
+@click.option("--quick", is_flag=True, help="Do not measure speed.")
 @json_option
 def doctor(dest: str | None, quick: bool, as_json: bool) -> None:
-    """Say what this machine will do: packages, processors, GPUs, disk, images a second.
+    """Check this machine: packages, processors, GPUs, disk, images per second.
 
-    Exit code 1 if something must be fixed; the fix is printed. Leaves nothing behind.
+    Exit code 1 if something must be fixed; prints how. Leaves no files behind.
     """  # fmt: skip
     from imgprep.doctor import examine
     from imgprep.doctor.render import render
@@ -305,8 +307,8 @@ def doctor(dest: str | None, quick: bool, as_json: bool) -> None:
     raise SystemExit(report.exit_code)
 
 
-class _Say:
-    """Prints the progress of a job on stderr."""
+class _ProgressLines:
+    """Prints the progress of a scan or build on stderr."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
@@ -315,7 +317,7 @@ class _Say:
         self._meter: Any = None
 
     def scanning(self, images: int) -> None:
-        self._rewrite(f"scan: {images:,} images")
+        self._rewrite(f"scan: {counted(images, 'image')}")
 
     def hashing(self, done_bytes: int, total_bytes: int) -> None:
         self._rewrite(f"checksum: {readable_bytes(done_bytes)} of {readable_bytes(total_bytes)}")
@@ -340,7 +342,9 @@ class _Say:
 
     def retried(self, why: str, done: int, bad: Sequence[Skip]) -> None:
         self.end_line()
-        self._line(("\r\x1b[K" if self._terminal else "") + why)
+        if self._terminal and not self._quiet:
+            click.echo("\r\x1b[K", nl=False, err=True)  # the meter's bar
+        self._line(why)
         self._meter.advance(-done, -len(bad))
 
     def publishing(self) -> None:
@@ -369,7 +373,7 @@ class _Say:
 
 def main() -> None:
     """Entry point of the ``imgprep`` command."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers are the parallelism
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the workers already use all processors
     console.run(cli, "imgprep")
 
 

@@ -1,4 +1,4 @@
-"""What our command lines share: errors as one message with their exit code, JSON, quiet pipes."""
+"""What both command lines share: errors as one message and exit code, JSON, broken pipes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on 
 
 
 class ErrorGroup(click.Group):
-    """Shows our errors as one message on stderr, with the exit code that the tree gives them."""
+    """Prints our errors as one message on stderr, and exits with their code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors into messages and exit codes."""
@@ -35,7 +35,7 @@ class ErrorGroup(click.Group):
 
 
 def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:
-    """Several options as one decorator, in the order of the help text."""
+    """Several options as one decorator, in the order of their help."""
 
     def apply(function: Callable[..., Any]) -> Callable[..., Any]:
         for decorator in reversed(decorators):
@@ -46,14 +46,14 @@ def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_json(value: object) -> None:
-    """Print a value on stdout for scripts."""
+    """Print a value as JSON on stdout."""
     click.echo(json.dumps(value, indent=2, default=str))
 
 
 def run(cli: click.Command, name: str) -> None:
-    """Run a command line as the program ``name``, and leave the process."""
+    """Run a command line as the program ``name``, and end the process."""
     try:
         cli(prog_name=name)
-    except BrokenPipeError:  # the reader of our output went away, e.g. ``| head``
+    except BrokenPipeError:  # the reader of our output has ended, such as ``| head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)

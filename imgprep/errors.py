@@ -1,24 +1,24 @@
-"""Every error that imgprep raises on purpose, and the exit code that each one stands for.
+"""The errors that imgprep raises, and the exit code of each.
 
 ::
 
-    ImgprepError                 1  something the user can act on
+    ImgprepError                 1  base class: the user can fix it
     ├── UsageError               2  the command line or the source cannot be understood
     ├── SourceError              1  the source cannot be read as ImageNet
-    │   └── UnreachableError     1  the store that holds the source refuses, or does not answer
-    ├── ImageError               1  one image cannot be used (carries only the cause)
-    ├── DestinationError         1  the output folder cannot be written, is not ours, is too small
-    │   ├── BusyError            1  another build holds the output folder
-    │   └── ChangedError         1  the output folder was begun from another source or spec
+    │   └── UnreachableError     1  the source's store refuses, or does not answer
+    ├── ImageError               1  one image cannot be used
+    ├── DestinationError         1  DEST cannot be written, is not ours or is too small
+    │   ├── BusyError            1  another build is writing to DEST
+    │   └── ChangedError         1  DEST was started from another source or spec
     ├── BuildError               1  the build stopped
     │   ├── BadImagesError       1  images failed under ``--on-error fail``
     │   ├── WorkerDiedError      1  a worker process was killed
-    │   └── BuildInterruptedError     1  Ctrl-C or SIGTERM; run again to go on
+    │   └── BuildInterruptedError     1  Ctrl-C or SIGTERM; the same command resumes
     ├── StoreError               1  an object store does not answer, or refuses
     ├── FormatError              1  a file of a dataset is missing, malformed or of another version
     └── DamageError              4  verify found damage
 
-A message says what is wrong, where, and what to do about it.
+Messages say what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EXIT_CODES: dict[int, str] = {
 
 
 class ImgprepError(Exception):
-    """Base of the tree."""
+    """Base class."""
 
     exit_code: ClassVar[int] = EXIT_FAILED
 
@@ -57,23 +57,23 @@ class SourceError(ImgprepError):
 
 
 class UnreachableError(SourceError):
-    """The store that holds the source refuses, or does not answer: no fault of any image."""
+    """The source's store refuses, or does not answer; its images may be fine."""
 
 
 class ImageError(ImgprepError):
-    """One image cannot be used; the message is the cause alone, the caller knows the file."""
+    """One image cannot be used; the message is the cause alone, without the file's name."""
 
 
 class DestinationError(ImgprepError):
-    """The output folder cannot be written, is not ours, or is too small."""
+    """DEST cannot be written, was not made by imgprep, or is too small."""
 
 
 class BusyError(DestinationError):
-    """Another build holds the output folder."""
+    """Another build is writing to DEST."""
 
 
 class ChangedError(DestinationError):
-    """The output folder was begun from another source or spec."""
+    """DEST was started from another source or spec."""
 
 
 class BuildError(ImgprepError):
@@ -81,7 +81,7 @@ class BuildError(ImgprepError):
 
 
 class BadImagesError(BuildError):
-    """Images failed while ``--on-error fail`` was in force."""
+    """Images failed under ``--on-error fail``."""
 
 
 class WorkerDiedError(BuildError):
@@ -89,7 +89,7 @@ class WorkerDiedError(BuildError):
 
 
 class BuildInterruptedError(BuildError):
-    """Ctrl-C or SIGTERM; what is done stays done."""
+    """Ctrl-C or SIGTERM; finished shards are kept."""
 
 
 class StoreError(ImgprepError):

@@ -1,4 +1,4 @@
-"""Write order: one seeded permutation of a split, the same on every machine and numpy."""
+"""Write order: a seeded permutation of a split, equal on every machine and numpy release."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def shuffled(count: int, *, seed: int, name: str) -> NDArray[np.int64]:
     """Permutation of ``range(count)``: int64 ``(count,)``.
 
     Sorts by the raw words of the counter-based Philox generator. Unlike ``Generator.permutation``,
-    raw words are promised to stay the same from one numpy release to the next (NEP 19), and the
-    stable sort settles the improbable tie.
+    these words are guaranteed not to change between numpy releases (NEP 19). The stable sort
+    resolves ties, improbable as they are.
     """
     words = np.random.Philox(key=stream_key(seed, name)).random_raw(count)
     return np.argsort(np.asarray(words, dtype=np.uint64), kind="stable")

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""Progress on stderr: a bar on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def duration(seconds: float) -> str:
 
 @dataclass(slots=True)
 class Meter:
-    """Prints how far a job is; ``advance`` is cheap enough to be called for every message."""
+    """Prints the progress of a job; ``advance`` is cheap enough to call for every message."""
 
     stream: TextIO
     verb: str
-    """What is being done, e.g. ``build``."""
+    """Name of the job, such as ``build``."""
     total: int
     noun: str = "images"
     unit: str = "img"
@@ -39,7 +39,7 @@ class Meter:
     _bar_open: bool = False
 
     def advance(self, done: int, bad: int = 0) -> None:
-        """Count images and print when it is time to."""
+        """Count images, and print if the last line is old enough."""
         self.done += done
         self.bad += bad
         interval = BAR_SECONDS if self._is_terminal() else PLAIN_SECONDS
@@ -49,7 +49,7 @@ class Meter:
             self._print(end=False)
 
     def finish(self) -> None:
-        """Print the last state and end the line."""
+        """Print the final state and end the line."""
         self._print(end=True)
 
     def _is_terminal(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a build is asked to make: the frozen values that decide every byte of its output."""
+"""What to build: the frozen values that decide every byte of the output."""
 
 from __future__ import annotations
 
@@ -49,56 +49,56 @@ class ImageSpec:
     size_px: int = 256
     """Side of the square record, and the length that the short side is resized to."""
     filter: FilterName = "area"
-    """``area`` is the author's: area averaging when shrinking, bicubic when enlarging."""
+    """``area`` is the author's choice: area averaging to shrink, bicubic to enlarge."""
     encoding: Encoding = "jpeg"
     quality: int = 95
-    """JPEG quality, 1-100; without effect on ``png`` and ``raw``."""
+    """JPEG quality, 1-100; no effect on ``png`` and ``raw``."""
     subsampling: Subsampling = "420"
-    """JPEG chroma subsampling; without effect on ``png`` and ``raw``."""
+    """JPEG chroma subsampling; no effect on ``png`` and ``raw``."""
     exif: ExifPolicy = "ignore"
-    """Whether the EXIF orientation turns the image; the literature ignores it."""
+    """Whether images are rotated by their EXIF orientation; the literature ignores it."""
     max_megapixels: int = 100
-    """An image that declares more is refused before it is decoded (decompression bomb)."""
+    """An image that declares more is rejected before it is decoded (decompression bomb)."""
 
     def __post_init__(self) -> None:
-        _require(8 <= self.size_px <= 4096, f"size must be 8 to 4096 pixels, not {self.size_px}")
+        _require(8 <= self.size_px <= 4096, f"size must be 8 to 4096 pixels; got {self.size_px}")
         require_one_of("filter", self.filter, FILTERS)
         require_one_of("encoding", self.encoding, ENCODINGS)
-        _require(1 <= self.quality <= 100, f"quality must be 1 to 100, not {self.quality}")
+        _require(1 <= self.quality <= 100, f"quality must be 1 to 100; got {self.quality}")
         require_one_of("subsampling", self.subsampling, SUBSAMPLINGS)
         require_one_of("exif", self.exif, EXIF_POLICIES)
         _require(
             1 <= self.max_megapixels <= 4000,
-            f"max-megapixels must be 1 to 4000, not {self.max_megapixels}",
+            f"max-megapixels must be 1 to 4000; got {self.max_megapixels}",
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildSpec:
-    """All that decides the bytes of a dataset, beside its source and the codec versions."""
+    """What decides the bytes of a dataset, besides its source and the codec versions."""
 
     image: ImageSpec = ImageSpec()
     split: SplitChoice = "all"
     shard_images: int | None = None
-    """Images in a shard, at most; None leaves it to the size of the split."""
+    """Most images in a shard; None chooses by the size of the split."""
     seed: int = 0
     """Seed of the one global shuffle."""
     limit: int | None = None
-    """Images taken of each split (a seeded sample), None for all."""
+    """Images of each split to use (a seeded sample); None for all."""
 
     def __post_init__(self) -> None:
         require_one_of("split", self.split, SPLIT_CHOICES)
         _require(
             self.shard_images is None or self.shard_images >= 1,
-            f"shard-images must be at least 1, not {self.shard_images}",
+            f"shard-images must be at least 1; got {self.shard_images}",
         )
-        _require(0 <= self.seed < 2**63, f"seed must be 0 to 2^63-1, not {self.seed}")
+        _require(0 <= self.seed < 2**63, f"seed must be 0 to 2^63-1; got {self.seed}")
         _require(
-            self.limit is None or self.limit >= 1, f"limit must be at least 1, not {self.limit}"
+            self.limit is None or self.limit >= 1, f"limit must be at least 1; got {self.limit}"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as flat JSON values, image fields prefixed with ``image.``."""
+        """The spec as flat JSON values; image fields are prefixed with ``image.``."""
         fields = asdict(self)
         image = fields.pop("image")
         return {**{f"image.{name}": value for name, value in image.items()}, **fields}

@@ -303,7 +303,7 @@ def spoil(s3: ObjectStore, change: Callable[[bytes], bytes | None]) -> None:
     [
         (lambda tar: tar[:700] + bytes([tar[700] ^ 1]) + tar[701:], "not the shard that the index"),
         (lambda tar: tar[:-512], "its size is not"),
-        (lambda tar: None, "there is no such object"),
+        (lambda tar: None, "no such object"),
     ],
 )
 def test_a_wrong_object_is_named(

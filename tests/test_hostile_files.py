@@ -229,7 +229,7 @@ def test_a_network_is_not_made_to_the_size_that_a_checkpoint_claims(tmp_path: Pa
 
 
 TOML = {
-    "deep lists": ("seed = " + "[" * 5000 + "]" * 5000, "not TOML: nested too deep"),
+    "deep lists": ("seed = " + "[" * 5000 + "]" * 5000, "nested too deep"),
     "deep tables": (".".join("a" * 5000) + " = 1", "nested too deep"),
     "float of 400 digits": ("[optim]\nlr = 1" + "0" * 400, "optim.lr must be a finite number"),
     "infinite": ("[net]\ninit_sd = inf", "net.init_sd must be a finite number"),

@@ -54,7 +54,7 @@ def test_a_living_one_is_refused_in_words(store: RemoteStore) -> None:
         pass
     words = str(caught.value)
     assert words.startswith(f"{store}: another build is writing here ('far-away', process 4711, ")
-    assert "if it was killed, run this again in 60 s" in words
+    assert "if it was killed, run the same command again in 60 s" in words
     assert json.loads(store.read(NAME))["token"] == "theirs"
 
 

@@ -17,7 +17,7 @@ from tests.test_remote_source import fingerprint, noise, same_bytes
 from tests.trees import Shape, make_archives, make_class_folders
 
 TRAIN = "ILSVRC2012_img_train.tar"
-CREDENTIALS = "are the credentials right and in force|credentials have expired"
+CREDENTIALS = "are the credentials right, and not expired|credentials have expired"
 FOR_GOOD: dict[str, tuple[dict[str, Any], str]] = {
     "503": ({"kind": "status"}, "run the same command again"),
     "dropped": ({"kind": "drop", "before_server": True}, "run the same command again"),

@@ -168,7 +168,7 @@ def test_locations_that_do_not_exist_or_are_not_folders(tmp_path: Path, memory: 
         scan_source(f"{memory}/absent")
     with pytest.raises(UsageError, match=f"is a file; give the folder that contains it: {memory}"):
         scan_source(f"{memory}/{TRAIN}")
-    with pytest.raises(UsageError, match="not a kind of URL"):
+    with pytest.raises(UsageError, match="unknown kind of URL"):
         scan_source("nowhere://bucket/folder")
     with pytest.raises(UsageError, match="names no folder"):
         scan_source("memory://")

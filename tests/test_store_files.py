@@ -134,7 +134,7 @@ def test_one_build_holds_a_store(store: Store, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("nonsense://bucket/x", "not a kind of URL"),
+        ("nonsense://bucket/x", "unknown kind of URL"),
         ("file://host/x", "three slashes"),
     ],
 )

@@ -1,5 +1,6 @@
-"""The dataset on disk: what its files are called, what is in them, how they are written and read.
+"""The dataset on disk: the names of its files, their content, and how they are written and read.
 
-Records come in and become shards with a DALI index; readers get the index, labels and records back.
-Start with ``format``, which declares every name, and the README beside it.
+Records come in and become shards with a DALI index; readers get the index, labels and records.
+Start reading at ``format``, which declares every name, and at the README beside it; ``encodings``
+is where a record encoding is added.
 """

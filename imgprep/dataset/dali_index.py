@@ -1,4 +1,4 @@
-"""Read the DALI index of a shard, ``.idx``: where its records lie."""
+"""Read the DALI index of a shard (``.idx``): the positions of its records."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SHARD_BYTES_MAX = 2**62
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardSpans:
-    """Where the records of a shard lie, in their order."""
+    """Positions of the records of a shard, in order."""
 
     spans: NDArray[np.int64]
     """(records, 4): offset and size in bytes of the image, then of the label."""
     names: list[bytes]
-    """Of the image files: ``<key>.<extension>``."""
+    """Names of the image files: ``<key>.<extension>``."""
 
 
 def read_dali_index(store: Store, shard: ShardInfo, encoding: str) -> ShardSpans:
-    """The index of ``shard``, whose lines are ``ext offset size name``, image and label in turns.
+    """The index of ``shard``; each line is ``ext offset size name`` of an image and of its label.
 
     Raises:
-        FormatError: it is no such index, or not that of a shard of this size.
+        FormatError: it is not a DALI index, or not that of this shard.
         OSError: it is missing, or cannot be read.
         StoreError: an object store does not answer, or refuses.
     """
@@ -49,7 +49,7 @@ def read_dali_index(store: Store, shard: ShardInfo, encoding: str) -> ShardSpans
         and len(words) == 8 * shard.records
         and set(words[0::8]) <= {encoding_of(encoding).extension.encode()}
         and set(words[4::8]) <= {LABEL_EXTENSION.encode()}
-        # first each by itself, so that no sum can have overflowed
+        # each value is checked before any sum, so that no sum can overflow
         and bool((spans >= 0).all() and (spans <= min(shard.bytes, SHARD_BYTES_MAX)).all())
         and bool((spans[:, 0] + spans[:, 1] <= spans[:, 2]).all())
         and bool((spans[:, 3] <= LABEL_DIGITS_MAX).all())

@@ -1,4 +1,4 @@
-"""The on-disk format, declared once: names, record layout, versions. README documents it.
+"""The on-disk format, declared once: names, record layout, versions. The README documents it.
 
 A dataset folder holds, for each split, ``<split>-<number>.tar`` (USTAR) and ``.idx`` (DALI index),
 then the labels and statistics, and last ``dataset_info.json``. The folder ``.imgprep`` is for the
@@ -32,7 +32,7 @@ DONE_FOLDER: Final = f"{STATE_FOLDER}/done"
 LABEL_EXTENSION: Final = "cls"
 LABEL_DIGITS_MIN: Final = 4
 LABEL_DIGITS_MAX: Final = 18
-"""More digits, in a label or in the number of a key, do not fit 64 bits."""
+"""More digits, in a label or in the number of a key, do not fit into 64 bits."""
 DALI_INDEX_VERSION: Final = "v1.2"
 NPY_HEADER_BYTES: Final = 128
 """Every ``raw`` record starts with a .npy 1.0 header of this length; pixels follow, HWC uint8."""
@@ -49,14 +49,14 @@ def marker_name(stem: str) -> str:
 
 
 def brace_pattern(split: str, shards: int) -> str:
-    """The shards of a split as WebDataset's brace notation (inclusive)."""
+    """The shards of a split in WebDataset's brace notation, with inclusive ends."""
     if shards == 1:
         return f"{shard_stem(split, 0)}.tar"
     return f"{split}-{{{0:06d}..{shards - 1:06d}}}.tar"
 
 
 def record_key(split: str, index: int) -> str:
-    """Key of the record made from row ``index`` of the split's manifest: unique in the dataset."""
+    """Key of the record made from row ``index`` of the split's manifest; unique in the dataset."""
     return f"{split}-{index:08d}"
 
 
@@ -66,17 +66,17 @@ def sources_name(split: str) -> str:
 
 
 def label_digits(classes: int) -> int:
-    """Width of the ASCII label: fixed in a dataset, so that DALI need not parse lengths."""
+    """Width of the ASCII label; constant in a dataset, so that DALI need not parse lengths."""
     return max(LABEL_DIGITS_MIN, len(str(max(classes - 1, 0))))
 
 
 def label_bytes(label: int, digits: int) -> bytes:
-    """Content of the ``.cls`` member: zero-padded ASCII, which ``int()`` reads anywhere."""
+    """Content of the ``.cls`` member: zero-padded ASCII digits."""
     return b"%0*d" % (digits, label)
 
 
 def published_names() -> tuple[str, ...]:
-    """Files beside the shards; ``dataset_info.json`` is the last to be written."""
+    """Files beside the shards; ``dataset_info.json`` is written last."""
     sources = tuple(sources_name(split) for split in SPLITS)
     return (
         MEAN_IMAGE_NPY,

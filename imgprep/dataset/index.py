@@ -29,7 +29,7 @@ from imgprep.storage.reading import exists, load_json, read_bytes
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """One shard: its file name, and what must be in it."""
+    """One shard: its file name and its expected content."""
 
     name: str
     records: int
@@ -79,10 +79,10 @@ class DatasetIndex:
         """The folder of a dataset on a local disk.
 
         Raises:
-            FormatError: it lies in an object store.
+            FormatError: it is in an object store.
         """
         if self.store.folder is None:
-            raise FormatError(f"{self.location}: its files are needed on a local disk: copy it")
+            raise FormatError(f"{self.location}: needed on a local disk: copy the dataset to one")
         return self.store.folder
 
     def shard_paths(self, split: str) -> list[Path]:
@@ -101,13 +101,13 @@ class DatasetIndex:
 def fingerprint_of(info: Mapping[str, Any]) -> str:
     """Digest of a dataset: spec, labels, shards and statistics, but not the codec versions.
 
-    Two files are left out though their hashes stand in the index: ``rgb_pca.json``, whose floats
+    The index has hashes of two more kinds of file that do not count: ``rgb_pca.json``, whose floats
     depend in their last bits on the processor's LAPACK, and the packed lists of sources, whose
-    bytes depend on zlib. What they come from is in already.
+    bytes depend on zlib. The data that they are computed from counts.
     """
     parts = ("spec", "classes", "label_digits", "label_order_sha256", "splits")
-    apart = {RGB_PCA, *map(sources_name, SPLITS)}
-    files = {name: digest for name, digest in info["files"].items() if name not in apart}
+    left_out = {RGB_PCA, *map(sources_name, SPLITS)}
+    files = {name: digest for name, digest in info["files"].items() if name not in left_out}
     return digest_of({**{name: info[name] for name in parts}, "files": files})
 
 
@@ -115,7 +115,7 @@ def load_index(location: Location) -> DatasetIndex:
     """Read and check the index of the dataset at a path or URL, or in a store.
 
     Raises:
-        FormatError: the dataset is unfinished, malformed, tampered with or of another version.
+        FormatError: the dataset is unfinished, malformed, edited or of another version.
         StoreError: an object store does not answer, or refuses.
     """
     store = open_store(location)
@@ -140,7 +140,7 @@ def load_index(location: Location) -> DatasetIndex:
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as exc:
         raise FormatError(f"{path}: malformed dataset index: {exc!r:.200}") from exc
     if stated != index.fingerprint:
-        raise FormatError(f"{path}: its content does not match its fingerprint: it was edited")
+        raise FormatError(f"{path}: edited or damaged: its content does not match its fingerprint")
     return index
 
 
@@ -167,7 +167,7 @@ def load_labels(index: DatasetIndex) -> LabelMap:
     """The classes of a dataset.
 
     Raises:
-        FormatError: they are missing, malformed, or not those of the index.
+        FormatError: the file is missing, malformed, or lists other classes than the index.
         StoreError: an object store does not answer, or refuses.
     """
     return labels_of(index, load_json(index.store, LABELS, "labels"))
@@ -177,7 +177,7 @@ def labels_of(index: DatasetIndex, value: dict[str, Any]) -> LabelMap:
     """The classes in the content of ``labels.json``.
 
     Raises:
-        FormatError: they are malformed, or not those of the index.
+        FormatError: it is malformed, or lists other classes than the index.
     """
     where = index.store.where(LABELS)
     try:
@@ -191,7 +191,7 @@ def labels_of(index: DatasetIndex, value: dict[str, Any]) -> LabelMap:
 
 def _from_json(store: Store, info: dict[str, Any]) -> DatasetIndex:
     splits = {name: _split(name, value) for name, value in info["splits"].items()}
-    # Its checks: a side of a million pixels would be memory for terabytes.
+    # Checks both: a side of a million pixels would allocate terabytes.
     image = ImageSpec(
         size_px=_natural(info["spec"]["image.size_px"]),
         encoding=info["spec"]["image.encoding"],
@@ -224,7 +224,7 @@ def _split(name: str, value: dict[str, Any]) -> SplitInfo:
     )
     records = _natural(value["records"])
     if records != sum(shard.records for shard in shards):
-        raise ValueError(f"{name}: {records} records, but its shards hold another number")
+        raise ValueError(f"{name}: {records} records, but its shards have another number")
     return SplitInfo(name, records, _natural(value["skipped"]), shards)
 
 
@@ -242,7 +242,7 @@ def _label_digits(value: object) -> int:
 
 
 def _plain_name(value: object) -> str:
-    """A file name that stays in the dataset's folder."""
+    """A file name without a folder, so that it cannot leave the dataset's folder."""
     if not isinstance(value, str) or not value or value in {".", ".."} or {"/", "\0"} & set(value):
         raise ValueError(f"{value!r} is not a plain file name")
     os.fsencode(value)  # ValueError for what no file can be named

@@ -1,7 +1,7 @@
 """Classes in their one order: lexicographic by name, counted from 0.
 
 This is the order of torchvision, TensorFlow Datasets and MXNet. It is *not* the order of the
-devkit, whose ids (1-1000) are kept beside each class for those who need them.
+devkit, whose ids (1-1000) are stored with each class.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class LabelClass:
     """One class."""
 
     index: int
-    """The label: the place in lexicographic order, from 0."""
+    """The label: the position in lexicographic order, from 0."""
     name: str
-    """The folder or inner tar that holds the class; a WordNet id (``n01440764``) in ImageNet."""
+    """Name of the class's folder or inner tar; in ImageNet a WordNet id (``n01440764``)."""
     devkit_id: int | None = None
-    """``ILSVRC2012_ID`` (1-1000), where the devkit was found."""
+    """``ILSVRC2012_ID`` (1-1000), if the devkit was found."""
     words: str | None = None
-    """The synonyms, where a devkit or word list was found."""
+    """The synonyms, if a devkit or word list was found."""
 
 
 def order_digest(names: Iterable[str]) -> str:
@@ -48,9 +48,9 @@ class LabelMap:
         devkit_ids: Mapping[str, int] | None = None,
         words: Mapping[str, str] | None = None,
     ) -> LabelMap:
-        """Put ``names`` (any order, repeats allowed) in order, with what is known of each."""
+        """Sort ``names`` (in any order, with repeats) and add the ids and synonyms of each."""
         ids, synonyms = devkit_ids or {}, words or {}
-        # Bytes, not text: the order of undecodable names then equals that of the file system.
+        # By bytes, the order of the file system, which includes undecodable names.
         ordered = sorted(set(names), key=os.fsencode)
         return cls(
             tuple(
@@ -102,16 +102,16 @@ class LabelMap:
         try:
             classes = tuple(_class_from_json(entry) for entry in value["classes"])  # type: ignore[index]
             stored = value["order_sha256"]  # type: ignore[index]
-            names = [os.fsencode(entry.name) for entry in classes]  # of no surrogates but ours
+            names = [os.fsencode(entry.name) for entry in classes]
         except (KeyError, TypeError, UnicodeEncodeError) as exc:
-            raise FormatError(f"the list of labels is malformed ({exc!r:.200})") from exc
+            raise FormatError(f"malformed list of labels: {exc!r:.200}") from exc
         labels = cls(classes)
         if [entry.index for entry in classes] != list(range(len(classes))):
-            raise FormatError("the list of labels does not count 0, 1, 2 ...")
+            raise FormatError("the labels are not 0, 1, 2, ... in order")
         if any(left >= right for left, right in pairwise(names)):
-            raise FormatError("the list of labels is not in lexicographic order")
+            raise FormatError("the class names are not in lexicographic order")
         if stored != labels.order_sha256:
-            raise FormatError("the hash in the list of labels does not fit its class names")
+            raise FormatError("order_sha256 is not the hash of the class names")
         return labels
 
 

@@ -19,7 +19,7 @@ _CHECKSUM = "content_sha256"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skip:
-    """An image that was left out, and why."""
+    """An image that was skipped, and why."""
 
     where: str
     cause: str

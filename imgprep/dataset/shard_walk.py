@@ -1,4 +1,4 @@
-"""Walk a shard as our writer lays it out: the reading twin of ``shards``."""
+"""Read the structure of a shard as ``shards`` writes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imgprep.dataset.shards import BLOCK_BYTES, padding, ustar_header
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file in a tar: where its content lies."""
+    """One file in a tar, and the position of its content."""
 
     name: str
     offset: int
@@ -20,14 +20,14 @@ class Member:
 
 
 class BadTarError(Exception):
-    """The tar's structure is broken from here on."""
+    """The structure of the tar is damaged, so its remaining members cannot be found."""
 
 
 def members(tar: mmap.mmap | bytes) -> Iterator[Member]:
-    """Files of a tar that our writer wrote.
+    """Members of a tar that ``ShardWriter`` wrote.
 
     Raises:
-        BadTarError: a header is not as we write it, or the end is missing.
+        BadTarError: a header differs from what we write, or the end is missing.
     """
     offset = 0
     while True:
@@ -49,7 +49,7 @@ def members(tar: mmap.mmap | bytes) -> Iterator[Member]:
 
 
 def records(tar: mmap.mmap | bytes, image_extension: str) -> Iterator[tuple[Member, Member]]:
-    """Pairs of (image, label) members of one key each.
+    """Pairs of members, image and label, that share a key.
 
     Raises:
         BadTarError: as ``members``, or a record is not image then label.
@@ -65,7 +65,7 @@ def records(tar: mmap.mmap | bytes, image_extension: str) -> Iterator[tuple[Memb
 
 
 def index_line(image: Member, label: Member) -> str:
-    """The line that a DALI index must hold for a record."""
+    """The line of a record in a DALI index."""
     return " ".join(
         f"{member.name.partition('.')[2]} {member.offset} {member.size_bytes} {member.name}"
         for member in (image, label)

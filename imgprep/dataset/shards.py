@@ -1,4 +1,4 @@
-"""Write one shard: a USTAR tar of records, its DALI index, hashed while it is written."""
+"""Write one shard: a USTAR tar of records and its DALI index; the tar is hashed while written."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def ustar_header(name: bytes, size_bytes: int) -> bytes:
 
 
 def padding(size_bytes: int) -> bytes:
-    """Zero bytes that fill a member up to a whole block."""
+    """Zero bytes after a member, up to a whole block."""
     return bytes(-size_bytes % BLOCK_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardFacts:
-    """What a finished shard is: the content of its done marker."""
+    """Counts, sizes and hash of a finished shard, for its done marker."""
 
     records: int
     tar_bytes: int

@@ -1,8 +1,9 @@
-"""Where a dataset lies: a folder on disk, or a URL of an object store. One interface to both.
+"""Where a dataset is: a folder on disk or a URL of an object store, behind one interface.
 
-A store is a folder of named files. A name may have parts (``.imgprep/identity.json``); folders are
-made as they are needed. Every file is whole or absent. What goes wrong is an ``OSError`` with its
-``strerror``, from a disk and from a network alike: callers turn it into their own errors.
+A path or URL comes in and a ``Store`` goes out: a folder of named files, each whole or absent. A
+name may have parts (``.imgprep/identity.json``); folders are created as needed. Every failure, of
+a disk or of a network, is an ``OSError`` with a ``strerror``, which callers turn into their own
+errors. Start reading at ``Store`` below, then ``local`` and ``remote``, which implement it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ __all__ = ["Location", "Partial", "Store", "absolute", "open_store"]
 
 
 class Partial(Protocol):
-    """A file being written; it appears under its name, whole, by ``commit``."""
+    """A file being written; ``commit`` makes it appear, whole, under its name."""
 
     @property
     def file(self) -> IO[bytes]: ...
     def commit(self) -> None:
-        """Flush (or upload and verify), then give the name."""
+        """Flush the file (or upload and verify it), then give it its name."""
 
     def abandon(self) -> None:
-        """Drop what was written; the name stays as it was."""
+        """Discard what was written; a file of that name stays as it was."""
 
 
 class Store(Protocol):
@@ -37,78 +38,78 @@ class Store(Protocol):
 
     @property
     def folder(self) -> Path | None:
-        """The folder, if it is one of this machine's file system."""
+        """The folder, if it is in this machine's file system; else None."""
 
     def where(self, name: str) -> str:
         """Path or URL of a file, for messages."""
 
     def entries(self, folder: str = "") -> dict[str, int | None]:
-        """What lies directly in ``folder``: size by name of files, None for folders.
+        """What is directly in ``folder``: the size of each file, None for each folder.
 
-        In order of names; nothing where ``folder`` does not exist.
+        Sorted by name; empty if ``folder`` does not exist.
         """
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of the files directly in ``folder``, sorted; none where it does not exist."""
+        """Names of the files directly in ``folder``, sorted; empty if it does not exist."""
 
     def size_bytes(self, name: str) -> int:
         """Size of a file."""
 
     def read(self, name: str) -> bytes:
-        """The whole of a small file."""
+        """The content of a small file."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file, whole or not at all; on return it is safe."""
+        """Write a small file, whole or not at all; on return it is on disk."""
 
     def partial(self, name: str) -> Partial:
-        """Begin a large file; a local one is safe after the next ``write`` into its folder."""
+        """Begin a large file; on a disk, the next ``write`` into its folder flushes its name."""
 
     def remove(self, *names: str) -> None:
-        """Remove files; one that is not there is fine."""
+        """Remove files; missing ones are no error."""
 
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder and all in it, as far as that is possible."""
+        """Remove a folder and its content, as far as possible."""
 
     def as_file(self, name: str) -> AbstractContextManager[Path]:
-        """The file on a local disk, downloaded for the time of the block where it is not.
+        """The file on a local disk, if necessary downloaded for the duration of the block.
 
-        A downloaded file has a path of this process only (``/proc/self/fd/…``).
+        The path of a downloaded file is valid in this process only (``/proc/self/fd/…``).
         """
 
     def as_folder(self, folder: str) -> AbstractContextManager[Path]:
-        """As ``as_file``, with all files directly in a folder; what is mapped stays mapped."""
+        """Like ``as_file``, for all files directly in a folder; memory maps outlive the block."""
 
     def new_folder(self, folder: str) -> AbstractContextManager[Path]:
-        """A local folder for files of any names: they are in ``folder`` when the block ends."""
+        """A local folder to write files into; they are in ``folder`` when the block ends."""
 
     def sweep(self, folder: str = "") -> None:
-        """Remove what a killed process left half-written in ``folder``, which is made."""
+        """Create ``folder`` if missing; remove half-written files that a killed process left."""
 
     def free_bytes(self) -> int | None:
-        """Space that is left; None where there is no such limit."""
+        """Free space; None if there is no limit."""
 
     def hold(self, name: str) -> AbstractContextManager[str]:
-        """Keep other builds out for the time of the block, by the file ``name``; gives a token.
+        """Lock other builds out for the duration of the block, by the file ``name``.
 
-        Raises ``BusyError`` where another build holds the store.
+        Yields a token for ``check_hold``. Raises ``BusyError`` if another build holds the store.
         """
 
     def check_hold(self, name: str, token: str) -> None:
-        """Raise ``BusyError`` if another build took the store over since ``hold`` gave ``token``.
+        """Raise ``BusyError`` if another build took over the store since ``hold`` gave ``token``.
 
-        Nothing that is held on a local disk can be taken over.
+        A lock on a local disk cannot be taken over.
         """
 
 
 Location = str | Path | Store
-"""What names a dataset: a path, a URL, or a store that is open."""
+"""A dataset's path, URL or open store."""
 
 
 def open_store(location: Location) -> Store:
-    """The store at a path or URL; nothing is made or looked at yet. A store is given back.
+    """The store at a path or URL, which is not accessed yet; a store is returned as it is.
 
     Raises:
-        UsageError: no such kind of URL, or what it needs is not installed.
+        UsageError: an unknown kind of URL, or the package that it needs is not installed.
     """
     if not isinstance(location, (str, Path)):
         return location
@@ -123,5 +124,5 @@ def open_store(location: Location) -> Store:
 
 
 def absolute(store: Store) -> str:
-    """A location that means this store in a process with another working directory, too."""
+    """The location of this store, valid in processes with another working directory, too."""
     return store.location if store.folder is None else str(store.folder.resolve())

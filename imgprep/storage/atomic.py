@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary name, flush to disk, rename."""
+"""Write files so that they are whole or absent: temporary name, flush to disk, rename."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 PARTIAL_SUFFIX = ".partial"
 JSON_DEPTH_MAX = 32
-"""Our own files nest five deep."""
+"""Our own files are nested five deep."""
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    """Flush a folder's entries, so that renames in it survive a power cut."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -34,10 +34,10 @@ def sync_folder(folder: Path) -> None:
 
 
 class PartialFile:
-    """A file being written under a temporary name beside its final one.
+    """A file being written under a temporary name in the folder of its final one.
 
-    ``commit`` flushes it to disk and renames it; ``abandon`` removes it. The folder entry is
-    flushed by the caller (``sync_folder``), once for several files.
+    ``commit`` flushes it to disk and renames it; ``abandon`` removes it. The caller flushes the
+    folder's entries (``sync_folder``), once for several files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class PartialFile:
         self._temporary = path.with_name(f".{path.name}.{_unique()}{PARTIAL_SUFFIX}")
         try:
             self.file: IO[bytes] = self._temporary.open("wb")
-        except BaseException:  # an interrupt may wait for the call to end
+        except BaseException:  # an interrupt may come after the file was created
             self._temporary.unlink(missing_ok=True)
             raise
 
@@ -61,21 +61,21 @@ class PartialFile:
             raise
 
     def abandon(self) -> None:
-        """Remove what was written; the final name stays as it was."""
+        """Remove the temporary file; a file of the final name stays as it was."""
         self._temporary.unlink(missing_ok=True)
-        with suppress(OSError):  # closing flushes, which a full disk refuses
+        with suppress(OSError):  # closing flushes, which fails on a full disk
             self.file.close()
 
 
 def _unique() -> str:
-    """Names this use of a file among all processes of all machines that share the folder."""
+    """A name that no other process has, on any machine that shares the folder."""
     host = re.sub(r"[^A-Za-z0-9-]", "-", os.uname().nodename)[:32]
     return f"{host}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 @contextmanager
 def partial_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open ``path`` for writing; it appears, whole and on disk, only if the block succeeds."""
+    """Open ``path`` for writing; it appears, whole and on disk, if the block succeeds."""
     partial = PartialFile(path)
     try:
         yield partial.file
@@ -95,7 +95,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def save_npy(file: IO[bytes], array: NDArray[Any]) -> None:
     """Write the array as ``.npy``, in pieces.
 
-    ``numpy.save`` into a real file does not tell why a write failed; through ``write`` it does.
+    ``numpy.save`` to a real file loses the reason of a failed write; through ``write`` it does not.
     """
     import numpy as np
 
@@ -103,7 +103,7 @@ def save_npy(file: IO[bytes], array: NDArray[Any]) -> None:
 
 
 def json_bytes(value: object) -> bytes:
-    """JSON as we write it: indented, one final newline, UTF-8; lone surrogates are escaped."""
+    """JSON in UTF-8, indented, with a final newline; lone surrogates are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     try:
         return text.encode()
@@ -125,10 +125,10 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def json_object(data: bytes, where: str, what: str) -> dict[str, Any]:
-    """The JSON object that a file holds, shallow enough to be compared, hashed and printed.
+    """The JSON object in the content of a file, shallow enough to compare, hash and print.
 
     Raises:
-        FormatError: it is not JSON, not an object, or nested too deep.
+        FormatError: it is not JSON, not an object, or nested too deeply.
     """
     try:
         value = json.loads(data)
@@ -137,7 +137,7 @@ def json_object(data: bytes, where: str, what: str) -> dict[str, Any]:
         if is_deeper(value, JSON_DEPTH_MAX):
             raise RecursionError
     except RecursionError as exc:
-        raise FormatError(f"{where}: {what} is not valid JSON: it is nested too deep") from exc
+        raise FormatError(f"{where}: {what} is not valid JSON: it is nested too deeply") from exc
     except ValueError as exc:
         raise FormatError(f"{where}: {what} is not valid JSON: {exc}") from exc
     return value
@@ -153,17 +153,17 @@ def is_deeper(value: dict[str, Any], levels: int) -> bool:
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a regular file: a pipe would keep us waiting, a device has no end.
+    """The content of a regular file; a pipe would block, and a device may have no end.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read, or is not a regular file.
     """
     with open_regular(path) as file:
         return file.read()
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """A regular file, to read. Raises as ``read_regular``."""
+    """Open a regular file for reading. Raises as ``read_regular``."""
     file: IO[bytes] = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -181,6 +181,6 @@ def is_partial(name: str) -> bool:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what a killed process left half-written in ``folder``."""
+    """Remove half-written files that a killed process left in ``folder``."""
     for leftover in folder.glob(f".*{PARTIAL_SUFFIX}"):
         leftover.unlink(missing_ok=True)

@@ -1,12 +1,13 @@
-"""Keep two builds from writing under one URL: a lease, as object stores have no locks.
+"""A lease that keeps two builds from writing under one URL, because object stores have no locks.
 
-The lease is a small object that says who holds the store. Its holder renews it; one that was not
-renewed for a while belongs to a build that was killed, and is taken over. A build that lost its
-lease so (its machine slept, its network was gone) finds that out before its next shard is sent.
+The lease is a small object that names the build that holds the store. The holder renews it. If it
+has not been renewed for a while, its holder is taken for dead and another build takes over. A
+build that lost its lease that way (its machine slept, its network failed) notices before it sends
+its next shard.
 
-This is good, not perfect: ages are told by the clocks of two machines, and between a look and a
-write another may write. What that could cost is time: builds that may share a DEST have the same
-source and spec, and write the same bytes.
+This is not watertight: ages depend on the clocks of two machines, and another build may write
+between a read and a write. The damage is lost time only: builds that may share a DEST have the
+same source and spec, and write the same bytes.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from imgprep.storage.atomic import json_object
 
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 90.0
-"""Without renewal for so long, the holder is taken for dead."""
+"""A holder that has not renewed its lease for so long is taken for dead."""
 RELEASE_SECONDS = 5.0
-"""A store that does not answer must not keep a build from ending: its lease becomes stale."""
+"""Longest wait at the end of a build for a store that does not answer; the lease then expires."""
 
 
 class Objects(Protocol):
-    """What a lease needs of a store."""
+    """The methods of a store that a lease uses."""
 
     @property
     def location(self) -> str: ...
@@ -44,10 +45,10 @@ class Objects(Protocol):
 
 
 class Lease:
-    """Holds a store within its block, by the object ``name``.
+    """Holds a store for the duration of a block, by the object ``name``.
 
     Raises:
-        BusyError: on entering, when another holds it.
+        BusyError: on entering, if another build holds it.
     """
 
     def __init__(
@@ -76,16 +77,16 @@ class Lease:
         self._thread.join(RELEASE_SECONDS)
 
     def check(self) -> None:
-        """Whether it is still ours.
+        """Check that it is still ours.
 
         Raises:
-            BusyError: another took it over, or removed it.
+            BusyError: another build took it over, or it was removed.
         """
         found = self._found()
         if found is None or found.get("token") != self.token:
             raise BusyError(
-                f"{self._store.location}: another build took over while this one was not heard "
-                f"of{_who(found)}: let it finish"
+                f"{self._store.location}: another build took over{_who(found)}, because this one "
+                "had not renewed its lease: let the other one finish"
             )
 
     def _take(self) -> None:
@@ -95,7 +96,7 @@ class Lease:
                 return self._store.create(self._name, self._content())
             found = self._found()
             if found is not None and found.get("token") == self.token:
-                return None  # ours: the answer got lost, and the request was made again
+                return None  # ours: the answer was lost, so the request was repeated
         self._refuse_living(found)
         self._store.write(self._name, self._content())
         return None
@@ -107,15 +108,15 @@ class Lease:
         silent = time.time() - renewed if _is_time(renewed) else self._stale_seconds
         if silent >= self._stale_seconds:
             return
-        # A clock that is ahead of ours must not make us wait for longer.
+        # A clock ahead of ours must not make us wait longer.
         wait = min(self._stale_seconds, self._stale_seconds - silent)
         raise BusyError(
-            f"{self._store.location}: another build is writing here{_who(found)}: wait for it; if "
-            f"it was killed, run this again in {wait:.0f} s"
+            f"{self._store.location}: another build is writing here{_who(found)}: wait for it to "
+            f"finish; if it was killed, run the same command again in {wait:.0f} s"
         )
 
     def _found(self) -> dict[str, Any] | None:
-        """What the lease says now; None where there is none."""
+        """The present content of the lease; None if there is none."""
         try:
             return json_object(self._store.read(self._name), self._name, "lease")
         except FileNotFoundError:
@@ -135,7 +136,7 @@ class Lease:
         return json.dumps(value).encode()
 
     def _keep(self) -> None:
-        """Renew the lease until the block ends, then remove it; leave alone what is another's."""
+        """Renew the lease until the block ends, then remove it; stop if another build took over."""
         ended = False
         while not ended:
             ended = self._ended.wait(self._renew_seconds)
@@ -160,12 +161,12 @@ def _who(found: dict[str, Any] | None) -> str:
 
 
 def _is_time(value: object) -> TypeGuard[float]:
-    """Whether a value that another wrote is a time that one can reckon with (a NaN is not)."""
+    """Whether an untrusted value is a time; NaN is not."""
     return isinstance(value, int | float) and 0 <= value < 2**40
 
 
 def _machine() -> str:
-    """Names the processes among which a process number means something; empty if unknown."""
+    """Identifies the kernel and PID namespace in which process numbers are unique; may be empty."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
@@ -173,7 +174,7 @@ def _machine() -> str:
 
 
 def _is_dead_here(found: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine, and is no more."""
+    """Whether the holder was a process of this machine that has ended."""
     pid = found.get("pid")
     if (
         not isinstance(pid, int)

@@ -20,7 +20,7 @@ from imgprep.storage.atomic import (
 )
 
 LOCK_SECONDS = 3.0
-"""How long to wait for a lock: the workers of a killed build hold it for a moment."""
+"""How long to wait for a lock: workers of a killed build hold it a moment longer."""
 
 
 class LocalStore:
@@ -36,7 +36,7 @@ class LocalStore:
 
     @property
     def location(self) -> str:
-        """Its path, as it was given."""
+        """Its path, as the user wrote it."""
         return str(self.folder)
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class LocalStore:
         return str(self.folder / name)
 
     def entries(self, folder: str = "") -> dict[str, int | None]:
-        """Size by name of files, None for folders; what is half-written is left out."""
+        """Size of each file, None for each folder; half-written files are left out."""
         try:
             with os.scandir(self.folder / folder) as listing:
                 found = sorted(listing, key=lambda entry: entry.name)
@@ -68,15 +68,15 @@ class LocalStore:
         return (self.folder / name).stat().st_size
 
     def read(self, name: str) -> bytes:
-        """The whole of a file."""
+        """The content of a file."""
         return read_regular(self.folder / name)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, flush it and its folder's entries."""
+        """Write a file; flush it and its folder's entries."""
         write_bytes(self._made(name), data)
 
     def partial(self, name: str) -> PartialFile:
-        """Begin a file under a temporary name beside its own."""
+        """Begin a file under a temporary name in its folder."""
         return PartialFile(self._made(name))
 
     def remove(self, *names: str) -> None:
@@ -85,7 +85,7 @@ class LocalStore:
             (self.folder / name).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder and all in it, as far as that is possible."""
+        """Remove a folder and its content, as far as possible."""
         shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     @contextmanager
@@ -100,7 +100,7 @@ class LocalStore:
 
     @contextmanager
     def new_folder(self, folder: str) -> Iterator[Path]:
-        """The folder itself, made where it is missing."""
+        """The folder itself, created if missing."""
         path = self.folder / folder
         path.mkdir(parents=True, exist_ok=True)
         yield path
@@ -119,7 +119,7 @@ class LocalStore:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[str]:
-        """Hold a lock on the file: the system lets go of it when this process and its workers end.
+        """Lock the file; the system unlocks it when this process and its workers have ended.
 
         Raises:
             BusyError: another build holds it.
@@ -132,7 +132,7 @@ class LocalStore:
             os.close(fd)
 
     def check_hold(self, name: str, token: str) -> None:
-        """Nothing: it cannot be lost."""
+        """Do nothing: the lock cannot be lost."""
 
     def _lock(self, fd: int) -> None:
         deadline = time.monotonic() + LOCK_SECONDS
@@ -147,7 +147,7 @@ class LocalStore:
                 time.sleep(0.05)
 
     def _made(self, name: str) -> Path:
-        """Path of a file whose folder exists."""
+        """Path of a file, whose folder is created if missing."""
         path = self.folder / name
         if "/" in name:
             path.parent.mkdir(parents=True, exist_ok=True)

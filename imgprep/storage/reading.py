@@ -1,7 +1,7 @@
-"""Read the files of a dataset: what is missing or broken is told from a store that fails.
+"""Read the files of a dataset, and tell a damaged dataset from a store that fails.
 
-A file that is not there, or that a disk cannot give, is damage, which callers name: an ``OSError``.
-An object store that does not answer, or refuses, says nothing of the dataset: a ``StoreError``.
+A file that is missing, or that a disk cannot read, is damage: an ``OSError``, which callers report.
+An object store that does not answer, or refuses, is a ``StoreError``: the dataset may be fine.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 READS_AT_ONCE = 16
-"""Small objects read at a time."""
+"""Small objects that are read at the same time."""
 
 
 @contextmanager
 def store_errors(store: Store, name: str = "") -> Iterator[None]:
-    """Tell the failure of an object store from the absence of an object.
+    """Turn a failure of an object store into ``StoreError``, but not a missing object.
 
     Raises:
         StoreError: the store does not answer, or refuses.
-        OSError: the file is not there; or, on a disk, whatever is wrong with it.
+        OSError: the file is missing; or, on a disk, it cannot be read.
     """
     try:
         yield
@@ -44,17 +44,17 @@ def store_errors(store: Store, name: str = "") -> Iterator[None]:
 
 
 def store_words(exc: OSError) -> str:
-    """What an object store said, and what to do about it."""
+    """The answer of an object store, and what to do about it."""
     why = exc.strerror or str(exc)
     if isinstance(exc, PermissionError):
         return f"{why}: renew the credentials and run the same command again"
     if isinstance(exc, FileNotFoundError):
         return f"{why}: check the URL"
-    return f"{why}: the store may be back later: run the same command again"
+    return f"{why}: run the same command again later"
 
 
 def read_bytes(store: Store, name: str) -> bytes:
-    """The whole of a small file. Raises as ``store_errors``."""
+    """The content of a small file. Raises as ``store_errors``."""
     with store_errors(store, name):
         return store.read(name)
 
@@ -66,7 +66,7 @@ def names_in(store: Store, folder: str = "") -> list[str]:
 
 
 def exists(store: Store, name: str) -> bool:
-    """Whether a file is there. Raises ``StoreError`` where that cannot be known."""
+    """Whether a file exists. ``StoreError`` if an object store does not tell."""
     try:
         with store_errors(store, name):
             store.size_bytes(name)
@@ -92,7 +92,7 @@ def load_json(store: Store, name: str, what: str) -> dict[str, Any]:
 
 @contextmanager
 def on_disk(store: Store, name: str) -> Iterator[Path]:
-    """The file on a local disk for the time of the block. Raises as ``store_errors``."""
+    """The file on a local disk for the duration of the block. Raises as ``store_errors``."""
     file = store.as_file(name)
     with store_errors(store, name):
         path = file.__enter__()
@@ -103,7 +103,7 @@ def on_disk(store: Store, name: str) -> Iterator[Path]:
 
 
 def in_order(store: Store, action: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``map``: one by one on a disk, several at a time where each waits for a network."""
+    """``map``, one by one on a disk, several at a time over a network; results are in order."""
     if store.folder is not None:
         yield from map(action, items)
         return

@@ -16,15 +16,15 @@ from imgprep.storage.upload import PART_BYTES, S3, SEND_SECONDS, Uploader
 from imgprep.storage.urls import attempt, file_system, scheme_of
 
 REQUESTS_AT_ONCE = 16
-"""Small requests on their way at a time."""
+"""Small requests that are sent at the same time."""
 
 
 class RemoteStore:
     """Objects under a URL; see ``imgprep.storage.Store``.
 
-    Files are made on the local disk (``TMPDIR``) and uploaded when they are whole; ``part_bytes``
-    is the length of the parts of a large one, ``send_seconds`` the patience with an upload. An
-    instance belongs to one process: what crosses to another is its location.
+    Files are written to the local disk (``TMPDIR``) and uploaded when they are whole; see
+    ``imgprep.storage.upload`` for ``part_bytes`` and ``send_seconds``. An instance belongs to one
+    process: pass its location to others.
     """
 
     folder = None
@@ -49,20 +49,20 @@ class RemoteStore:
         return f"{self._url}/{name}"
 
     def entries(self, folder: str = "") -> dict[str, int | None]:
-        """Size by name of objects, None for what has objects beneath; one listing."""
+        """Size of each object, None for each folder; one listing."""
         path = self._path(folder)
         try:
             found: list[dict[str, Any]] = attempt(lambda: self._fs.ls(path, detail=True))
         except FileNotFoundError:
             return {}
         if [entry["name"] for entry in found if entry["type"] == "file"] == [path]:
-            raise NotADirectoryError(errno.ENOTDIR, "it is an object, not a folder")
+            raise NotADirectoryError(errno.ENOTDIR, "this is an object, not a folder")
         sizes = {
             str(entry["name"]).rstrip("/").rpartition("/")[2]: (
                 int(entry["size"]) if entry["type"] == "file" else None
             )
             for entry in found
-            # Some tools make an empty object with a slash at its end for a folder.
+            # Some tools create an empty object whose name ends in a slash for a folder.
             if not str(entry["name"]).endswith("/") and entry["name"] != path
         }
         return dict(sorted(sizes.items()))
@@ -75,12 +75,13 @@ class RemoteStore:
         """Size of an object."""
         found = attempt(lambda: self._fs.info(self._path(name)))
         if found["type"] != "file":
-            raise FileNotFoundError(errno.ENOENT, "there is no such object")
+            raise FileNotFoundError(errno.ENOENT, "no such object")
         return int(found["size"])
 
     def read(self, name: str) -> bytes:
-        """The whole of an object, in one request."""
-        one = {"max_concurrency": 1} if scheme_of(self._url) in S3 else {}  # no HEAD before it
+        """The content of an object, in one request."""
+        # With one part s3fs sends no HEAD request first.
+        one = {"max_concurrency": 1} if scheme_of(self._url) in S3 else {}
         return bytes(attempt(lambda: self._fs.cat_file(self._path(name), **one)))
 
     def write(self, name: str, data: bytes) -> None:
@@ -88,10 +89,10 @@ class RemoteStore:
         self._uploader.write(data, self._path(name))
 
     def create(self, name: str, data: bytes) -> None:
-        """Write an object that must not be there yet, where the store can refuse that.
+        """Write an object that must not exist yet, if the store can check that.
 
         Raises:
-            FileExistsError: it is there.
+            FileExistsError: it exists.
         """
         path = self._path(name)
 
@@ -101,7 +102,7 @@ class RemoteStore:
             except (OSError, TypeError) as exc:
                 if isinstance(exc, OSError) and exc.errno != errno.ENOSYS:
                     raise
-                self._fs.pipe_file(path, data)  # this store knows no conditions
+                self._fs.pipe_file(path, data)  # this store has no conditional writes
 
         attempt(send)
 
@@ -110,28 +111,28 @@ class RemoteStore:
         return RemotePartial(self, name)
 
     def upload(self, name: str, path: Path) -> None:
-        """Put a local file under ``name``, and verify it."""
+        """Upload a local file as ``name``, and verify it."""
         self._uploader.put(path, self._path(name))
 
     def remove(self, *names: str) -> None:
-        """Remove objects, in no order."""
+        """Remove objects, in any order."""
         self._remove(map(self._path, names))
 
     def remove_folder(self, folder: str) -> None:
-        """Remove all objects beneath ``folder``, as far as that is possible."""
+        """Remove all objects in ``folder``, at any depth, as far as possible."""
         with suppress(OSError):
             self._remove(attempt(lambda: self._fs.find(self._path(folder))))
 
     @contextmanager
     def as_file(self, name: str) -> Iterator[Path]:
-        """The object in a local file, for the time of the block."""
+        """The object in a local file, for the duration of the block."""
         with _scratch() as (_, path):
             attempt(lambda: self._fs.get_file(self._path(name), str(path)))
             yield path
 
     @contextmanager
     def as_folder(self, folder: str) -> Iterator[Path]:
-        """The objects directly in ``folder`` as local files, for the time of the block."""
+        """The objects directly in ``folder`` as local files, for the duration of the block."""
         with tempfile.TemporaryDirectory(prefix="imgprep-") as made:
             for name in self.names(folder):
                 source, target = self._path(f"{folder}/{name}"), str(Path(made) / name)
@@ -140,28 +141,27 @@ class RemoteStore:
 
     @contextmanager
     def new_folder(self, folder: str) -> Iterator[Path]:
-        """A local folder; its files are uploaded when the block ends without an error."""
+        """A local folder whose files are uploaded when the block ends without an error."""
         with tempfile.TemporaryDirectory(prefix="imgprep-") as made:
             yield Path(made)
             for path in sorted(Path(made).iterdir()):
                 self.upload(f"{folder}/{path.name}", path)
 
     def sweep(self, folder: str = "") -> None:
-        """Abort multipart uploads that were begun beneath the store and never completed (S3).
+        """Abort multipart uploads into the store that were never completed (S3).
 
-        Their parts cannot be seen, but they are paid for. Where this is not allowed, or not
-        known, they stay.
+        Their parts are invisible but cost money. They stay if the store does not allow this.
         """
         if not folder:
             with suppress(OSError):
                 attempt(lambda: self._uploader.abort_all(f"{self._root}/"))
 
     def free_bytes(self) -> None:
-        """No limit that could be asked for."""
+        """None: an object store states no limit."""
 
     @contextmanager
     def hold(self, name: str) -> Iterator[str]:
-        """Hold the store by a lease: see ``imgprep.storage.lease``."""
+        """Hold the store by a lease; see ``imgprep.storage.lease``."""
         with Lease(self, name) as lease:
             yield lease.token
 
@@ -183,7 +183,7 @@ class RemoteStore:
 
 @contextmanager
 def _scratch() -> Iterator[tuple[IO[bytes], Path]]:
-    """A file on the local disk that is gone when this process is, however it ends."""
+    """A file on the local disk that disappears with this process, however it ends."""
     file: IO[bytes]
     with tempfile.TemporaryFile(prefix="imgprep-") as file:
         path = Path(f"/proc/self/fd/{file.fileno()}")
@@ -195,7 +195,7 @@ def _scratch() -> Iterator[tuple[IO[bytes], Path]]:
 
 
 class RemotePartial:
-    """A file on the local disk that ``commit`` uploads."""
+    """A file on the local disk, uploaded by ``commit``."""
 
     def __init__(self, store: RemoteStore, name: str) -> None:
         self._store, self._name = store, name
@@ -203,7 +203,7 @@ class RemotePartial:
         self.file, self._path = self._scratch.__enter__()
 
     def commit(self) -> None:
-        """Upload the file and verify it, then remove it here."""
+        """Upload the file and verify it, then remove the local one."""
         try:
             self.file.flush()
             self._store.upload(self._name, self._path)
@@ -211,6 +211,6 @@ class RemotePartial:
             self.abandon()
 
     def abandon(self) -> None:
-        """Remove the file here; what lies in the store stays as it was."""
+        """Remove the local file; an object in the store stays as it was."""
         with suppress(OSError):
             self._scratch.__exit__(None, None, None)

@@ -1,8 +1,8 @@
-"""Put files into an object store so that what lies there is known to be what was sent.
+"""Upload files to an object store, and verify that the object is what was sent.
 
-The size is compared, and the content: by the ETag where it is the MD5 of the content (S3: of the
-whole, or of the parts' MD5s), otherwise (encrypted buckets, other stores) the object is read back
-and hashed. What does not verify is removed and sent again.
+The size is compared, and the content: by the ETag if that is the MD5 of the content (S3: of the
+whole file, or of the MD5s of its parts); otherwise (encrypted buckets, other stores) the object is
+read back and hashed. An object that does not verify is removed and sent again.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 PART_BYTES = 8 << 20
-"""Part of a multipart upload; a file of less than two parts goes in one request."""
+"""Size of the parts of a multipart upload; a file of less than two parts is one request."""
 PARTS_AT_ONCE = 4
-"""Parts on their way at a time: bounds the memory of an upload to 32 MiB."""
+"""Parts sent at the same time: bounds the memory of an upload to 32 MiB."""
 SEND_SECONDS = 60.0
 SLOWEST_BYTES_PER_SECOND = 64 << 10
-"""An upload has so long, and longer by its size at this rate: then it hangs, and is begun again.
+"""An upload may take ``SEND_SECONDS`` plus its size at this rate; then it is started again.
 
-Timeouts of the libraries do not cover a server that stops to listen.
+The libraries' timeouts do not cover a server that stops reading.
 """
 S3 = frozenset({"s3", "s3a"})
 IN_PARTS = S3 | {"gs", "gcs"}
 
 
 class UnverifiedError(OSError):
-    """What arrived is not what was sent."""
+    """The object is not what was sent."""
 
 
 def s3_etag(path: Path, part_bytes: int) -> str:
-    """ETag that S3 gives a file: its MD5, or that of its parts' MD5s and their number."""
+    """ETag that S3 gives a file: its MD5, or the MD5 of its parts' MD5s and their number."""
     if path.stat().st_size < 2 * part_bytes:
         with path.open("rb") as file:
             return hashlib.file_digest(file, _md5).hexdigest()
@@ -59,7 +59,7 @@ def _pieces(path: Path, piece_bytes: int) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Uploader:
-    """Sends files to a file system of fsspec, that of URLs of ``scheme``, and verifies them."""
+    """Sends files to the fsspec file system of ``scheme`` URLs, and verifies them."""
 
     fs: AbstractFileSystem
     scheme: str
@@ -70,7 +70,7 @@ class Uploader:
         """Upload a file, in parts if it is large.
 
         Raises:
-            OSError: it did not get there, after several attempts.
+            OSError: it failed, after several attempts.
         """
         options: dict[str, Any] = {}
         if self.scheme in IN_PARTS:
@@ -84,7 +84,7 @@ class Uploader:
             try:
                 self.fs.put_file(str(path), target, **options)
             except FileNotFoundError as exc:
-                # Of an upload whose end was confirmed in an answer that got lost: send it again.
+                # The answer that confirmed the end of an upload was lost: send it again.
                 raise OSError(errno.EIO, str(exc)) from exc
             except TimeoutError:
                 self.abort_all(target)
@@ -107,7 +107,7 @@ class Uploader:
         attempt(send)
 
     def abort_all(self, beginning: str) -> None:
-        """Abort multipart uploads of objects whose path begins so, where S3 knows of them."""
+        """Abort multipart uploads of objects whose path begins with ``beginning``, on S3."""
         if self.scheme not in S3:
             return
         bucket, prefix, _ = self.fs.split_path(beginning)
@@ -137,9 +137,9 @@ class Uploader:
                 self._refuse(target)
 
     def _refuse(self, target: str) -> None:
-        with suppress(Exception):  # to be removed, or to be sent over
+        with suppress(Exception):  # if it cannot be removed, it is overwritten
             self.fs.rm_file(target)
-        raise UnverifiedError(errno.EIO, "what arrived is not what was sent")
+        raise UnverifiedError(errno.EIO, "the uploaded object is not what was sent")
 
 
 def _etag(found: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""URLs of object stores: what is one, the file system behind it (fsspec), its errors, retries."""
+"""URLs of object stores: how to recognise one, its file system (fsspec), its errors, retries."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ATTEMPTS = 6
-"""Times that something is tried which may work the next time; ``IMGPREP_ATTEMPTS`` says another."""
+"""Times that a request is tried; the environment variable ``IMGPREP_ATTEMPTS`` overrides it."""
 FIRST_PAUSE_SECONDS = 0.5
-"""Pause after the first failure; each one after it is twice as long."""
+"""Pause after the first failure; each later one is twice as long."""
 GIVE_UP_SECONDS = 180.0
-"""After so long nothing is tried once more, be it ever so few attempts."""
+"""After so long no further attempt is made, even if attempts are left."""
 S3_REQUESTS = {
     "connect_timeout": 10,
     "read_timeout": 20,
     "retries": {"mode": "standard", "total_max_attempts": 2},
     "max_pool_connections": 64,
 }
-"""botocore's own part: a server that says nothing for 20 s is asked again, once, at once.
+"""botocore's own retries: a server that is silent for 20 s gets the request once more, at once.
 
-With s3fs (``S3_LOOPS``) and ``attempt`` around it: a server that is silent for good costs at most
-some five minutes, one that answers 503 for good less than one. ``config_kwargs`` in fsspec's own
-configuration (``FSSPEC_S3``) come over these.
+Together with s3fs (``S3_LOOPS``) and ``attempt``, a server that never answers costs at most about
+five minutes, and one that always answers 503 less than one. ``config_kwargs`` in fsspec's own
+configuration (``FSSPEC_S3``) override these.
 """
 S3_LOOPS = 3
-"""Times that s3fs itself tries a request, and goes on with a download that broke off."""
+"""Times that s3fs itself tries a request, and continues a download that broke off."""
 PROCESS_LOCAL = frozenset({"memory"})
-"""Kinds of URL whose files only the process that wrote them can read."""
+"""Schemes whose files only the process that wrote them can read."""
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _PERMANENT = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError,
               NotADirectoryError)  # fmt: skip
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# botocore's names; the package is not imported to ask.
+# Error names of botocore, which is not imported here.
 _PERMANENT_NAMES = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "ProfileNotFound"}
 )
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` begins like ``s3://``."""
+    """Whether ``text`` begins with a scheme, such as ``s3://``."""
     return _URL.match(text) is not None
 
 
 def scheme_of(url: str) -> str:
-    """``s3`` of ``s3://bucket/folder``, in small letters."""
+    """``s3`` of ``s3://bucket/folder``, in lower case."""
     match = _URL.match(url)
     return match[1].lower() if match else ""
 
@@ -87,14 +87,14 @@ def path_of(location: str | Path) -> Path | None:
 
 
 def file_system(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL, and the path in it, without a slash at its end.
+    """The file system of a URL, and the path in it, without a slash at the end.
 
-    Credentials and endpoints are those of the environment (``AWS_PROFILE``, ``AWS_ENDPOINT_URL``,
-    ``~/.aws``, fsspec's own configuration). Instances are kept by fsspec: asking again is cheap,
-    and right after a fork.
+    Credentials and endpoints come from the environment (``AWS_PROFILE``, ``AWS_ENDPOINT_URL``,
+    ``~/.aws``, fsspec's own configuration). fsspec caches instances: another call is cheap, and
+    gives a new one after a fork.
 
     Raises:
-        UsageError: no such kind of URL, or what it needs is not installed.
+        UsageError: an unknown kind of URL, or the package that it needs is not installed.
     """
     from fsspec.core import url_to_fs
 
@@ -108,17 +108,18 @@ def file_system(url: str) -> tuple[AbstractFileSystem, str]:
         how = f"pip install 'imgprep[{extra}]'" if extra else str(exc)
         raise UsageError(f"{url}: {scheme}:// URLs need another package: {how}") from exc
     except ValueError as exc:
-        raise UsageError(f"{url}: {scheme}:// is not a kind of URL that is known here") from exc
+        known = "s3://, gs:// or another scheme of fsspec"
+        raise UsageError(f"{url}: unknown kind of URL: use {known}") from exc
     if _EXTRAS.get(scheme) == "s3":
         fs.retries = S3_LOOPS
     return fs, str(path).rstrip("/")
 
 
 def _options(scheme: str) -> dict[str, Any]:
-    """What we ask of a file system, beneath what fsspec's own configuration says."""
+    """Our options of a file system; fsspec's own configuration overrides them."""
     if scheme not in _EXTRAS:
         return {}
-    options: dict[str, Any] = {"use_listings_cache": False}  # others write there, too
+    options: dict[str, Any] = {"use_listings_cache": False}  # other processes write there, too
     if _EXTRAS[scheme] == "s3":
         from fsspec.config import conf
 
@@ -127,17 +128,17 @@ def _options(scheme: str) -> dict[str, Any]:
 
 
 def attempts_allowed() -> int:
-    """``ATTEMPTS``, or what the environment says."""
+    """``IMGPREP_ATTEMPTS`` from the environment, or ``ATTEMPTS``."""
     text = os.environ.get("IMGPREP_ATTEMPTS", "")
     return max(1, int(text)) if text.isdecimal() else ATTEMPTS
 
 
 def attempt(action: Callable[[], T]) -> T:
-    """Do something with an object store; what may pass is tried again, with growing pauses.
+    """Run an action on an object store; temporary failures are retried, with growing pauses.
 
     Raises:
-        OSError: it failed; ``strerror`` says why in words. ``FileNotFoundError`` and
-            ``PermissionError`` (also: no, wrong or expired credentials) come at once.
+        OSError: it failed; ``strerror`` says why. ``FileNotFoundError`` and ``PermissionError``
+            (also for missing, wrong or expired credentials) are raised at once.
     """
     pause_seconds = FIRST_PAUSE_SECONDS
     give_up_at = time.monotonic() + GIVE_UP_SECONDS
@@ -156,24 +157,24 @@ def attempt(action: Callable[[], T]) -> T:
 
 
 def is_permanent(error: OSError) -> bool:
-    """Whether to try again is of no use."""
+    """Whether a retry is pointless."""
     return isinstance(error, _PERMANENT) or error.errno in _DISK_FULL
 
 
 def as_os_error(exc: Exception) -> OSError | None:
-    """The ``OSError`` that stands for what an object store's library raised; None for a defect."""
+    """What an object store's library raised, as an ``OSError``; None for a bug."""
     if isinstance(exc, FileNotFoundError):
-        return FileNotFoundError(errno.ENOENT, _words(exc) or "there is no such object")
+        return FileNotFoundError(errno.ENOENT, _words(exc) or "no such object")
     if isinstance(exc, PermissionError) or type(exc).__name__ in _PERMANENT_NAMES:
         why = _words(exc) or "access denied"
-        return PermissionError(errno.EACCES, f"{why} (are the credentials right and in force?)")
+        return PermissionError(errno.EACCES, f"{why} (are the credentials right, and not expired?)")
     if isinstance(exc, TimeoutError):
         return TimeoutError(errno.ETIMEDOUT, _words(exc) or "no answer in time")
     if isinstance(exc, _PERMANENT):
         return exc
     if isinstance(exc, OSError) and exc.errno in _DISK_FULL:
         return exc
-    if isinstance(exc, OSError) and str(exc.strerror) == "Bad Request":  # an answer without text
+    if isinstance(exc, OSError) and str(exc.strerror) == "Bad Request":  # S3 gave no reason
         why = "Bad Request: most often the credentials have expired"
         return PermissionError(errno.EACCES, why)
     if isinstance(exc, OSError) or type(exc).__module__.partition(".")[0] in _LIBRARIES:

@@ -1,4 +1,4 @@
-"""Errors while a build writes to its store: what failed, where, and what to do."""
+"""Turn errors while a build writes to its store into messages: what, where and what to do."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def write_errors(store: Store, what: str) -> Iterator[None]:
                 "free some space and run the same command again"
             ) from exc
         denied = remote and isinstance(exc, PermissionError)
-        mend = "renew the credentials" if denied else "fix that"
+        remedy = "renew the credentials" if denied else "fix that"
         raise DestinationError(
             f"{store}: cannot write {what}: {exc.strerror or exc}: "
-            f"{mend} and run the same command again"
+            f"{remedy} and run the same command again"
         ) from exc

@@ -70,7 +70,7 @@ def _ranges(
                 break
             yield start, piece
     except FileNotFoundError as exc:
-        raise DataError(f"{where}: there is no such object; run imgprep verify") from exc
+        raise DataError(f"{where}: no such object; run imgprep verify") from exc
     except OSError as exc:
         raise DataError(f"{where}: {store_words(exc)}") from exc
     if wrong_size:
