@@ -10,10 +10,13 @@ from typing import Any
 
 from imgprep import __version__
 from imgprep.dataset.format import SCHEMA_VERSION
-from imgprep.dataset.markers import Marker, Skip
+from imgprep.dataset.markers import FileWarning, Marker, Skip
 from imgprep.errors import EXIT_DONE, EXIT_SKIPPED
 
 KNOWN_ODDITIES = "ILSVRC2012 train holds 22 CMYK images and 1 PNG named .JPEG"
+
+SPLIT_WARNINGS_MAX = 10_000
+"""Images with a decoder warning that the report names; ``counts`` has the number of all."""
 
 
 @dataclass(slots=True)
@@ -26,6 +29,8 @@ class BuildReport:
     """Formats, modes, EXIF, enlarged: by split."""
     skipped: dict[str, list[Skip]] = field(default_factory=dict)
     """Images left out while building, by split."""
+    warnings: dict[str, list[FileWarning]] = field(default_factory=dict)
+    """Images that were used although their decoder warned, by split."""
     problems: list[dict[str, str]] = field(default_factory=list)
     """What the scan rejected: kind, where, cause."""
     problem_counts: dict[str, int] = field(default_factory=dict)
@@ -38,6 +43,8 @@ class BuildReport:
         self.records[marker.split] += marker.records
         self.counts.setdefault(marker.split, Counter()).update(marker.counts)
         self.skipped.setdefault(marker.split, []).extend(marker.skipped)
+        named = self.warnings.setdefault(marker.split, [])
+        named.extend(marker.warnings[: SPLIT_WARNINGS_MAX - len(named)])
 
     @property
     def skipped_images(self) -> int:
@@ -64,6 +71,10 @@ class BuildReport:
             "skipped": {
                 split: [{"where": skip.where, "cause": skip.cause} for skip in skips]
                 for split, skips in self.skipped.items()
+            },
+            "warnings": {
+                split: [{"where": each.where, "cause": each.cause} for each in named]
+                for split, named in self.warnings.items()
             },
             "problems": self.problems,
             "problem_counts": self.problem_counts,

@@ -15,7 +15,7 @@ from imgprep.build.state import StatePaths, save_pixel_sum, split_files
 from imgprep.colour.moments import MomentsAccumulator
 from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.format import label_bytes, record_key, shard_stem
-from imgprep.dataset.markers import Marker, Skip
+from imgprep.dataset.markers import SHARD_WARNINGS_MAX, FileWarning, Marker, Skip
 from imgprep.dataset.npyfile import map_npy
 from imgprep.dataset.shards import ShardFacts, ShardWriter
 from imgprep.errors import BuildError, ImageError
@@ -29,6 +29,8 @@ from imgprep.storage.writing import write_errors
 from imgprep.wording import printable
 
 READ_AHEAD_IMAGES = 16
+WARNING_LETTERS_MAX = 300
+"""A longer decoder warning is cut in the marker and the report."""
 _UPRIGHT = 1
 
 
@@ -83,6 +85,7 @@ class _Draft:
     writer: ShardWriter
     accumulator: MomentsAccumulator | None
     skipped: list[Skip] = field(default_factory=list)
+    warnings: list[FileWarning] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -172,6 +175,9 @@ def _fill(draft: _Draft, split: _Split, tick: Tick) -> None:
             tick(draft.skipped[-1])
             continue
         _count(draft.counts, prepared)
+        if prepared.notes.warnings and len(draft.warnings) < SHARD_WARNINGS_MAX:
+            cause = "; ".join(prepared.notes.warnings)[:WARNING_LETTERS_MAX]
+            draft.warnings.append(FileWarning(where=split.manifest.where(index), cause=cause))
         if draft.accumulator is not None:
             draft.accumulator.add(prepared.image_hwc)
         if skip_bad or not draft.skipped:
@@ -215,6 +221,7 @@ def _publish(draft: _Draft, facts: ShardFacts) -> ShardResult:
             idx_sha256=hashlib.sha256(facts.idx_bytes).hexdigest(),
             counts=dict(sorted(draft.counts.items())),
             skipped=tuple(draft.skipped),
+            warnings=tuple(draft.warnings),
             rgb_second=second,
             pixel_sum_sha256=pixel_sum_sha256,
         )

@@ -14,12 +14,22 @@ from imgprep.storage import Store
 from imgprep.storage.atomic import json_bytes
 from imgprep.storage.reading import exists, in_order, load_json, names_in, store_errors
 
+SHARD_WARNINGS_MAX = 100
+
 _CHECKSUM = "content_sha256"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skip:
     """An image that was skipped, and why."""
+
+    where: str
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileWarning:
+    """An image that was used although its decoder warned, and the warning."""
 
     where: str
     cause: str
@@ -40,6 +50,8 @@ class Marker:
     counts: dict[str, int]
     """How many images were grey, CMYK, enlarged, and so on."""
     skipped: tuple[Skip, ...]
+    warnings: tuple[FileWarning, ...]
+    """The first ``SHARD_WARNINGS_MAX`` of the shard; ``counts`` has the number of all."""
     rgb_second: tuple[int, ...] | None
     """Sums of (rr, gg, bb, rg, rb, gb) over all pixels of the shard; None outside train."""
     pixel_sum_sha256: str | None
@@ -119,6 +131,10 @@ def _from_json(value: dict[str, Any]) -> Marker:
         counts={str(name): int(count) for name, count in value["counts"].items()},
         skipped=tuple(
             Skip(where=str(skip["where"]), cause=str(skip["cause"])) for skip in value["skipped"]
+        ),
+        warnings=tuple(  # absent in markers of earlier versions
+            FileWarning(where=str(each["where"]), cause=str(each["cause"]))
+            for each in value.get("warnings", ())
         ),
         rgb_second=None if second is None else tuple(int(number) for number in second),
         pixel_sum_sha256=None if pixel_sum is None else str(pixel_sum),
