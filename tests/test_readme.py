@@ -94,13 +94,16 @@ def general(field: str) -> str:
 
 @pytest.fixture(scope="module")
 def flawed(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset in both of whose splits an image was skipped, from a source with a problem."""
+    """A dataset in both of whose splits an image was skipped and one had a decoder warning, from a
+    source with a problem."""
     place = tmp_path_factory.mktemp("flawed")
     source = place / "source"
     shutil.copytree(mini, source)
     (source / "train" / "n99999999").mkdir()
     for split in ("train", "val"):
-        next((source / split).glob("*/*.JPEG")).write_text("not an image at all")
+        text, unended, *_ = sorted((source / split).glob("*/*.JPEG"))
+        text.write_text("not an image at all")
+        unended.write_bytes(unended.read_bytes()[:-2])
     ran = imgprep("build-shards", source, place / "out", "--on-error", "skip")
     assert ran.code == 3, ran.err
     return place / "out"
