@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgprep.errors import FormatError
-from imgprep.sources.clutter import is_clutter
+from imgprep.sources.clutter import is_clutter_path
 from imgprep.sources.containers import ContainerBuilder, assemble
 from imgprep.sources.manifest import LOOSE_FILE, ROW_DTYPE, SplitManifest
 from imgprep.sources.scan import scan_source
 from tests.trees import Shape, make_archives
 
 NAMES = st.binary(min_size=1, max_size=30).filter(
-    lambda name: b"\0" not in name and not is_clutter(name.split(b"/")[-1])
+    lambda name: b"\0" not in name and not is_clutter_path(name)
 )
 NUMBERS = st.integers(0, 2**62)
 IMAGES = st.lists(st.tuples(NAMES, NUMBERS, st.integers(1, 2**62), NUMBERS), max_size=12)

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.sources.clutter import is_clutter
+from imgprep.sources.clutter import is_clutter_path
 from imgprep.sources.manifest import ROW_DTYPE, Problem, Rows, SplitManifest
 
 PROBLEMS_KEPT = 1000
@@ -34,6 +34,10 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     problem_counts: Counter[str] = field(default_factory=Counter)
     oddities: Counter[str] = field(default_factory=Counter)
+    class_doubts: list[Problem] = field(default_factory=list)
+    """Reasons why the list of classes, and with it the labels, may be wrong."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about the source that a user should know."""
 
     def report(self, kind: str, where: str, cause: str) -> None:
         """Add one problem."""
@@ -41,11 +45,18 @@ class Findings:
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(Problem(kind, where, cause))
 
+    def doubt(self, kind: str, where: str, cause: str) -> None:
+        """Add a reason why the list of classes may be wrong."""
+        if len(self.class_doubts) < PROBLEMS_KEPT:
+            self.class_doubts.append(Problem(kind, where, cause))
+
     def merge(self, other: Findings) -> None:
         """Append the findings of another part of the scan."""
         self.problem_counts += other.problem_counts
         self.oddities += other.oddities
         self.problems += other.problems[: PROBLEMS_KEPT - len(self.problems)]
+        self.class_doubts += other.class_doubts[: PROBLEMS_KEPT - len(self.class_doubts)]
+        self.notes += other.notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,12 @@ class ContainerImages:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def name_at(self, row: int) -> bytes:
+        """The name of one row."""
+        starts = self.rows["name_start"]
+        end = int(starts[row + 1]) if row + 1 < len(starts) else len(self.names)
+        return self.names[int(starts[row]) : end]
 
     def each_name(self) -> list[bytes]:
         """The names, by row."""
@@ -95,7 +112,7 @@ class ContainerBuilder:
 
     def add(self, name: bytes, offset: int, size_bytes: int, mtime_ns: int) -> None:
         """Add a regular file; clutter is counted and empty files are reported instead."""
-        if is_clutter(name.rpartition(b"/")[2]):
+        if is_clutter_path(name):
             self.findings.oddities[CLUTTER_IGNORED] += 1
             return
         fault = self._name_fault(name) if self._name_fault else ""
@@ -112,7 +129,7 @@ class ContainerBuilder:
 
     def reject(self, kind: str, name: bytes, cause: str) -> None:
         """Report an entry that cannot be used; an empty name stands for the container."""
-        if is_clutter(name.rpartition(b"/")[2]):
+        if is_clutter_path(name):
             self.findings.oddities[CLUTTER_IGNORED] += 1
             return
         self.findings.report(kind, member_path(self._container, name, self._separator), cause)

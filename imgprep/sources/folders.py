@@ -53,7 +53,10 @@ def _class_folders_in(tree: Tree, parent: str, findings: Findings) -> dict[str, 
             if parent or not name.startswith(DEVKIT_NAME):
                 found[name] = path
         elif kind == "broken-link":
-            findings.report("broken-link", path, "the target of the link does not exist")
+            cause = "the target of the link does not exist"
+            findings.report("broken-link", path, cause)
+            if not is_image_name(name):
+                findings.doubt("broken-link", path, f"{cause}; it may be a class")
         elif is_image_name(name):
             findings.report("stray-file", path, "an image beside the class folders has no class")
         else:

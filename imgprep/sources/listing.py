@@ -11,7 +11,11 @@ from imgprep.sources.ilsvrc2012 import DEVKIT_NAME
 from imgprep.sources.tree import FolderEntry, Tree
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpeg", ".jpg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".ppm"}
+    {
+        *(".jpeg", ".jpg", ".jpe", ".jfif", ".pjpeg", ".jp2", ".j2k", ".jxl", ".png", ".apng"),
+        *(".gif", ".bmp", ".dib", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".tga"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".ico", ".psd"),
+    }
 )
 ENTRIES_CHECKED = 50
 

@@ -124,13 +124,18 @@ def range_file_of(fd: int) -> RangeFile:
 
 
 def _kind(entry: os.DirEntry[str]) -> Kind:
-    if entry.is_dir():
-        return "folder"
-    if entry.is_file():
-        return "file"
-    if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
-        return "broken-link"
-    return "other"
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        return "broken-link" if entry.is_symlink() and not _exists(entry.path) else "other"
+    except OSError:  # for example links that form a loop
+        return "broken-link" if entry.is_symlink() else "other"
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def _image_entry(entry: os.DirEntry[bytes]) -> ImageEntry:

@@ -213,6 +213,10 @@ class SourceScan:
     """The first thousand; ``problem_counts`` counts all of them."""
     problem_counts: dict[str, int] = field(default_factory=dict)
     """Number of problems of each kind."""
+    class_doubts: tuple[Problem, ...] = ()
+    """Reasons why the list of classes, and with it the labels, may be wrong."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the classes that a user should know."""
     oddities: dict[str, int] = field(default_factory=dict)
     """Counts of harmless things that a report mentions (hidden files, name endings)."""
 

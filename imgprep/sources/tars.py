@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from imgprep.errors import SourceError, UnreachableError
-from imgprep.sources.clutter import is_clutter
+from imgprep.sources.clutter import is_clutter_path
 from imgprep.sources.containers import (
     CLUTTER_IGNORED,
     ContainerBuilder,
@@ -57,13 +57,17 @@ def class_tars_in(tree: Tree, outer: str, findings: Findings) -> dict[str, TarPa
             name = os.fsdecode(base.removesuffix(b".tar"))
             if member.problem == "directory":
                 findings.oddities[FOLDERS_IGNORED] += 1
-            elif member.name and is_clutter(base):
+            elif member.name and is_clutter_path(member.name):
                 findings.oddities[CLUTTER_IGNORED] += 1
             elif member.problem and not cut:
                 findings.report(member.problem, where, member.cause)
+                if not member.name or b".tar" in base:
+                    findings.doubt(member.problem, where, f"{member.cause}; a class may be lost")
             elif not base.endswith(b".tar") or not name:
-                cause = "not a tar; the train tar holds one tar per class"
+                cause = "not a tar; the train tar contains one tar per class"
                 findings.report("not-a-class-tar", where, cause)
+                if b".tar" in base:
+                    findings.doubt("not-a-class-tar", where, f"{cause}; a class may be lost")
             elif name in parts:
                 cause = "an earlier tar has this class; the first is used"
                 findings.report("duplicate-name", where, cause)

@@ -8,14 +8,14 @@ from functools import partial
 
 from imgprep.sources.containers import Findings
 from imgprep.sources.ilsvrc2012 import TRAIN_TAR, VAL_TAR
-from imgprep.sources.layout import Candidate, ClassImages, Layout
+from imgprep.sources.layout import Candidate, ClassImages, Layout, ScanClasses
 from imgprep.sources.listing import file_names
 from imgprep.sources.scan_processes import scan_in_processes
 from imgprep.sources.scan_threads import ScanOptions
 from imgprep.sources.tars import class_tars_beside, class_tars_in, scan_tar, whole_tar
 from imgprep.sources.tree import Tree, child_path
 from imgprep.sources.truth import val_name_fault
-from imgprep.wording import readable_bytes
+from imgprep.wording import counted, readable_bytes
 
 CLASS_TAR = re.compile(r"^n\d{8}\.tar$")
 CLASS_TAR_FOLDERS = ("", "train", TRAIN_TAR.removesuffix(".tar"))
@@ -29,13 +29,15 @@ def detect(tree: Tree) -> Candidate | None:
         for name, found in ((TRAIN_TAR, has_train), (VAL_TAR, has_val))
         if found
     ]
-    train = partial(_scan_train_tar, tree) if has_train else None
+    train: ScanClasses | None = partial(_scan_train_tar, tree) if has_train else None
     if not has_train:
-        class_tars = _find_class_tars(tree)
-        if class_tars:
-            first = class_tars[0].rpartition("/")[2]
-            evidence.append(f"found {len(class_tars)} class tars such as {first}")
-            train = partial(_scan_class_tars, tree, class_tars)
+        for folder in CLASS_TAR_FOLDERS:
+            names = [name for name in file_names(tree, folder) if CLASS_TAR.match(name)]
+            if names:
+                tars = counted(len(names), "class tar")
+                evidence.append(f"found {tars} such as {names[0]}")
+                train = partial(_scan_class_tars, tree, folder)
+                break
     if not evidence:
         return None
     return Candidate(
@@ -47,22 +49,25 @@ def detect(tree: Tree) -> Candidate | None:
     )
 
 
-def _find_class_tars(tree: Tree) -> list[str]:
-    """Paths of the class tars of an unpacked train tar, of the first folder that has some."""
-    for folder in CLASS_TAR_FOLDERS:
-        names = [name for name in file_names(tree, folder) if CLASS_TAR.match(name)]
-        if names:
-            return [child_path(folder, name) for name in names]
-    return []
-
-
 def _scan_train_tar(tree: Tree, options: ScanOptions, findings: Findings) -> Iterator[ClassImages]:
     return scan_in_processes(tree, class_tars_in(tree, TRAIN_TAR, findings), options)
 
 
 def _scan_class_tars(
-    tree: Tree, paths: list[str], options: ScanOptions, _: Findings
+    tree: Tree, folder: str, options: ScanOptions, findings: Findings
 ) -> Iterator[ClassImages]:
+    paths = []
+    for name, kind in sorted(tree.entries(folder)):
+        path = child_path(folder, name)
+        if not CLASS_TAR.match(name) or kind == "folder":
+            continue
+        if kind == "file":
+            paths.append(path)
+            continue
+        cause = "the target of the link does not exist" if kind == "broken-link" else "not a file"
+        slug = "broken-link" if kind == "broken-link" else "not-a-file"
+        findings.report(slug, path, cause)
+        findings.doubt(slug, path, f"{cause}; a class may be lost")
     return scan_in_processes(tree, class_tars_beside(paths), options)
 
 
