@@ -15,6 +15,7 @@ import click
 from imgprep import __version__, console
 from imgprep.console import CONTEXT, ErrorGroup, json_option, options, print_json, quiet_option
 from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
+from imgprep.progress import StatusLine
 from imgprep.sources.layouts import LAYOUT_NAMES
 from imgprep.spec import (
     ENCODINGS,
@@ -78,6 +79,8 @@ def _jobs_option(help_text: str) -> Callable[..., Any]:
 def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
     """List what SOURCE, a folder or URL, holds: layout, classes, counts, bytes, problems.
 
+    Exit code 3 if a build would stop at what the scan found.
+
     \b
     Examples:
       imgprep scan /data/ilsvrc2012
@@ -98,10 +101,10 @@ def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: 
     else:
         click.echo(plain(report.render()))
         for check in checks:
-            state = "matches" if check.ok else f"DIFFERS from the published {check.expected}"
-            click.echo(f"{check.name}: MD5 {check.md5} {state}")
+            click.echo(check.render())
     if any(not check.ok for check in checks):
         raise SystemExit(EXIT_FAILED)
+    raise SystemExit(report.exit_code)
 
 
 _SPEC_OPTIONS = options(
@@ -149,6 +152,8 @@ _RUN_OPTIONS = options(
                  show_default=True, help="Fail on bad images, or skip them (exit code 3)."),
     click.option("--max-errors", type=int, metavar="N",
                  help="Stop after N bad images [default: 100 for fail, no limit for skip]."),
+    click.option("--label-order", metavar="HASH",
+                 help="Confirm the classes and their order by the hash that imgprep scan prints."),
     click.option("--dry-run", is_flag=True,
                  help="Encode a seeded sample, print expected disk space and time; write nothing."),
     click.option("--force", is_flag=True,
@@ -188,7 +193,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     )  # fmt: skip
     names = ("split", "shard_images", "seed", "limit")
     spec = BuildSpec(image=image, **{name: given[name] for name in names})
-    run_names = ("jobs", "runner", "on_error", "max_errors", "force", "layout")
+    run_names = ("jobs", "runner", "on_error", "max_errors", "force", "layout", "label_order")
     run = BuildOptions(**{name: given[name] for name in run_names})
     say = _ProgressLines(given["quiet"])
     _warn_of_pillow()
@@ -313,21 +318,24 @@ class _ProgressLines:
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._terminal = sys.stderr.isatty()
-        self._line_open = False
+        self._status = StatusLine(sys.stderr, quiet=quiet)
         self._meter: Any = None
 
     def scanning(self, images: int) -> None:
-        self._rewrite(f"scan: {counted(images, 'image')}")
+        self._status.show(f"scan: {counted(images, 'image')}")
 
     def hashing(self, done_bytes: int, total_bytes: int) -> None:
-        self._rewrite(f"checksum: {readable_bytes(done_bytes)} of {readable_bytes(total_bytes)}")
+        done, total = readable_bytes(done_bytes), readable_bytes(total_bytes)
+        self._status.show(f"checksum: {done} of {total}")
 
     def scanned(self, scan: SourceScan) -> None:
         self.end_line()
         self._line(f"source: {scan.layout}: " + "; ".join(scan.evidence))
         for name, rows in scan.splits.items():
-            size = readable_bytes(rows.total_bytes)
-            self._line(f"  {name}: {counted(len(rows), 'image')}, {size}")
+            images = counted(len(rows), "image")
+            self._line(f"  {name}: {images}, {readable_bytes(rows.total_bytes)}")
+        for note in scan.notes:
+            self._line(f"  {note}")
 
     def started(self, images: int, shards: int, shards_done: int) -> None:
         from imgprep.progress import Meter
@@ -357,18 +365,11 @@ class _ProgressLines:
             self._meter = None
 
     def end_line(self) -> None:
-        if self._line_open:
-            click.echo(err=True)
-            self._line_open = False
+        self._status.end()
 
     def _line(self, text: str) -> None:
         if not self._quiet:
             click.echo(plain(text), err=True)
-
-    def _rewrite(self, text: str) -> None:
-        if self._terminal and not self._quiet:
-            click.echo(f"\r{text}\x1b[K", nl=False, err=True)
-            self._line_open = True
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ EXIT_CODES: dict[int, str] = {
     EXIT_DONE: "done",
     EXIT_FAILED: "failed or interrupted",
     EXIT_USAGE: "usage: the command line or the source cannot be understood",
-    EXIT_SKIPPED: "finished, but images were skipped (listed in report.json)",
+    EXIT_SKIPPED: "finished, but images were skipped (see report.json) or the scan found problems",
     EXIT_DAMAGED: "verify found damage",
 }
 

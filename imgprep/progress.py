@@ -80,3 +80,33 @@ class Meter:
             f"{self.verb}: {done:,} of {self.total:,} {self.noun} ({share:.1f} %), "
             f"{rate:,.0f} {self.unit}/s, {eta}" + (f", {self.bad:,} bad" if self.bad else "")
         )
+
+
+@dataclass(slots=True)
+class StatusLine:
+    """One line that is rewritten on a terminal, and printed every few seconds elsewhere."""
+
+    stream: TextIO
+    quiet: bool = False
+    plain_seconds: float = PLAIN_SECONDS
+    _printed_at: float = field(default_factory=time.monotonic)
+    _open: bool = False
+
+    def show(self, text: str) -> None:
+        """Show the present state."""
+        if self.quiet:
+            return
+        if self.stream.isatty():
+            self.stream.write(f"\r{text}\x1b[K")
+            self._open = True
+        elif time.monotonic() - self._printed_at >= self.plain_seconds:
+            self._printed_at = time.monotonic()
+            self.stream.write(f"{text}\n")
+        self.stream.flush()
+
+    def end(self) -> None:
+        """End the line on a terminal, so that other output can follow."""
+        if self._open:
+            self.stream.write("\n")
+            self.stream.flush()
+            self._open = False

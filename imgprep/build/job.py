@@ -25,6 +25,7 @@ from imgprep.dataset.markers import Marker, Skip, remove_marker
 from imgprep.errors import BadImagesError, BuildError, BuildInterruptedError
 from imgprep.processors import processors
 from imgprep.runners.choose import check_reachable, runner_for
+from imgprep.sources.classes import check_classes
 from imgprep.sources.manifest import SourceScan
 from imgprep.sources.scan import scan_source
 from imgprep.spec import BuildSpec
@@ -82,10 +83,8 @@ def build(
     check_ours(store)
     check_reachable(runner_for(options.runner, str(source), store.location))
     started = time.monotonic()
-    scan = scan_source(source, options.layout, progress=listener.scanning)
-    listener.scanned(scan)
+    scan = _scan(source, spec, options, listener)
     scan_seconds = time.monotonic() - started
-    _check_problems(scan, options)
     plans = plan_splits(scan, spec)
     identity = BuildIdentity(scan.identity(), spec.to_json(), _codecs())
     with locked(store) as hold:
@@ -108,11 +107,20 @@ def dry_run(
     store = open_store(dest)
     check_places(source, store)
     check_ours(store)
-    scan = scan_source(source, options.layout, progress=listener.scanning)
-    listener.scanned(scan)
-    _check_problems(scan, options)
+    scan = _scan(source, spec, options, listener)
     jobs = options.jobs or processors()
     return estimate_build(scan, plan_splits(scan, spec), spec, dest=store, jobs=jobs)
+
+
+def _scan(
+    source: str | Path, spec: BuildSpec, options: BuildOptions, listener: ProgressListener
+) -> SourceScan:
+    """Scan the source; stop where its classes are not certain, or where the policy says so."""
+    scan = scan_source(source, options.layout, split=spec.split, progress=listener.scanning)
+    listener.scanned(scan)
+    check_classes(scan, options.label_order)
+    _check_problems(scan, options)
+    return scan
 
 
 def _codecs() -> dict[str, str]:

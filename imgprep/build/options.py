@@ -30,6 +30,8 @@ class BuildOptions:
     """Bad images that stop the build; None means 100 under ``fail``, no limit under ``skip``."""
     force: bool = False
     layout: str | None = None
+    label_order: str | None = None
+    """First digits of the hash of the classes in order, to confirm classes that are not certain."""
     runner: str = LOCAL
     """``local``, ``ray`` or ``ray://HEAD:PORT``."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgprep.errors import SourceError
-from imgprep.sources.ilsvrc2012 import MD5_BY_ARCHIVE
+from imgprep.sources.ilsvrc2012 import BYTES_BY_ARCHIVE, MD5_BY_ARCHIVE
 from imgprep.sources.open_tree import open_tree
 from imgprep.sources.tree import Tree
 
@@ -22,11 +22,30 @@ class ChecksumResult:
     name: str
     md5: str
     expected: str
+    """The published MD5."""
+    size_bytes: int
+    expected_bytes: int | None
+    """The published size, where it is known."""
 
     @property
     def ok(self) -> bool:
         """Whether the archive is the published one."""
         return self.md5 == self.expected
+
+    def render(self) -> str:
+        """The result as one line, with advice where the archive is not the published one."""
+        if self.ok:
+            return f"{self.name}: MD5 {self.md5} matches"
+        advice = "download it again; a subset or a repacked archive never matches"
+        if self.size_bytes == self.expected_bytes:
+            advice = "the size is right, so the content is damaged: download it again"
+        elif self.expected_bytes is not None:
+            advice = (
+                f"it has {self.size_bytes:,} bytes, the published archive {self.expected_bytes:,}: "
+                "download it again if it should be whole; a subset or a repacked archive never "
+                "matches, so scan it without --checksum"
+            )
+        return f"{self.name}: MD5 {self.md5} DIFFERS from the published {self.expected}: {advice}"
 
 
 def checksum_archives(
@@ -63,7 +82,9 @@ def checksum_archives(
             tree.stop()
             raise
     return [
-        ChecksumResult(name, digest, MD5_BY_ARCHIVE[name])
+        ChecksumResult(
+            name, digest, MD5_BY_ARCHIVE[name], tree.size_bytes(name), BYTES_BY_ARCHIVE.get(name)
+        )
         for name, digest in zip(names, digests, strict=True)
     ]
 

@@ -54,9 +54,7 @@ def decide_classes(found: ClassesFound, truth: Truth, findings: Findings) -> Lab
         in_val = set(truth.val_classes.values())
     listed = set(truth.classes)
     here = in_train or in_val
-    applies = bool(listed) and (
-        found.flat_val or len(here & listed) >= LISTED_SHARE * len(listed)
-    )
+    applies = bool(listed) and (found.flat_val or len(here & listed) >= LISTED_SHARE * len(listed))
     if applies:
         findings.class_doubts.clear()  # The list tells which classes there are.
     classes = here | (listed if applies else set())
@@ -72,10 +70,10 @@ def decide_classes(found: ClassesFound, truth: Truth, findings: Findings) -> Lab
     _note_numeric_names(labels, findings)
     unlisted = sorted(here - listed) if applies else []
     if unlisted:
+        are = "is" if len(unlisted) == 1 else "are"
         findings.notes.append(
-            f"{counted(len(unlisted), 'class', 'classes')} {'is' if len(unlisted) == 1 else 'are'} "
-            f"not in {truth.classes_from}, such as {unlisted[0]!r}: the labels after it differ from "
-            "those of ILSVRC2012"
+            f"{counted(len(unlisted), 'class', 'classes')} {are} not in {truth.classes_from}, such "
+            f"as {unlisted[0]!r}: the labels after it differ from those of ILSVRC2012"
         )
     return labels
 

@@ -55,5 +55,5 @@ def is_clutter(name: bytes) -> bool:
 
 
 def is_clutter_path(path: bytes) -> bool:
-    """Whether a path has a part that is clutter, such as ``@eaDir/a.JPEG/SYNOPHOTO_THUMB_M.jpg``."""
+    """Whether a part of a path is clutter, as in ``@eaDir/a.JPEG/SYNOPHOTO_THUMB_M.jpg``."""
     return any(map(is_clutter, path.split(b"/"))) if b"/" in path else is_clutter(path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from imgprep.errors import EXIT_DONE, EXIT_SKIPPED
 from imgprep.sources import ilsvrc2012
 from imgprep.sources.manifest import Problem, SourceScan, SplitManifest
 from imgprep.wording import counted, printable, readable_bytes
@@ -45,6 +46,8 @@ class ScanReport:
     splits: tuple[SplitReport, ...]
     problem_counts: dict[str, int]
     problems: tuple[Problem, ...]
+    class_doubts: tuple[Problem, ...]
+    notes: tuple[str, ...]
     oddities: dict[str, int]
 
     @classmethod
@@ -61,8 +64,17 @@ class ScanReport:
             ),
             problem_counts=scan.problem_counts,
             problems=scan.problems,
+            class_doubts=scan.class_doubts,
+            notes=scan.notes,
             oddities=scan.oddities,
         )
+
+    @property
+    def exit_code(self) -> int:
+        """3 if a build under ``--on-error fail`` would stop at what the scan found, else 0."""
+        images = sum(split.images for split in self.splits)
+        stops = not images or self.problem_counts or self.class_doubts
+        return EXIT_SKIPPED if stops else EXIT_DONE
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; undecodable file names contain surrogate escapes."""
@@ -99,6 +111,14 @@ class ScanReport:
             lines += [f"    {printable(one.where)}: {one.cause}" for one in shown]
             if count > len(shown):
                 lines.append(f"    and {count - len(shown):,} more")
+        if self.class_doubts:
+            lines += ["", f"classes   not certain, for {counted(len(self.class_doubts), 'reason')}"]
+            shown_doubts = self.class_doubts[:EXAMPLES_PER_KIND]
+            lines += [f"  {printable(one.where)}: {one.cause}" for one in shown_doubts]
+            if len(self.class_doubts) > len(shown_doubts):
+                lines.append(f"  and {len(self.class_doubts) - len(shown_doubts):,} more")
+        if self.notes:
+            lines += ["", "notes", *(f"  {printable(note)}" for note in self.notes)]
         if self.oddities:
             lines += ["", "noticed"]
             lines += [f"  {printable(what)}: {n:,}" for what, n in self.oddities.items()]

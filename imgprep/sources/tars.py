@@ -72,6 +72,9 @@ def class_tars_in(tree: Tree, outer: str, findings: Findings) -> dict[str, TarPa
                 cause = "an earlier tar has this class; the first is used"
                 findings.report("duplicate-name", where, cause)
             else:
+                if cut:
+                    cause = f"{member.cause}; classes after it may be lost"
+                    findings.doubt("cut-short", where, cause)
                 end = min(member.offset + member.size_bytes, file.size_bytes)
                 parts[name] = TarPart(outer, where, member.offset, end)
     return parts

@@ -15,6 +15,7 @@ from imgprep.wording import counted
 
 NAME = "class-folders"
 VAL_FOLDERS = ("val", "validation")
+SUB_FOLDERS_CHECKED = 8
 NOT_CLASSES = frozenset({"train", "test", *VAL_FOLDERS})
 
 
@@ -34,7 +35,7 @@ def detect_splits(
         table_folders: where the devkit and other tables may be.
 
     Raises:
-        UsageError: ``val/`` and ``validation/`` both exist.
+        UsageError: ``val/`` and ``validation/`` both exist, or images are one folder deeper.
     """
     train = child_path(base, "train")
     vals = [path for name in VAL_FOLDERS if tree.is_folder(path := child_path(base, name))]
@@ -44,6 +45,7 @@ def detect_splits(
     train_classes = class_folder_names(tree, train)
     val_classes = class_folder_names(tree, vals[0]) if vals else []
     flat = bool(vals) and not val_classes and holds_images(tree, vals[0])
+    _refuse_deeper_images(tree, train, train_classes)
     evidence = []
     if train_classes:
         evidence.append(f"found train/ with {counted(len(train_classes), 'class folder')}")
@@ -71,12 +73,42 @@ def _detect_train_alone(tree: Tree) -> Candidate | None:
         return None
     with_images = next((name for name in names if holds_images(tree, name)), None)
     if with_images is None:
+        _refuse_deeper_images(tree, "", names)
         return None
     return Candidate(
         layout=NAME,
         evidence=(f"found {counted(len(names), 'class folder')} such as {with_images}/",),
         train=partial(scan_class_folders, tree, ""),
         table_folders=(tree,),
+    )
+
+
+def _refuse_deeper_images(tree: Tree, parent: str, classes: Sequence[str]) -> None:
+    """Tell the user where images are one folder deeper, as in tiny-imagenet-200.
+
+    Raises:
+        UsageError: the class folders contain no images, but their sub-folders do.
+    """
+    deeper = []
+    for name in dict.fromkeys((*classes[:1], *classes[len(classes) // 2 :][:1], *classes[-1:])):
+        folder = child_path(parent, name)
+        if holds_images(tree, folder):
+            return
+        deeper += [
+            path
+            for inner in class_folder_names(tree, folder)[:SUB_FOLDERS_CHECKED]
+            if holds_images(tree, path := child_path(folder, inner))
+        ]
+    inner_names = {path.rpartition("/")[2] for path in deeper}
+    if len(deeper) < 2 or len(inner_names) > 1:
+        return
+    expected, inner = deeper[0].rpartition("/")[0], inner_names.pop()
+    classes_at = tree.where(parent).rstrip("/")
+    raise UsageError(
+        f"images are one folder deeper than expected: in {tree.where(deeper[0])}, not in "
+        f"{tree.where(expected)}. Make a folder of links to them, and use that as SOURCE:\n"
+        f"  mkdir -p LINKS/train; for c in '{classes_at}'/*/; do "
+        f'ln -s "$(realpath "$c/{inner}")" "LINKS/train/$(basename "$c")"; done'
     )
 
 
