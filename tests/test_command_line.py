@@ -105,7 +105,7 @@ def test_a_terminal_gets_a_bar(mini: Path, tmp_path: Path) -> None:
     assert b"next: imgprep verify" in output
 
 
-def test_quiet_says_nothing_on_stderr(mini: Path, tmp_path: Path) -> None:
+def test_quiet_prints_nothing_on_stderr(mini: Path, tmp_path: Path) -> None:
     ran = imgprep("build-shards", mini, tmp_path / "out", "-q", "--limit", 4)
     assert (ran.code, ran.err) == (0, "")
     assert "nothing to build" not in ran.out

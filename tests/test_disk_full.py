@@ -1,4 +1,4 @@
-"""A file system that really fills up: a small tmpfs in a mount name space of its own."""
+"""A file system that really fills up: a small tmpfs in its own mount namespace."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def bytes_of(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("share", [0.6, 0.9, 1.1, 1.3])
-def test_a_disk_that_fills_up_loses_nothing_that_is_done(
+def test_a_disk_that_fills_up_loses_no_finished_shard(
     source: Path, undisturbed: Path, tmp_path: Path, share: float
 ) -> None:
     """Full while shards, pixel sums or statistics are written; then there is room, and it goes on.
@@ -93,7 +93,7 @@ def test_a_disk_that_fills_up_loses_nothing_that_is_done(
     assert files_of(mended) == files_of(undisturbed)
 
 
-def test_a_disk_that_is_too_small_is_refused_before_work(source: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small_is_refused_before_the_build(source: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     build = shlex.join(command("build-shards", source, disk / "out", *OPTIONS))

@@ -1,4 +1,4 @@
-"""Small files that unpack to much, claim much, or have no end: refused before they cost much."""
+"""Small files that unpack to much, claim much or never end: rejected before they cost much."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def limited(call: str, path: Path, mebibytes: int = 100) -> str:
     return ran.stdout
 
 
-def test_an_index_that_claims_a_huge_side_is_refused() -> None:
+def test_an_index_that_claims_a_huge_side_is_rejected() -> None:
     info = json.loads(original("dataset_info.json"))
     info["spec"]["image.size_px"] = 2**20
     content = json.dumps(info).encode()
@@ -85,7 +85,7 @@ def test_an_npy_is_no_larger_than_its_bytes() -> None:
         assert "pixel_sum.npy: not a whole .npy file" in limited("load_moments", folder)
 
 
-def test_an_image_bomb_in_a_shard_is_a_damage() -> None:
+def test_an_image_bomb_in_a_shard_is_damage() -> None:
     bomb = saved(Image.new("L", (5000, 5000)), "PNG")
     stream = io.BytesIO()
     writer = ShardWriter(stream, "jpg")
@@ -95,7 +95,7 @@ def test_an_image_bomb_in_a_shard_is_a_damage() -> None:
         assert "above the limit of 1 megapixel " in limited("shards", folder)
 
 
-def test_a_line_without_end_in_a_packed_list_is_refused() -> None:
+def test_an_endless_line_in_a_packed_list_is_rejected() -> None:
     path = put("lines", "train-sources.tsv.gz", gzip.compress(b"0\t0\t" + bytes(200 << 20), 1))
     assert "malformed list of sources" in limited("source_labels", path)
 
@@ -151,7 +151,7 @@ def test_names_longer_than_a_path_end_the_walk() -> None:
     ]
 
 
-def test_leading_dots_are_taken_off() -> None:
+def test_leading_dots_are_removed() -> None:
     member = tar_bytes([("x", b"1")])
     for name, left in (
         (b"././/a", b"a"),

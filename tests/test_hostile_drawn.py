@@ -1,4 +1,4 @@
-"""Datasets handed on by others, with hashes that fit: what draws them names the file, and ends."""
+"""Untrusted datasets with matching hashes: drawing them ends with an error that names the file."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_source_of_no_class(read: Callable[[Path], None], label: bytes) -> Non
 
 
 @pytest.mark.parametrize("read", [chosen, page])
-def test_labels_that_are_none(read: Callable[[Path], None]) -> None:
+def test_invalid_labels_are_rejected(read: Callable[[Path], None]) -> None:
     fewer = json.loads(original("labels.json"))
     fewer["classes"].pop()
     for content in (b"{}", json.dumps(fewer).encode()):

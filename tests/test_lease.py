@@ -1,4 +1,4 @@
-"""One build at a time under a URL: a lease that is renewed, refused, lost and taken over."""
+"""One build at a time under a URL: the lease is taken, renewed, refused, lost and taken over."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def leave(store: RemoteStore, **fields: object) -> None:
     store.write(NAME, json.dumps(value).encode())
 
 
-def test_it_is_held_and_let_go(store: RemoteStore) -> None:
+def test_a_lease_is_taken_and_released(store: RemoteStore) -> None:
     with Lease(store, NAME) as lease:
         lease.check()
         said = json.loads(store.read(NAME))
@@ -48,7 +48,7 @@ def test_it_is_held_and_let_go(store: RemoteStore) -> None:
     assert store.names(".imgprep") == []
 
 
-def test_a_living_one_is_refused_in_words(store: RemoteStore) -> None:
+def test_a_lease_that_is_renewed_refuses_another_build(store: RemoteStore) -> None:
     leave(store, renewed=time.time() - 30)
     with pytest.raises(BusyError) as caught, Lease(store, NAME):
         pass
@@ -58,20 +58,22 @@ def test_a_living_one_is_refused_in_words(store: RemoteStore) -> None:
     assert json.loads(store.read(NAME))["token"] == "theirs"
 
 
-def test_one_that_is_silent_for_long_is_taken_over(store: RemoteStore) -> None:
+def test_a_lease_without_renewal_is_taken_over(store: RemoteStore) -> None:
     leave(store, renewed=time.time() - 91)
     with Lease(store, NAME) as lease:
         assert json.loads(store.read(NAME))["token"] == lease.token
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"renewed": "x"}', b"[" * 100_000])
-def test_one_that_says_nothing_is_taken_over(store: RemoteStore, content: bytes) -> None:
+def test_a_damaged_lease_is_taken_over(store: RemoteStore, content: bytes) -> None:
     store.write(NAME, content)
     with Lease(store, NAME) as lease:
         lease.check()
 
 
-def test_one_of_a_process_that_died_here_is_taken_over_at_once(store: RemoteStore) -> None:
+def test_a_lease_of_a_dead_process_on_this_machine_is_taken_over_at_once(
+    store: RemoteStore,
+) -> None:
     with Lease(store, NAME):
         said = json.loads(store.read(NAME))
     dead = subprocess.Popen([sys.executable, "-c", ""])
@@ -84,7 +86,7 @@ def test_one_of_a_process_that_died_here_is_taken_over_at_once(store: RemoteStor
         pass
 
 
-def test_it_is_renewed_for_as_long_as_the_build_lasts(store: RemoteStore) -> None:
+def test_a_lease_is_renewed_until_the_block_ends(store: RemoteStore) -> None:
     with Lease(store, NAME, renew_seconds=0.01) as lease:
         first = json.loads(store.read(NAME))["renewed"]
         deadline = time.monotonic() + 10
@@ -94,7 +96,7 @@ def test_it_is_renewed_for_as_long_as_the_build_lasts(store: RemoteStore) -> Non
         lease.check()
 
 
-def test_one_that_lost_it_says_so_and_leaves_the_other_alone(store: RemoteStore) -> None:
+def test_a_lost_lease_is_reported_and_the_new_one_is_kept(store: RemoteStore) -> None:
     with Lease(store, NAME, renew_seconds=0.01) as lease:
         leave(store)
         with pytest.raises(BusyError, match=r"took over .*far-away"):
@@ -106,7 +108,7 @@ def test_one_that_lost_it_says_so_and_leaves_the_other_alone(store: RemoteStore)
         store.check_hold(NAME, lease.token)
 
 
-def test_of_two_that_begin_at_once_one_is_refused(store: RemoteStore) -> None:
+def test_of_two_builds_that_start_together_one_is_refused(store: RemoteStore) -> None:
     """The second looked before the first wrote: the store refuses to make the object twice."""
 
     class Late(RemoteStore):

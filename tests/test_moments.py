@@ -114,7 +114,7 @@ def test_mean_image_is_the_exact_quotient(images: Images) -> None:
 
 
 @given(image_sets(), st.integers(1, 3))
-def test_folding_changes_nothing(images: Images, fold_images: int) -> None:
+def test_folding_does_not_change_the_result(images: Images, fold_images: int) -> None:
     folding = MomentsAccumulator(SIZE_PX, fold_images=fold_images)
     for image_hwc in images:
         folding.add(image_hwc)
@@ -136,7 +136,7 @@ def test_fold_resets_the_uint32_sum_when_it_is_full() -> None:
     assert accumulator.moments().pixel_sum_hwc.tolist() == [[[2**32 + 254] * 3]]
 
 
-def test_adding_goes_on_after_a_look() -> None:
+def test_more_images_can_be_added_after_reading_the_moments() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
     accumulator = MomentsAccumulator(SIZE_PX)
@@ -148,7 +148,7 @@ def test_adding_goes_on_after_a_look() -> None:
     assert before == moments_of(images[:1])
 
 
-def test_equality_is_by_value_and_sees_every_part() -> None:
+def test_equality_is_by_value_of_every_field() -> None:
     image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     moments = moments_of(image)
     assert moments == moments_of(image)
@@ -180,7 +180,7 @@ def test_sizes_that_differ_do_not_merge() -> None:
         (np.zeros((4, 4, 3), dtype=np.float64), "float64, not int64"),
     ],
 )
-def test_wrong_arrays_are_refused(pixel_sum: NDArray[np.int64], message: str) -> None:
+def test_wrong_arrays_are_rejected(pixel_sum: NDArray[np.int64], message: str) -> None:
     with pytest.raises(FormatError, match=message):
         Moments(1, pixel_sum, (0, 0, 0, 0, 0, 0))
 
@@ -195,7 +195,7 @@ def test_wrong_arrays_are_refused(pixel_sum: NDArray[np.int64], message: str) ->
         ((9, 0, 0), (80, 0, 0, 0, 0, 0), "negative variance"),
     ],
 )
-def test_sums_that_no_pixel_can_have_are_refused(
+def test_impossible_sums_are_rejected(
     sums: tuple[int, int, int], second: tuple[int, int, int, int, int, int], message: str
 ) -> None:
     with pytest.raises(FormatError, match=message):

@@ -1,7 +1,7 @@
-"""Nothing that reads a file can run what is in it: no pickle, no eval, no unpacking, no shell.
+"""No code that reads a file can execute its content: no pickle, no eval, no unpacking, no shell.
 
-Worker processes and Ray pickle our own messages to each other. No file is read that way, and who
-can write to those channels can run code anyway; so ``multiprocessing`` and ``ray`` may be imported.
+Worker processes and Ray exchange pickled messages of our own, so ``multiprocessing`` and ``ray``
+may be imported. Whoever can write to those channels can run code anyway. No file is read that way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MODULES = {
     "pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml",
     "tarfile", "runpy", "imp",
 }  # fmt: skip
-"""Not one is needed; ``pickletools`` only lists what a pickle names."""
+"""None is needed; ``pickletools`` only lists the names in a pickle."""
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 METHODS = {"extractall", "extract", "unpack_archive", "system", "popen", "hub", "read_pickle"}
 
@@ -51,7 +51,7 @@ def _call(node: ast.Call) -> Iterator[str]:
     if function.attr in METHODS and owner != "platform":
         yield f".{function.attr}()"
     if owner in ("np", "numpy") and function.attr in ("load", "loads", "fromregex"):
-        yield "numpy.load: read_npy and map_npy are for that"
+        yield "numpy.load: use read_npy or map_npy"
     if owner == "torch" and function.attr == "load" and not _is(keywords, "weights_only", True):
         yield "torch.load without weights_only=True"
     if owner == "torch" and function.attr in ("jit", "package"):
@@ -86,10 +86,10 @@ def test_no_module_can_run_what_it_reads() -> None:
         "def f():\n    eval(text)",
     ],
 )
-def test_what_is_looked_for_is_found(code: str) -> None:
+def test_forbidden_code_is_found(code: str) -> None:
     assert list(faults(ast.parse(code)))
 
 
-def test_what_is_allowed_is_not() -> None:
+def test_allowed_code_is_not_reported() -> None:
     code = "torch.load(p, weights_only=True)\nre.compile('x')\nnp.save(f, a, allow_pickle=False)"
     assert not list(faults(ast.parse(code)))

@@ -89,7 +89,7 @@ def test_gradient_ascent_finds_the_same_axes(seed: int) -> None:
 
 
 @pytest.mark.parametrize("amounts", [(3, 6, 1), (3, 1, 6), (6, 3, 1), (1, 6, 3), (1, 3, 6)])
-def test_gradient_ascent_is_not_caught_on_a_saddle(amounts: tuple[int, int, int]) -> None:
+def test_gradient_ascent_does_not_end_on_a_saddle(amounts: tuple[int, int, int]) -> None:
     """The axes are the very directions that climbs start from: two of three start on a saddle."""
     axes = np.array([(6, 6, 7), (-2, 9, -6), (9, -2, -6)])
     corners = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
@@ -110,7 +110,7 @@ def test_uncorrelated_channels_give_the_channel_axes(solver: Solver) -> None:
     )
 
 
-def test_near_degenerate_spread_keeps_its_digits() -> None:
+def test_small_eigenvalues_keep_their_digits() -> None:
     """Two small components beside a large one, six orders of variance apart."""
     pixels = photo_like(3, spreads=(60.0, 0.3, 0.3))
     every_pixel = PCA(n_components=3, svd_solver="full").fit(pixels.astype(np.float64))
@@ -161,7 +161,7 @@ def test_equal_variances_terminate_and_are_reported_as_not_unique(solver: Solver
     assert ours.axis_is_unique == (False, False, False)
 
 
-def test_gradient_ascent_ends_where_eigenvalues_almost_coincide() -> None:
+def test_gradient_ascent_ends_if_eigenvalues_are_almost_equal() -> None:
     images = 2**32
     n = images * SIZE_PX**2
     mean_square, mean_product = n * 255**2 // 2, n * 255**2 // 4
@@ -195,7 +195,7 @@ def test_signs_point_to_brightness_red_and_magenta() -> None:
     assert vectors[1, 2] < 0 < min(vectors[0, 2], vectors[2, 2])
 
 
-def test_signs_are_steady_where_red_and_blue_weigh_the_same() -> None:
+def test_signs_are_stable_if_red_and_blue_have_equal_weights() -> None:
     """The second axis of photographs: its largest component is R in one set and B in another."""
     more_red = np.array([[0.71], [0.0], [-0.70]])
     more_blue = np.array([[0.70], [0.0], [-0.71]])
@@ -227,7 +227,7 @@ def test_arrays_of_a_result_cannot_be_changed() -> None:
             array[0] = 1.0
 
 
-def test_no_images_and_unknown_solvers_are_refused() -> None:
+def test_no_images_and_unknown_solvers_are_rejected() -> None:
     with pytest.raises(FormatError, match="no images"):
         fit_pca(Moments.empty(8))
     with pytest.raises(UsageError, match="gradient-ascent"):

@@ -1,4 +1,4 @@
-"""A store that fails is asked again, or named; no image is short, none is skipped for it."""
+"""Faults of a remote source are retried or reported; no image is truncated or skipped."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def from_the(number: int, part: str) -> Callable[[Request], bool]:
     return matches
 
 
-def test_faults_that_pass_change_nothing(
+def test_temporary_faults_change_nothing(
     impatient: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("IMGPREP_ATTEMPTS")
@@ -96,7 +96,7 @@ def check_named(ran: Ran, where: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["503", "expired"])
-def test_a_build_skips_no_image_for_it_and_goes_on(
+def test_a_build_skips_no_image_and_resumes(
     fault: str,
     impatient: ObjectStore,
     mini: Path,

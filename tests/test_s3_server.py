@@ -1,4 +1,4 @@
-"""The S3 server and the failing proxy that other tests rely on do what those tests think."""
+"""The S3 server and the failing proxy of other tests behave as those tests assume."""
 
 from __future__ import annotations
 
@@ -51,14 +51,16 @@ def test_objects_are_read(s3: ObjectStore) -> None:
         ({"kind": "slow", "times": 1, "after_bytes": 1, "seconds": 0.01, "path": "a.txt"}, 1),
     ],
 )
-def test_what_passes_is_tried_again(s3: ObjectStore, fault: dict[str, object], struck: int) -> None:
+def test_temporary_faults_are_retried(
+    s3: ObjectStore, fault: dict[str, object], struck: int
+) -> None:
     s3.put("folder/a.txt", b"hello")
     made = s3.proxy.fail(**fault)  # type: ignore[arg-type]
     assert read(s3) == ["hello", 5, ["a.txt"]]
     assert made.struck == struck
 
 
-def test_expired_credentials_come_at_once(s3: ObjectStore) -> None:
+def test_expired_credentials_are_reported_at_once(s3: ObjectStore) -> None:
     s3.put("folder/a.txt", b"hello")
     made = s3.proxy.fail("status", status=400, code="ExpiredToken")
     kind, words = read(s3)

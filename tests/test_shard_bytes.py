@@ -37,7 +37,7 @@ def test_header_equals_tarfile(name: str, size_bytes: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "size"), [(b"", 1), (b"x" * 101, 1), (b"x", 8**11), (b"x", -1)])
-def test_header_refuses_what_ustar_cannot_hold(name: bytes, size: int) -> None:
+def test_names_and_sizes_that_ustar_cannot_hold_are_rejected(name: bytes, size: int) -> None:
     with pytest.raises(ValueError, match="USTAR"):
         ustar_header(name, size)
 
@@ -80,7 +80,7 @@ def test_index_equals_dalis_own_tool(tmp_path: Path) -> None:
 
 
 @given(payloads, st.integers(1, 2000))
-def test_a_cut_tar_is_noticed(images: list[bytes], cut: int) -> None:
+def test_a_truncated_tar_is_detected(images: list[bytes], cut: int) -> None:
     tar, _ = write_shard(images)
     content_end = max(member.offset + member.size_bytes for member in members(tar))
     shorter = tar[: max(0, content_end - cut)]

@@ -79,7 +79,7 @@ def test_json_keeps_integers_above_two_to_the_53() -> None:
     assert rgb_moments_from_json(value) == rgb
 
 
-def test_json_says_what_it_is() -> None:
+def test_json_states_version_scale_and_solver() -> None:
     moments = photo_moments()
     value = rgb_pca_json(moments, fit_pca(moments))
     assert value["schema_version"] == 1
@@ -108,7 +108,7 @@ def test_json_says_what_it_is() -> None:
         ("rgb_second_moment", [[1, 2, 3], [2, 5, 6], [3, 6, None]], "rgb_second_moment"),
     ],
 )
-def test_malformed_json_is_refused(field: str, wrong: object, message: str) -> None:
+def test_malformed_json_is_rejected(field: str, wrong: object, message: str) -> None:
     moments = photo_moments()
     value = copy.deepcopy(rgb_pca_json(moments, fit_pca(moments)))
     value[field] = wrong
@@ -117,7 +117,7 @@ def test_malformed_json_is_refused(field: str, wrong: object, message: str) -> N
 
 
 @pytest.mark.parametrize("value", [None, [], "text", {}])
-def test_other_json_is_refused(value: object) -> None:
+def test_other_json_is_rejected(value: object) -> None:
     with pytest.raises(FormatError, match=r"rgb_pca\.json"):
         rgb_moments_from_json(value)
 
@@ -178,7 +178,7 @@ def test_published_components_compared_with_themselves_agree(theirs: PublishedPc
     np.testing.assert_allclose(report.stdev_rgb, theirs.stdev_rgb, rtol=1e-9)
 
 
-def test_published_figures_on_the_scales_they_are_known_on() -> None:
+def test_published_figures_on_their_usual_scales() -> None:
     np.testing.assert_allclose(
         np.square(np.array(LIGHTING.stdevs) / 255), [0.2175, 0.0188, 0.0045], rtol=1e-12
     )
@@ -253,7 +253,7 @@ Colour                                           R             G             B
 Signs:"""
 
 
-def test_report_of_the_author_s_own_components_reads_as_it_should() -> None:
+def test_report_of_the_authors_components_is_as_expected() -> None:
     text = stats_report(published_moments(AUTHOR_2014)).render()
     assert text.startswith(GOLDEN)
 

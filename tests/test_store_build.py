@@ -80,7 +80,7 @@ def test_every_object_is_the_file_of_a_local_build(
     assert whole.json["records"] == {"train": 96, "val": 24}
 
 
-def test_large_shards_go_in_parts(s3: ObjectStore, mini: Path, tmp_path: Path) -> None:
+def test_large_shards_are_sent_in_parts(s3: ObjectStore, mini: Path, tmp_path: Path) -> None:
     options = ("--encoding", "raw", "--split", "train", "--shard-images", 100, "--jobs", 1)
     assert imgprep("build-shards", mini, tmp_path / "local", *options).code == 0
     ran = imgprep("build-shards", mini, f"{s3.url}/raw", *options)
@@ -130,7 +130,7 @@ def test_damage_in_the_store_is_found(s3: ObjectStore, built: Path) -> None:
     assert "DAMAGED val-000007.tar: the index does not name this shard" in ran.out
 
 
-def test_a_store_that_refuses_is_no_damage(s3: ObjectStore, built: Path) -> None:
+def test_an_error_of_the_store_is_not_damage(s3: ObjectStore, built: Path) -> None:
     put_folder(s3, built, "data")
     s3.proxy.fail("status", path="train-000001.tar", status=403, code="AccessDenied")
     ran = imgprep("verify", f"{s3.url}/data", "--jobs", 1)
@@ -149,7 +149,7 @@ def contents(store: Store) -> dict[str, bytes]:
     return {n: store.read(n) for n in [*store.names(), *done] if n != "report.json"}
 
 
-def test_in_this_process_there_is_memory(mini: Path, built: Path) -> None:
+def test_a_memory_url_works_within_one_process(mini: Path, built: Path) -> None:
     dest = f"memory://build-{next(_NUMBERS)}/set"
     spec, run = BuildSpec(image=ImageSpec(), shard_images=20), BuildOptions(jobs=2)
     first = build(mini, dest, spec, run, Silent())
@@ -168,7 +168,7 @@ def test_in_this_process_there_is_memory(mini: Path, built: Path) -> None:
         verify(dest, decode=False, jobs=1, advanced=lambda _: None)
 
 
-def test_memory_that_is_full_of_other_things_is_refused(mini: Path) -> None:
+def test_a_memory_url_with_other_files_is_refused(mini: Path) -> None:
     dest = f"memory://other-{next(_NUMBERS)}"
     open_store(dest).write("holiday.jpg", b"")
     spec, run = BuildSpec(image=ImageSpec(), limit=3), BuildOptions(jobs=1)
@@ -176,7 +176,7 @@ def test_memory_that_is_full_of_other_things_is_refused(mini: Path) -> None:
         build(mini, dest, spec, run, Silent())
 
 
-def test_a_place_in_the_source_is_refused(mini: Path) -> None:
+def test_a_dest_inside_the_source_is_refused(mini: Path) -> None:
     for source, dest in (
         ("s3://bucket/a", "s3://bucket/a"),
         ("s3://bucket/a", "s3://bucket/a/b"),
@@ -196,7 +196,7 @@ def test_a_place_in_the_source_is_refused(mini: Path) -> None:
         check_places(source, dest)
 
 
-def test_force_removes_only_what_is_ours(s3: ObjectStore, mini: Path, built: Path) -> None:
+def test_force_removes_only_files_of_imgprep(s3: ObjectStore, mini: Path, built: Path) -> None:
     put_folder(s3, built, "data")
     s3.put("data/notes.txt", b"mine")
     s3.put("data/sub/train-000000.tar", b"mine")

@@ -1,4 +1,4 @@
-"""Faults of an object store while a build writes there: a retry, or words; never a short shard."""
+"""Faults of an object store during a build: a retry or a message, never a damaged shard."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ PASSING = {
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_what_passes_costs_only_time(s3: ObjectStore, mini: Path, local: Path, name: str) -> None:
+def test_temporary_faults_only_cost_time(
+    s3: ObjectStore, mini: Path, local: Path, name: str
+) -> None:
     faults = [s3.proxy.fail(**fault) for fault in PASSING[name]]  # type: ignore[arg-type]
     ran = imgprep("build-shards", mini, f"{s3.url}/set", *VAL)
     assert ran.code == 0, ran.err
@@ -118,7 +120,7 @@ FOR_GOOD = {
 }  # fmt: skip
 
 
-def test_what_stays_ends_in_words_and_the_next_run_goes_on(
+def test_permanent_faults_end_in_a_message_and_the_next_run_resumes(
     s3: ObjectStore, mini: Path, local: Path
 ) -> None:
     """One fault after the other, into the same place; then there is none."""
@@ -144,7 +146,7 @@ def test_what_stays_ends_in_words_and_the_next_run_goes_on(
         ({"kind": "drop", "before_server": True}, "Connection was closed"),
     ],
 )
-def test_a_store_that_cannot_be_reached_is_named(
+def test_an_unreachable_store_is_named(
     s3: ObjectStore, mini: Path, fault: dict[str, object], why: str
 ) -> None:
     s3.proxy.fail(**fault)  # type: ignore[arg-type]
@@ -178,7 +180,7 @@ def start(mini: Path, s3: ObjectStore) -> Iterator[Start]:
         build.communicate()
 
 
-def test_killed_in_an_upload_and_resumed(
+def test_a_build_killed_during_an_upload_is_resumed(
     s3: ObjectStore, mini: Path, tmp_path: Path, start: Start
 ) -> None:
     """SIGKILL while a large shard goes in parts: what was sent of it is swept by the next build."""
@@ -201,7 +203,7 @@ def test_killed_in_an_upload_and_resumed(
     assert beside(s3) == files_of(tmp_path / "set")
 
 
-def test_a_second_build_is_refused_and_ctrl_c_leaves_nothing_that_counts(
+def test_a_second_build_is_refused_and_ctrl_c_publishes_nothing(
     s3: ObjectStore, mini: Path, local: Path, start: Start
 ) -> None:
     stuck = s3.proxy.fail("stall", methods="PUT", path="val-000000.tar")

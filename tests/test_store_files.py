@@ -1,4 +1,4 @@
-"""A folder, memory and a real S3 server: one interface, one behaviour; files whole or absent."""
+"""A folder, memory and a real S3 server behave the same; files are whole or absent."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return found
 
 
-def test_files_are_kept_by_name(store: Store) -> None:
+def test_files_are_written_listed_and_removed_by_name(store: Store) -> None:
     assert store.entries() == {}
     assert store.names("none") == []
     store.write("b.txt", b"two")
@@ -65,7 +65,7 @@ def test_files_are_kept_by_name(store: Store) -> None:
     assert store.entries() == {}
 
 
-def test_what_is_not_there_is_not_found(store: Store) -> None:
+def test_missing_files_raise_file_not_found(store: Store) -> None:
     store.write("here.txt", b"1")
     for ask in (store.read, store.size_bytes):
         with pytest.raises(FileNotFoundError) as caught:
@@ -93,7 +93,7 @@ def test_a_large_file_appears_when_it_is_committed(store: Store) -> None:
     assert store.names() == ["shard.tar"]
 
 
-def test_files_and_folders_are_read_and_made_on_a_local_disk(store: Store) -> None:
+def test_files_and_folders_are_available_on_a_local_disk(store: Store) -> None:
     with store.new_folder("state/manifest") as folder:
         (folder / "rows.npy").write_bytes(b"rows")
         (folder / "meta.json").write_bytes(b"{}")
@@ -108,7 +108,9 @@ def test_files_and_folders_are_read_and_made_on_a_local_disk(store: Store) -> No
         }
 
 
-def test_a_location_names_the_store_anywhere(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_location_opens_the_store_in_any_folder(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.write("a.txt", b"1")
     assert open_store(store) is store
     assert open_store(store.location).read("a.txt") == b"1"
@@ -118,7 +120,7 @@ def test_a_location_names_the_store_anywhere(store: Store, monkeypatch: pytest.M
     assert open_store(here).read("a.txt") == b"1"
 
 
-def test_one_build_holds_a_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_build_holds_a_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "LOCK_SECONDS", 0.1)
     with store.hold("state/lock") as token:
         store.check_hold("state/lock", token)
@@ -138,12 +140,12 @@ def test_one_build_holds_a_store(store: Store, monkeypatch: pytest.MonkeyPatch) 
         ("file://host/x", "three slashes"),
     ],
 )
-def test_other_urls_are_refused(url: str, words: str) -> None:
+def test_unknown_urls_are_rejected(url: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         open_store(url)
 
 
-def test_markers_of_folders_that_other_tools_make_are_no_files(s3: ObjectStore) -> None:
+def test_folder_objects_of_other_tools_are_not_files(s3: ObjectStore) -> None:
     s3.put("data/", b"")
     s3.put("data/sub/", b"")
     s3.put("data/a.txt", b"1")
@@ -159,7 +161,7 @@ def parted(s3: ObjectStore, hasty: None) -> RemoteStore:
 
 
 @pytest.mark.parametrize("size", [0, 1, PART, 2 * PART - 1, 2 * PART, 3 * PART, 5 * PART + 7])
-def test_large_files_go_in_parts_and_are_verified_by_their_etag(
+def test_large_files_are_sent_in_parts_and_verified_by_etag(
     s3: ObjectStore, parted: RemoteStore, tmp_path: Path, size: int
 ) -> None:
     data = random.Random(size).randbytes(size)
@@ -173,7 +175,7 @@ def test_large_files_go_in_parts_and_are_verified_by_their_etag(
         assert s3_etag(tmp_path / "file", PART).endswith(f"-{len(parts)}")
 
 
-def test_where_the_etag_says_nothing_the_object_is_read_back(
+def test_without_a_usable_etag_the_object_is_read_back(
     s3: ObjectStore, parted: RemoteStore, tmp_path: Path
 ) -> None:
     s3.proxy.fail("etag", methods="HEAD")
@@ -189,7 +191,7 @@ def test_where_the_etag_says_nothing_the_object_is_read_back(
     assert s3.names("x/") == ["x/file", "x/small"]
 
 
-def test_a_server_that_stops_to_listen_is_given_up(
+def test_an_upload_to_a_server_that_stops_reading_ends(
     s3: ObjectStore, hasty: None, tmp_path: Path
 ) -> None:
     seconds = 3 - (8 << 20) / SLOWEST_BYTES_PER_SECOND  # three in all
@@ -201,7 +203,7 @@ def test_a_server_that_stops_to_listen_is_given_up(
     assert s3.unfinished_uploads() == []
 
 
-def test_uploads_that_were_never_finished_are_swept(
+def test_unfinished_uploads_are_aborted(
     s3: ObjectStore, parted: RemoteStore, tmp_path: Path
 ) -> None:
     for key in ("x/shard.tar", "y/shard.tar"):
@@ -226,7 +228,7 @@ FAULTS = st.lists(
 
 @given(faults=FAULTS, size=st.sampled_from([100, 100_000, 200_000]))
 @settings(max_examples=12, suppress_health_check=list(HealthCheck))
-def test_whatever_fails_an_upload_is_right_or_an_error(
+def test_a_failed_upload_is_repeated_or_an_error(
     s3: ObjectStore, parted: RemoteStore, faults: list[dict[str, object]], size: int
 ) -> None:
     name = f"file-{next(_NUMBERS)}"

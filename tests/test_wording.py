@@ -1,4 +1,4 @@
-"""Texts from elsewhere are safe to show, whatever is in them."""
+"""Untrusted texts are safe to print."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ ANY = st.text(st.characters(codec=None))  # halves of characters, too
 
 
 @given(text=ANY)
-def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
+def test_terminal_control_characters_are_escaped(text: str) -> None:
     assert printable(text).isprintable()
     assert plain(text).replace("\n", "").isprintable()
 
 
 @given(text=st.text().filter(str.isprintable))
-def test_what_can_be_shown_stays(text: str) -> None:
+def test_printable_text_is_unchanged(text: str) -> None:
     assert printable(text) == plain(text) == text
 
 
 @given(name=st.binary())
-def test_names_of_files_can_be_told_apart(name: bytes) -> None:
+def test_different_file_names_stay_different(name: bytes) -> None:
     other = name + b"\xff"
     assert printable(os.fsdecode(name)) + "\\xff" == printable(os.fsdecode(other))
