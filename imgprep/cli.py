@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imgprep import __version__, console
-from imgprep.console import CONTEXT, ErrorGroup, json_option, options, print_json, quiet_option
+from imgprep.console import (
+    CONTEXT,
+    ErrorGroup,
+    json_option,
+    options,
+    print_json,
+    quiet_option,
+    summary,
+)
 from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
 from imgprep.progress import StatusLine
 from imgprep.sources.layouts import LAYOUT_NAMES
@@ -205,10 +213,11 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
         outcome = build(source, dest, spec, run, say)
     finally:
         say.end_meter()
-    if given["as_json"]:
-        print_json({"dest": dest, **outcome.to_json()})
-    else:
-        click.echo(outcome.render())
+    with summary():
+        if given["as_json"]:
+            print_json({"dest": dest, **outcome.to_json()})
+        else:
+            click.echo(outcome.render())
     raise SystemExit(outcome.report.exit_code)
 
 
@@ -262,7 +271,8 @@ def verify(dest: str, decode: bool, jobs: int | None, as_json: bool, quiet: bool
     meter = Meter(sys.stderr, "verify", total, "records", "records", quiet=quiet)
     report = verify_dataset(dest, decode=decode, jobs=jobs, advanced=meter.advance)
     meter.finish()
-    print_json(report.to_json()) if as_json else click.echo(plain(report.render()))
+    with summary():
+        print_json(report.to_json()) if as_json else click.echo(plain(report.render()))
     raise SystemExit(report.exit_code)
 
 
@@ -288,7 +298,8 @@ def preview(dest: str, out: Path, as_json: bool, **given: int) -> None:
     drawn = write_preview(dest, out, PreviewOptions(**given))
     if drawn.trainer_missing is not None:
         click.echo(f"imgprep: without the network's view: {drawn.trainer_missing}", err=True)
-    print_json(drawn.to_json()) if as_json else click.echo(out)
+    with summary():
+        print_json(drawn.to_json()) if as_json else click.echo(out)
 
 
 @cli.command()

@@ -1,16 +1,17 @@
-"""What both command lines share: errors as one message and exit code, JSON, broken pipes."""
+"""What both command lines share: errors as one message and exit code, options, JSON."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from imgprep.errors import EXIT_FAILED, ImgprepError
+from imgprep.streams import Streams
 from imgprep.wording import plain
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -19,8 +20,25 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 
 
+class StrictCommand(click.Command):
+    """Rejects arguments and options that are empty: ``"$UNSET"`` would mean the current folder."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, and reject empty values."""
+        words = list(args)
+        rest = super().parse_args(ctx, args)
+        given, _, _ = self.make_parser(ctx).parse_args(words)  # before any conversion
+        for param in self.get_params(ctx):
+            value = given.get(param.name or "")
+            if value == "" or (isinstance(value, (list, tuple)) and "" in value):
+                raise click.BadParameter("it is empty; is a variable not set?", ctx, param)
+        return rest
+
+
 class ErrorGroup(click.Group):
     """Prints our errors as one message on stderr, and exits with their code."""
+
+    command_class = StrictCommand
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors into messages and exit codes."""
@@ -50,10 +68,24 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2, default=str))
 
 
+@contextmanager
+def summary() -> Iterator[None]:
+    """Print a summary on stdout within the block: see ``imgprep.streams``."""
+    context = click.get_current_context()
+    streams = context.find_object(Streams)
+    assert streams is not None, "commands are started by run"
+    with streams.summary(str(context.find_root().info_name)):
+        yield
+
+
 def run(cli: click.Command, name: str) -> None:
     """Run a command line as the program ``name``, and end the process."""
+    streams = Streams()
     try:
-        cli(prog_name=name)
-    except BrokenPipeError:  # the reader of our output has ended, such as ``| head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        cli(prog_name=name, obj=streams)
+    except OSError:
+        why = streams.stdout_failure()
+        if why is None:
+            raise
+        click.echo(f"{name}: cannot write to stdout: {why}", err=True)
         sys.exit(EXIT_FAILED)

@@ -14,6 +14,7 @@ import pytest
 from imgprep.errors import EXIT_CODES
 from tests.conftest import command, imgprep
 from tests.documents import PAGES, text_of
+from tests.training import train
 
 COMMANDS = ("scan", "build-shards", "stats", "verify")
 
@@ -60,6 +61,49 @@ def test_usage_errors_exit_with_two(arguments: tuple[object, ...], tmp_path: Pat
     assert ran.out == ""
     assert "Traceback" not in ran.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("scan", ""), "SOURCE"),
+        (("build-shards", "", "out"), "SOURCE"),
+        (("build-shards", "source", ""), "DEST"),
+        (("stats", ""), "DEST"),
+        (("stats", ".", "--html", ""), "--html"),
+        (("verify", ""), "DEST"),
+        (("preview", ".", "-o", ""), "--out"),
+        (("doctor", "--dest="), "--dest"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(
+    arguments: tuple[str, ...], name: str, mini: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "n01440764").symlink_to(mini)  # the current folder is neither empty nor a source
+    ran = imgprep(*arguments, cwd=tmp_path)
+    assert ran.code == 2
+    assert f"'{name}'" in ran.err.replace("'-o' / '--out'", "'--out'")
+    assert "it is empty; is a variable not set?" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["n01440764"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fit", "", "--out", "RUN"),
+        ("fit", "DATASET", "--out", ""),
+        ("evaluate", "", "DATASET"),
+        ("evaluate", "best.pt", ""),
+        ("export", "", "--out", "x.pt"),
+        ("figures", "RUN", ""),
+        ("report", "", "--html", "x.html"),
+        ("preview", "", "-o", "x.png"),
+    ],
+)
+def test_an_empty_argument_of_the_training_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    ran = train(*arguments)
+    assert ran.code == 2
+    assert "it is empty; is a variable not set?" in ran.err
 
 
 def test_an_unknown_source_is_a_usage_error_with_the_evidence(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from imgprep import __version__, console
-from imgprep.console import CONTEXT, ErrorGroup, json_option, print_json, quiet_option
+from imgprep.console import CONTEXT, ErrorGroup, json_option, print_json, quiet_option, summary
 from imgprep.dataset.format import SPLITS
 from imgprep.errors import EXIT_CODES
 from imgprep.wording import plain
@@ -82,10 +82,11 @@ def fit(dataset: str, **given: Any) -> None:
     output = StderrOutput(quiet=given["quiet"] or not job.world.is_main)
     outcome = run(job, output, allow_reshard=given["allow_reshard"], verbose=given["verbose"])
     if job.world.is_main:
-        if given["as_json"]:
-            print_json(outcome.to_json())
-        else:
-            click.echo(outcome.render())
+        with summary():
+            if given["as_json"]:
+                print_json(outcome.to_json())
+            else:
+                click.echo(outcome.render())
 
 
 @cli.command()
@@ -132,7 +133,9 @@ def export(checkpoint: Path, out: Path) -> None:
     """Write the network of CHECKPOINT alone, as a state dict (.pt) or as ONNX (.onnx)."""
     from train.show.export import export_checkpoint
 
-    click.echo(export_checkpoint(checkpoint, out))
+    written = export_checkpoint(checkpoint, out)
+    with summary():
+        click.echo(written)
 
 
 @cli.command()
@@ -149,8 +152,9 @@ def figures(runs: tuple[Path, ...], out: Path | None) -> None:
     drawn = [path for run in runs for path in draw_run(run)]
     if len(runs) > 1:
         drawn += draw_comparison(runs, out or Path("compared"))
-    for path in drawn:
-        click.echo(path)
+    with summary():
+        for path in drawn:
+            click.echo(path)
 
 
 @cli.command()
@@ -185,7 +189,8 @@ def preview(dataset: str, **given: Any) -> None:
             first_epoch=given["epoch"], images=given["images"], draws=given["draws"]
         ),
     )
-    print_json(drawn.to_json()) if given["as_json"] else click.echo(given["out"])
+    with summary():
+        print_json(drawn.to_json()) if given["as_json"] else click.echo(given["out"])
 
 
 @cli.command()
@@ -220,7 +225,8 @@ def report(run: Path, html: Path, **given: Any) -> None:
     found = make_report(request, output.line)
     page_bytes = write_report_page(found, html)
     output.line(f"wrote {html}: {page_bytes / 2**10:,.0f} KiB")
-    print_json(found.to_json()) if given["as_json"] else click.echo(html)
+    with summary():
+        print_json(found.to_json()) if given["as_json"] else click.echo(html)
 
 
 class StderrOutput:
