@@ -226,7 +226,7 @@ def _chart(panels: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "background": "white",
         "vconcat": [panel for panel in panels if panel["data"]["values"]],
-        "resolve": {"scale": {"x": "shared", "color": "independent"}},
+        "resolve": {"scale": {"x": "shared", "color": "independent", "strokeDash": "independent"}},
     }
 
 
