@@ -91,7 +91,19 @@ def test_changed_settings_are_rejected_by_name(built: Path, undisturbed: Path) -
 def test_another_preset_for_a_run_is_a_usage_error(built: Path, undisturbed: Path) -> None:
     ran = train("fit", built, "--out", undisturbed, "--preset", "paper", "--device", "cpu")
     assert ran.code == 2
-    assert "started with preset 'source-2012'" in ran.err
+    assert "started with preset 'source-2010'" in ran.err
+
+
+def test_a_run_resumed_with_more_epochs_keeps_the_schedule_that_it_began_with(
+    built: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    fit(built, out, "--epochs", 2, "--schedule", "dexp")
+    ended = float(rows(out / "steps.csv")[-1]["lr"])
+    assert ended == pytest.approx(0.01 / 250)
+    fit(built, out, "--epochs", 3)
+    log = [float(row["lr"]) for row in rows(out / "steps.csv")]
+    assert log[2 * STEPS_PER_EPOCH :] == [ended] * STEPS_PER_EPOCH
 
 
 def test_a_new_learning_rate_is_used_and_recorded(

@@ -42,7 +42,7 @@ def test_every_epoch_is_validated_and_the_best_is_kept(run: Path) -> None:
 
 def test_the_resolved_settings_are_in_the_run_folder(run: Path) -> None:
     config = resolve(None, tomllib.loads((run / "config.toml").read_text()), {})
-    assert config.preset == "source-2012"
+    assert config.preset == "source-2010"
     assert config.optim.epochs == EPOCHS
     assert config.net.width_divisor == 16
 
@@ -93,6 +93,12 @@ def test_a_warm_start_copies_the_layers_that_fit(run: Path, built: Path, tmp_pat
     ours, theirs = weights(tmp_path / "run" / "last.pt"), weights(run / "last.pt")
     assert torch.equal(ours["model.conv1.weight"], theirs["model.conv1.weight"])
     assert len(ours["model.fc8.bias"]) == 7
+
+
+def test_images_of_float16_train_without_autocast(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(built, out, "--steps", 2, "--set", "input.dtype=float16")
+    assert all(math.isfinite(float(row["loss"])) for row in rows(out / "steps.csv"))
 
 
 def test_a_dry_run_prints_the_size_and_writes_nothing(built: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from train.config import InputConfig, NetConfig, OptimConfig, RunConfig
 from train.errors import ConfigError
-from train.presets import AUTHOR_EPOCHS, PRESETS, preset
-from train.retired import RETIRED
+from train.older_runs import RETIRED, with_schedule_epochs
+from train.presets import PRESETS, preset
 from train.settings import from_assignments, from_json, merge, read_toml, resolve, to_toml
 
 
@@ -53,20 +53,49 @@ def test_flags_override_the_file_and_the_file_overrides_the_preset() -> None:
 
 def test_the_number_of_epochs_scales_the_events_of_the_preset() -> None:
     whole, short = preset("source-2012"), resolve("source-2012", {}, {"optim": {"epochs": 31}})
-    assert whole.optim.step_epochs == (23, 51, 78)
-    assert whole.optim.epochs == AUTHOR_EPOCHS
-    assert (whole.input.lighting_stop_epoch, whole.optim.conv1_freeze_epoch) == (68, 72)
-    assert short.optim.step_epochs == (8, 17, 26)
-    assert short.input.lighting_stop_epoch == 23
+    assert whole.optim.step_epochs == (24, 50, 78)
+    assert whole.optim.epochs == 91
+    assert (whole.input.lighting_stop_epoch, whole.optim.conv1_freeze_epoch) == (66, 71)
+    assert short.optim.step_epochs == (8, 17, 27)
+    assert short.input.lighting_stop_epoch == 22
     assert short.optim.epochs == 31
+
+
+def test_the_two_runs_of_the_author_differ_in_their_events_only() -> None:
+    ours, theirs = (dataclasses.asdict(preset(name)) for name in ("source-2012", "source-2010"))
+    assert ours["net"] == theirs["net"]
+    differing = {
+        key
+        for part in ("input", "optim")
+        for key in ours[part]
+        if ours[part][key] != theirs[part][key]
+    }
+    assert differing == {
+        "lighting_stop_epoch", "step_epochs", "bias_drops", "conv1_slow_epoch", "epochs",
+        "schedule_epochs",
+    }  # fmt: skip
 
 
 def test_events_in_a_file_stay_when_the_number_of_epochs_changes(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(to_toml(preset("source-2012")))
     longer = resolve(None, read_toml(path), {"optim": {"epochs": 135}})
-    assert longer.optim.step_epochs == (23, 51, 78)
+    assert longer.optim.step_epochs == (24, 50, 78)
     assert longer.optim.epochs == 135
+
+
+def test_a_stored_schedule_keeps_its_length_unless_it_is_set() -> None:
+    stored = tomllib.loads(to_toml(preset("modern", 8)))
+    assert stored["optim"]["schedule_epochs"] == 8
+    longer = resolve(None, stored, {"optim": {"epochs": 12}})
+    assert (longer.optim.epochs, longer.optim.schedule_epochs) == (12, 8)
+    again = resolve(None, stored, {"optim": {"epochs": 12, "schedule_epochs": "none"}})
+    assert again.optim.schedule_epochs == 12
+    old = {**stored, "optim": {**stored["optim"]}}
+    del old["optim"]["schedule_epochs"]  # the file of an older version
+    completed = resolve(None, with_schedule_epochs(old), {"optim": {"epochs": 12}})
+    assert completed == longer
+    assert with_schedule_epochs(stored) == stored
 
 
 @pytest.mark.parametrize(

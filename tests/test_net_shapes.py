@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from tests.nets import CPU, SMALL, SMALL_PX, SOURCE, batch, make_net
 from train.config import NetConfig
 from train.errors import ConfigError
 from train.net import MaskKey, build_net, net_layout
-from train.net.init import initial_state
+from train.net.init import initial_state, precision_warning
 from train.net.layout import pooled
+from train.presets import preset, source_2012
 
 PARAMETERS = {
     "conv1": 34_944,
@@ -152,6 +154,61 @@ def test_initial_weights_have_their_spread_and_biases(conv345: float) -> None:
         assert abs(weight.std().item() - expected) < 5 * error
         bias = 0.7 if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0
         assert (state[f"{name}.bias"] == torch.tensor(bias)).all()
+
+
+def test_conv6_starts_with_the_authors_weights_and_biases() -> None:
+    """Weights of 0.03 and biases of 1: layers-146-2012-2011.cfg 258-286 of the 2012 source."""
+    config = replace(source_2012().net, architecture="conv6")
+    state = initial_state(net_layout(config, classes=10), config, seed=0)
+    assert (state["conv6.bias"] == 1).all()
+    assert state["conv6.weight"].std().item() == pytest.approx(0.03, rel=0.01)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_of_a_smaller_type_are_computed_in_the_type_of_the_weights(
+    columns: bool, dtype: torch.dtype
+) -> None:
+    net = make_net(columns=columns).float()
+    images = batch(2)[0].to(dtype)
+    with torch.no_grad():
+        assert torch.equal(net(images), net(images.float()))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert net(images).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"), [("paper", True), ("source-2012", False), ("modern", False)]
+)
+def test_bfloat16_warns_where_the_initial_weights_need_more(name: str, warned: bool) -> None:
+    net = preset(name).net
+    text = precision_warning(net, "bfloat16") or ""
+    assert ("--amp float16" in text and "--preset source-2012" in text) is warned
+    assert precision_warning(net, "float16") is precision_warning(net, "float32") is None
+
+
+def test_the_warning_about_bfloat16_is_true() -> None:
+    """Rounding errors of the part of the logits that depends on the image."""
+
+    def error(name: str, dtype: torch.dtype) -> float:
+        net = build_net(
+            preset(name).net, classes=100, devices=[CPU], columns=False, seed=0, image_px=SMALL_PX
+        )
+        coarse, _ = batch(8, image_px=8)  # smooth images, which differ as photographs do
+        images = functional.interpolate(coarse.float(), size=SMALL_PX, mode="bicubic")
+        masks = net.draw_masks(MaskKey.whole(seed=0, step=0, rows=1))  # one for all images
+        with torch.no_grad():
+            exact = net(images, masks)
+            with torch.autocast("cpu", dtype=dtype):
+                rounded = net(images, masks).float()
+        exact, rounded = exact - exact.mean(0), rounded - rounded.mean(0)
+        return float((rounded - exact).norm() / exact.norm())
+
+    worst = error("paper", torch.bfloat16)
+    assert worst > 0.15
+    assert worst > 5 * error("paper", torch.float16)
+    assert worst > 5 * error("source-2012", torch.bfloat16)
+    assert worst > 5 * error("modern", torch.bfloat16)
 
 
 def test_initial_weights_depend_only_on_the_seed() -> None:

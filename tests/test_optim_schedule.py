@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from train.config import OptimConfig
 from train.errors import CheckpointError, ConfigError
-from train.optim.schedule import ScheduleState, after_validation, rate, resumed, start
-from train.presets import source_2012
+from train.optim.schedule import Rates, ScheduleState, after_validation, rate, resumed, start
+from train.presets import source_2010, source_2012
 
 
 def weights_rate(config: OptimConfig, epoch: float, state: ScheduleState | None = None) -> float:
@@ -29,15 +30,34 @@ def validated(config: OptimConfig, errors: list[float]) -> ScheduleState:
 
 def test_dexp_falls_in_the_authors_four_equal_steps() -> None:
     config = OptimConfig(schedule="dexp", epochs=96)
-    found = [weights_rate(config, epoch) for epoch in range(96)]
+    found = [weights_rate(config, epoch + 0.5) for epoch in range(96)]
     expected = [0.01, 0.0015874, 0.00025198, 0.00004]
     assert found[::24] == pytest.approx(expected, rel=1e-4)
     assert found == [each for each in found[::24] for _ in range(24)]
 
 
+@pytest.mark.parametrize(("epochs", "boundary"), [(96, 24), (90, 45), (4, 3), (90, 22.5)])
+def test_dexp_changes_one_update_after_a_boundary(epochs: int, boundary: float) -> None:
+    """As ``progress <= (i + 1) / n`` in lr.cu does: the update at the boundary has the old rate."""
+    config = OptimConfig(schedule="dexp", epochs=epochs)
+    before, at, after = (
+        weights_rate(config, boundary + updates / 10_009) for updates in (-1, 0, 1)
+    )
+    assert before == at
+    assert after == pytest.approx(at / 250 ** (1 / 3))
+
+
+def test_more_epochs_leave_the_steps_of_dexp_where_they_are() -> None:
+    whole = OptimConfig(schedule="dexp", epochs=90)
+    longer = replace(whole, epochs=135)
+    for epoch in (0, 22.6, 45, 89.9, 90, 134):
+        assert rate(longer, start(longer), epoch) == rate(whole, start(whole), min(epoch, 90))
+    assert weights_rate(OptimConfig(schedule="dexp", epochs=135), 90) > weights_rate(longer, 90)
+
+
 def test_dexp_divides_the_biases_rate_by_ten_for_the_second_half() -> None:
     config = OptimConfig(schedule="dexp", epochs=90, lr_bias_multiplier=2.0)
-    found = [rate(config, start(config), epoch).lr_biases for epoch in range(90)]
+    found = [rate(config, start(config), epoch + 0.5).lr_biases for epoch in range(90)]
     assert found == pytest.approx([0.02] * 45 + [0.002] * 45)
 
 
@@ -46,17 +66,35 @@ def test_dexp_keeps_the_last_rate_beyond_its_end_and_one_step_is_constant() -> N
     assert weights_rate(OptimConfig(schedule="dexp", epochs=4, dexp_steps=1), 3) == 0.01
 
 
-def test_source_2012_follows_the_authors_epochs() -> None:
+def in_the_authors_epoch(config: OptimConfig, epoch: int) -> Rates:
+    """Rates in the middle of the author's epoch of that number; he counts from 1."""
+    return rate(config, start(config), epoch - 0.5)
+
+
+def test_source_2012_has_the_rates_of_the_authors_ilsvrc_2012_run() -> None:
+    """Lab notes of layer-params-145.cfg (169-182): drops at 25, 51 and 79, end at 91."""
     config = source_2012().optim
-    state = start(config)
-    weights = [weights_rate(config, epoch) for epoch in range(93)]
-    assert weights == pytest.approx([1e-2] * 23 + [1e-3] * 28 + [1e-4] * 27 + [1e-5] * 15)
-    biases = [rate(config, state, epoch).lr_biases for epoch in range(93)]
-    assert biases == pytest.approx([0.02] * 23 + [0.002] * 70)
-    conv1 = [rate(config, state, epoch).of("conv1", "weight") for epoch in (67, 68, 71, 72, 92)]
+    found = [in_the_authors_epoch(config, epoch) for epoch in range(1, config.epochs + 1)]
+    weights = [each.lr_weights for each in found]
+    assert weights == pytest.approx([1e-2] * 24 + [1e-3] * 26 + [1e-4] * 28 + [1e-5] * 13)
+    assert [each.lr_biases for each in found] == [0.02] * 91
+    conv1 = [in_the_authors_epoch(config, e).of("conv1", "weight") for e in (66, 67, 71, 72, 91)]
     assert conv1 == pytest.approx([1e-4, 1e-5, 1e-5, 0, 0])
-    assert rate(config, state, 72).of("conv1", "bias") == 0
-    assert rate(config, state, 92).of("conv2", "weight") == pytest.approx(1e-5)
+    assert in_the_authors_epoch(config, 72).of("conv1", "bias") == 0
+    assert in_the_authors_epoch(config, 91).of("conv2", "weight") == pytest.approx(1e-5)
+    assert source_2012().input.lighting_stop_epoch == 66  # counted from 0: his epoch 67
+
+
+def test_source_2010_has_the_rates_of_the_authors_ilsvrc_2010_run() -> None:
+    """Lab notes of layer-params-145-2010.cfg (166-178): drops at 23, 51 and 78, end at 93."""
+    config = source_2010().optim
+    found = [in_the_authors_epoch(config, epoch) for epoch in range(1, config.epochs + 1)]
+    weights = [each.lr_weights for each in found]
+    assert weights == pytest.approx([1e-2] * 22 + [1e-3] * 28 + [1e-4] * 27 + [1e-5] * 16)
+    assert [each.lr_biases for each in found] == pytest.approx([0.02] * 22 + [0.002] * 71)
+    conv1 = [in_the_authors_epoch(config, e).of("conv1", "weight") for e in (67, 68, 71, 72)]
+    assert conv1 == pytest.approx([1e-4, 1e-5, 1e-5, 0])
+    assert source_2010().input.lighting_stop_epoch == 67
 
 
 def test_steps_begin_exactly_at_their_epochs() -> None:

@@ -64,7 +64,7 @@ def read_png(path: Path) -> np.ndarray[Any, Any]:
         return np.asarray(picture)
 
 
-@pytest.mark.parametrize("preset", ["paper", "source-2012", "modern"])
+@pytest.mark.parametrize("preset", ["paper", "source-2012", "source-2010", "modern"])
 def test_a_tile_is_the_tensor_that_trains(
     data: TrainingSet, built: Path, tmp_path: Path, preset: str
 ) -> None:

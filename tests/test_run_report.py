@@ -88,7 +88,7 @@ def test_the_page_is_sound_and_says_what_was_measured(
         assert "top-5" not in text.partition("Photographs and their best labels")[0]
         facts = dict(zip(opened.texts("dt"), opened.texts("dd"), strict=True))
         assert (facts["preset"], facts["updates"], facts["trained on"]) == (
-            "source-2012", "18", "cpu",
+            "source-2010", "18", "cpu",
         )  # fmt: skip
         assert facts["photographs"] == "train 96, val 24"
         assert f"{top1}, epoch" in facts["lowest top-1 error"]

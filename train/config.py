@@ -204,12 +204,17 @@ class OptimConfig:
     accumulate: int = 1
     """Parts in which each process computes its share of a batch."""
     epochs: int = 90
+    schedule_epochs: int | None = None
+    """Epochs that ``dexp`` is spread over; None: ``epochs``. A run that is resumed with more epochs
+    keeps the length that its schedule was made for."""
 
     def __post_init__(self) -> None:
+        if self.schedule_epochs is None:
+            object.__setattr__(self, "schedule_epochs", self.epochs)
         _one_of("schedule", self.schedule, ScheduleKind)
         _at_least(self, 0, "lr", "weight_decay", "lars", "lr_drops", "bias_drops")
-        _at_least(self, 1, "batch_images", "accumulate", "epochs", "plateau_epochs")
-        _at_least(self, 1, "dexp_target_factor", "dexp_steps")
+        _at_least(self, 1, "batch_images", "accumulate", "epochs", "schedule_epochs")
+        _at_least(self, 1, "plateau_epochs", "dexp_target_factor", "dexp_steps")
         _require(
             0 <= self.momentum < 1, f"momentum must be at least 0 and below 1; got {self.momentum}"
         )

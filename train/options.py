@@ -72,7 +72,7 @@ fit_options = options(
                  help="Images per update, over all processes [default: 128]."),
     click.option("--accumulate", type=int, metavar="N",
                  help="Compute each batch in N parts, to save memory."),
-    click.option("--epochs", type=int, metavar="N", help="[default: the preset's, 90 or 93]"),
+    click.option("--epochs", type=int, metavar="N", help="[default: the preset's, 90 to 93]"),
     click.option("--steps", type=int, metavar="N", help="Stop after N updates."),
     click.option("--lr", type=float, metavar="X",
                  help="Learning rate; for a resumed run, the rate from now on [default: 0.01]."),

@@ -13,8 +13,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from imgprep.storage.atomic import is_deeper
 from train.config import RunConfig
 from train.errors import ConfigError
+from train.older_runs import RETIRED, changed_retired, without_retired
 from train.presets import preset
-from train.retired import RETIRED, changed_retired, without_retired
 
 DEPTH_MAX = 8
 INTEGER_END = 2**63

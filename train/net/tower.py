@@ -98,6 +98,8 @@ class Tower(nn.Module):
 
     def conv1_output(self, images: Tensor) -> Tensor:
         """(n, 3, px, px) -> (n, conv1, 55, 55), before the activation."""
+        if not torch.is_autocast_enabled(images.device.type):
+            images = images.to(self.get_parameter("conv1.weight").dtype)  # input.dtype may be less
         images = images.contiguous(memory_format=torch.channels_last)
         pad = self.padding_px  # right and bottom: the last windows read zeros, which is the mean
         return self.run("conv1", functional.pad(images, (0, pad, 0, pad)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import floor, isfinite
+from math import ceil, isfinite
 from typing import Any
 
 from train.config import OptimConfig
@@ -97,7 +97,7 @@ def start(config: OptimConfig) -> ScheduleState:
 def rate(config: OptimConfig, state: ScheduleState, epoch: float) -> Rates:
     """Work out the rates after ``epoch`` finished epochs; fractions count, as in the 2012 source.
 
-    ``dexp`` is spread over ``config.epochs``, so another length moves its steps.
+    ``dexp`` is spread over ``config.schedule_epochs``, and keeps its last rate after them.
     """
     lr = state.base_lr
     return Rates(
@@ -147,13 +147,13 @@ def resumed(config: OptimConfig, state: ScheduleState, epoch: float) -> Schedule
 
 def _decay(config: OptimConfig, state: ScheduleState, epoch: float) -> float:
     if config.schedule == "dexp":
-        return _dexp(config.dexp_target_factor, config.dexp_steps, epoch / config.epochs)
+        return _dexp(config, epoch, config.dexp_target_factor, config.dexp_steps)
     return config.lr_factor ** _drops(config, state, epoch)
 
 
 def _bias_decay(config: OptimConfig, state: ScheduleState, epoch: float) -> float:
     if config.schedule == "dexp":
-        return _dexp(DEXP_BIAS_TARGET_FACTOR, DEXP_BIAS_STEPS, epoch / config.epochs)
+        return _dexp(config, epoch, DEXP_BIAS_TARGET_FACTOR, DEXP_BIAS_STEPS)
     drops = _drops(config, state, epoch)
     return config.lr_factor ** min(drops, drops if config.bias_drops is None else config.bias_drops)
 
@@ -166,11 +166,16 @@ def _drops(config: OptimConfig, state: ScheduleState, epoch: float) -> int:
     return 0
 
 
-def _dexp(target_factor: float, steps: int, progress: float) -> float:
-    """Go from 1 to ``1 / target_factor`` in ``steps`` equal parts, by a constant ratio."""
+def _dexp(config: OptimConfig, epoch: float, target_factor: float, steps: int) -> float:
+    """Go from 1 to ``1 / target_factor`` in ``steps`` equal parts, by a constant ratio.
+
+    The update at a boundary still has the old rate (``progress <= (i + 1) / n``, lr.cu of the 2012
+    source).
+    """
     if steps == 1:
         return 1.0
-    step = min(floor(progress * steps), steps - 1)
+    assert config.schedule_epochs is not None
+    step = min(max(ceil(epoch * steps / config.schedule_epochs) - 1, 0), steps - 1)
     return float(target_factor ** (-step / (steps - 1)))
 
 

@@ -17,6 +17,7 @@ from train.config import RunConfig
 from train.errors import CheckpointError
 from train.feed.loader import EvalLoader, Share, TrainLoader
 from train.net import build_net
+from train.net.init import precision_warning
 from train.net.memory import keep_pages
 from train.optim import schedule
 from train.optim.sgd import Sgd
@@ -89,6 +90,7 @@ def run(
         with _open_loop(job, stop, output) as loop:
             if saved is None:
                 output.line(job.summary(verbose=verbose))
+                _warn_of_precision(job.config, output)
                 _warm_start(loop, job.config, output)
             else:
                 _resume(loop, saved, output)
@@ -231,6 +233,12 @@ def _warm_start(loop: Loop, config: RunConfig, output: TextOutput) -> None:
     output.line(
         f"copied weights from {config.warm_start}; newly initialised: {', '.join(fresh) or 'none'}"
     )
+
+
+def _warn_of_precision(config: RunConfig, output: TextOutput) -> None:
+    warning = precision_warning(config.net, config.amp)
+    if warning and config.warm_start is None:
+        output.warn(warning)
 
 
 def _resume(loop: Loop, saved: Checkpoint, output: TextOutput) -> None:

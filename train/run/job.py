@@ -15,6 +15,7 @@ from imgprep.storage import Location
 from train.config import RunConfig
 from train.errors import ConfigError
 from train.feed.dataset import TrainingSet, open_dataset
+from train.older_runs import with_schedule_epochs
 from train.run.budget import RunBudget, make_budget
 from train.run.launch import Placement, find_hardware, place
 from train.saved.run_folder import CONFIG, RunFolder
@@ -90,7 +91,7 @@ def prepare(request: FitRequest) -> FitJob:
 
 def _settings(request: FitRequest) -> RunConfig:
     folder = RunFolder(request.out)
-    stored = read_toml(folder.config) if folder.config.exists() else {}
+    stored = with_schedule_epochs(read_toml(folder.config)) if folder.config.exists() else {}
     if stored and request.preset not in (None, stored.get("preset")):
         raise ConfigError(
             f"{request.out} was started with preset {stored.get('preset')!r}, not "

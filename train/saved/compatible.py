@@ -8,7 +8,7 @@ from typing import Any
 
 from train.config import RunConfig
 from train.errors import CheckpointError
-from train.retired import RETIRED, changed_retired, without_retired
+from train.older_runs import RETIRED, changed_retired, without_retired
 from train.saved.checkpoint import Checkpoint
 
 NEW_RUN = "start a new run with another --out"

@@ -1,4 +1,4 @@
-"""Settings that no longer exist, but that the files of older runs may still carry."""
+"""Settings files of older runs: settings that no longer exist, and one that they lack."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def changed_retired(settings: Mapping[str, Any]) -> dict[str, object]:
         for section, name, value in _retired_in(settings)
         if (None if value == "none" else value) != RETIRED[f"{section}.{name}"]
     }
+
+
+def with_schedule_epochs(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the stored settings of a run from before ``optim.schedule_epochs``: its schedule was
+    made for the epochs that it was to have."""
+    optim = stored.get("optim")
+    if not isinstance(optim, Mapping) or "epochs" not in optim:
+        return dict(stored)
+    return {**stored, "optim": {"schedule_epochs": optim["epochs"], **optim}}
 
 
 def _retired_in(settings: Mapping[str, Any]) -> list[tuple[str, str, object]]:
