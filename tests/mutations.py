@@ -1,7 +1,6 @@
-"""Bytes made hostile: flips, cuts and splices, numbers and JSON values of the worst kind.
+"""Mutate bytes and JSON for fuzz tests: flips, cuts, splices, extreme numbers and values.
 
-All take a ``Random``, so that hypothesis, a replay and the mutation loop of ``tools/fuzz.py`` share
-them.
+Every function takes a ``Random``, so hypothesis, replays and ``tools/fuzz.py`` can all use it.
 """
 
 from __future__ import annotations
