@@ -19,6 +19,7 @@ from imgprep.spec import ExifPolicy, ImageSpec
 from tests.decoding import check_outcome
 from tests.fuzzing import cause, target
 from tests.imagefiles import ARITHMETIC, ODD_SAMPLING, chunk, picture, png16, saved, with_exif
+from tests.jpegparts import joined, many_scans, three_scans, without_height
 from tests.mutations import repaired_png
 
 PIXELS_MAX = 1_000_000
@@ -44,6 +45,10 @@ def _jpegs() -> list[bytes]:
         with_exif(saved(small, "JPEG"), 6),
         ARITHMETIC,
         ODD_SAMPLING,
+        joined(*three_scans(picture(24, 24))),
+        many_scans(24, [(1, 5), (6, 63)], bits=3),
+        without_height(saved(small, "JPEG")),
+        saved(small, "JPEG", progressive=True)[:-2],
     ]
 
 
