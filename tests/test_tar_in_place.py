@@ -275,7 +275,7 @@ def test_a_cut_train_tar_keeps_labels_and_whole_images(share: float, tmp_path: P
 def test_an_inner_file_that_is_not_a_tar(tmp_path: Path) -> None:
     good = tar_bytes([("a.JPEG", b"1")])
     scan = scan_train(tmp_path, [("n01440764.tar", b"text " * 300), ("n01443537.tar", good)])
-    assert scan.problem_counts == {"bad-header": 1, "empty-class": 1}
+    assert scan.problem_counts == {"not-a-tar": 1, "empty-class": 1}
     assert scan.splits["train"].label(0) == 1
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from imgprep.errors import UsageError
-from imgprep.sources.tree import FolderEntry, ImageEntry, Kind, RangeFile
+from imgprep.sources.tree import FolderEntry, ImageEntry, Kind, RangeFile, wrapped_ns
 
 BLOCK_BYTES = 512
 AHEAD_BYTES = 64 * 1024
@@ -117,7 +117,7 @@ def range_file_of(fd: int) -> RangeFile:
     return RangeFile(
         pread=partial(os.pread, fd),
         size_bytes=now.st_size,
-        mtime_ns=now.st_mtime_ns,
+        mtime_ns=wrapped_ns(now.st_mtime_ns),
         header_bytes=BLOCK_BYTES,
         ahead_bytes=AHEAD_BYTES,
     )
@@ -155,7 +155,7 @@ def _image_entry(entry: os.DirEntry[bytes]) -> ImageEntry:
     # Ask the system only about files that not everyone may read: it saves a call for the rest.
     if not mode & stat.S_IROTH and not _may_read(entry.path):
         return name, 0, 0, "unreadable-file", "no permission to read it"
-    return name, now.st_size, now.st_mtime_ns, "", ""
+    return name, now.st_size, wrapped_ns(now.st_mtime_ns), "", ""
 
 
 def _may_read(path: bytes) -> bool:

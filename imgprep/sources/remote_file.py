@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgprep.errors import SourceError, UnreachableError
+from imgprep.sources.tree import wrapped_ns
 from imgprep.storage.urls import attempt
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def mtime_of(entry: dict[str, Any]) -> int:
                 continue
         if isinstance(value, datetime):
             aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-            return round(aware.timestamp() * 1_000_000) * 1000
+            return wrapped_ns(round(aware.timestamp() * 1_000_000) * 1000)
         if isinstance(value, (int, float)):
-            return round(value * 1_000_000) * 1000
+            return wrapped_ns(round(value * 1_000_000) * 1000)
     return 0

@@ -22,7 +22,11 @@ from imgprep.sources.scan_threads import ScanOptions, scan_each
 from imgprep.sources.tarwalk import TarMember, walk
 from imgprep.sources.tree import RangeFile, Tree
 
-FOLDERS_IGNORED = "directory entries in tars, ignored"
+IGNORED = {
+    "directory": "directory entries in tars, ignored",
+    "metadata": "volume labels and other metadata in tars, ignored",
+}
+"""Problems of members that are harmless, and how a scan counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ def class_tars_in(tree: Tree, outer: str, findings: Findings) -> dict[str, TarPa
     """Where each class tar is in the tar of tars, by class; faults go to ``findings``.
 
     Raises:
-        SourceError: the file cannot be opened.
+        SourceError: the file cannot be opened, or is not a tar.
     """
     parts: dict[str, TarPart] = {}
     with _opened(tree, outer) as file:
@@ -55,8 +59,10 @@ def class_tars_in(tree: Tree, outer: str, findings: Findings) -> dict[str, TarPa
             # A class tar that is cut still has whole images; its own walk reports the cut.
             cut = member.problem == "cut-short" and base.endswith(b".tar")
             name = os.fsdecode(base.removesuffix(b".tar"))
-            if member.problem == "directory":
-                findings.oddities[FOLDERS_IGNORED] += 1
+            if member.problem in IGNORED:
+                findings.oddities[IGNORED[member.problem]] += 1
+            elif member.problem == "not-a-tar":
+                raise SourceError(f"{tree.where(outer)}: {member.cause}")
             elif member.name and is_clutter_path(member.name):
                 findings.oddities[CLUTTER_IGNORED] += 1
             elif member.problem and not cut:
@@ -77,6 +83,8 @@ def class_tars_in(tree: Tree, outer: str, findings: Findings) -> dict[str, TarPa
                     findings.doubt("cut-short", where, cause)
                 end = min(member.offset + member.size_bytes, file.size_bytes)
                 parts[name] = TarPart(outer, where, member.offset, end)
+    if not parts and not findings.problems:
+        findings.report("empty-archive", outer, "it contains no class tars")
     return parts
 
 
@@ -100,6 +108,19 @@ def scan_class_tars(
         else:
             images = scan_each(lambda name: _scan_file(tree, parts[name], lanes), names, options)
         yield from zip(names, images, strict=True)
+
+
+def scan_flat_tar(tree: Tree, path: str, name_fault: NameFault) -> ContainerImages:
+    """Scan a tar of images that are not sorted by class.
+
+    Raises:
+        SourceError: the file cannot be opened, or is not a tar.
+    """
+    images = scan_tar(tree, whole_tar(path), name_fault)
+    for problem in images.findings.problems:
+        if problem.kind == "not-a-tar":
+            raise SourceError(f"{tree.where(path)}: {problem.cause}")
+    return images
 
 
 def scan_tar(
@@ -137,8 +158,8 @@ def _scan_part(
     for member in members:
         if not member.problem:
             builder.add(member.name, member.offset, member.size_bytes, file.mtime_ns)
-        elif member.problem == "directory":
-            builder.findings.oddities[FOLDERS_IGNORED] += 1
+        elif member.problem in IGNORED:
+            builder.findings.oddities[IGNORED[member.problem]] += 1
         else:
             builder.reject(member.problem, member.name, member.cause)
     return builder.finish()

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
+from imgprep.sources.filekind import not_a_tar
 from imgprep.sources.tree import RangeFile
 
 BLOCK_BYTES = 512
@@ -28,8 +29,9 @@ ADLER_MODULUS = 65521
 ZERO_BLOCK = bytes(BLOCK_BYTES)
 _DOTS = re.compile(rb"(?:\./+)*")
 # The only PAX records that are read; a tar may hold a million others.
-_PAX_KEPT = frozenset({b"path", b"size"})
+_PAX_KEPT = frozenset({b"path", b"size", b"GNU.volume.offset"})
 _PAX_SPARSE = b"GNU.sparse."
+_PAX_VOLUME = b"GNU.volume.offset"
 
 REGULAR_TYPES = frozenset(b"0\x007")
 EXTENSION_TYPES = frozenset(b"LKxXg")
@@ -39,8 +41,14 @@ UNUSABLE_TYPES = {
     ord("3"): "a character device",
     ord("4"): "a block device",
     ord("6"): "a named pipe",
+    ord("M"): "the rest of a file that begins in another volume (tar --multi-volume)",
+    ord("N"): "a table of long names in the old format of GNU tar",
     ord("S"): "a sparse file",
 }
+METADATA_TYPES = {ord("V"): "a volume label", ord("A"): "an ACL", ord("E"): "extended attributes"}
+"""GNU tar writes ``V`` (--label), Solaris ``A`` and ``E``; they say nothing about images."""
+DIRECTORY_TYPES = frozenset(b"5D")
+"""``D`` is a directory of ``tar --listed-incremental``, with a list of its files as data."""
 StopAt = Callable[[int], bool]
 # Members of these types have no data, whatever their size field says (as in tarfile).
 DATALESS_TYPES = frozenset(b"123456")
@@ -54,7 +62,9 @@ class TarMember(NamedTuple):
     """Where the data starts in the outermost file."""
     size_bytes: int
     problem: str = ""
-    """A short slug: cut-short, bad-header, unsafe-name, not-a-file, directory, data-after-end."""
+    """A short slug: cut-short, bad-header, not-a-tar, unsafe-name, not-a-file, directory,
+    metadata, data-after-end.
+    """
     cause: str = ""
 
 
@@ -136,8 +146,7 @@ def walk(
             if extension.in_force:
                 kind, name, size_bytes = extension.apply(kind, name, size_bytes)
         except _WalkError as exc:
-            cause = f"the header at byte {position - start} is damaged: {exc}"
-            yield TarMember(b"", position, 0, exc.problem, cause)
+            yield _header_fault(header, position - start, exc)
             return None
         if kind == ord("S"):
             data = _skip_sparse_headers(reader, header, data)
@@ -158,10 +167,26 @@ def walk(
         position = data + padded(stored)
 
 
+def _header_fault(header: bytes, position: int, error: _WalkError) -> TarMember:
+    """Report a damaged header, or what the file is if its first header is not that of a tar."""
+    kind = not_a_tar(header) if position == 0 else ""
+    if kind:
+        return TarMember(b"", 0, 0, "not-a-tar", kind)
+    cause = f"the header at byte {position} is damaged: {error}"
+    return TarMember(b"", position, 0, error.problem, cause)
+
+
 def _end_faults(reader: _Reader, start: int, position: int) -> Iterator[TarMember]:
     """Report an end without the marker, and data after the marker at ``position``."""
-    if len(reader.block(position)) < BLOCK_BYTES:
+    block = reader.block(position)
+    if len(block) < BLOCK_BYTES:
+        kind = not_a_tar(block) if position == start else ""
+        if kind:
+            yield TarMember(b"", position, 0, "not-a-tar", kind)
+            return
         cause = f"it ends at byte {reader.end - start} without an end marker"
+        if reader.end == start:
+            cause = "it is empty"
         yield TarMember(b"", position, 0, "cut-short", cause)
     elif any(reader.span(position, TAIL_CHECK_BYTES)):
         cause = f"more data follows the end marker at byte {position - start}"
@@ -176,8 +201,10 @@ def _leading_dots(name: bytes) -> int:
 
 def _classify(kind: int, name: bytes, offset: int, size_bytes: int) -> TarMember:
     """Classify a member: a file, a directory (V7 marks it only by a slash), a link, a bad name."""
-    if kind == ord("5") or (kind == 0 and name.endswith(b"/")):
+    if kind in DIRECTORY_TYPES or (kind == 0 and name.endswith(b"/")):
         return TarMember(name, offset, 0, "directory", "a directory entry")
+    if kind in METADATA_TYPES:
+        return TarMember(name, offset, size_bytes, "metadata", METADATA_TYPES[kind])
     if kind not in REGULAR_TYPES:
         what = UNUSABLE_TYPES.get(kind, f"a member of unknown type {chr(kind)!r}")
         return TarMember(name, offset, size_bytes, "not-a-file", f"{what}, not a file")
@@ -278,6 +305,9 @@ class _Extension:
             size_bytes = int(text)
         if _PAX_SPARSE in records:
             kind = ord("S")
+        if self._all.pop(_PAX_VOLUME, None) is not None:
+            kind = ord("M")  # It describes the first member of a further volume only.
+            self.in_force = bool(self._all)
         return kind, name, size_bytes
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-__all__ = ["FolderEntry", "ImageEntry", "RangeFile", "Tree", "child_path"]
+__all__ = ["FolderEntry", "ImageEntry", "RangeFile", "Tree", "child_path", "wrapped_ns"]
 
 Kind = Literal["folder", "file", "broken-link", "other"]
 
@@ -101,6 +101,11 @@ class Tree(Protocol):
 
     def stop(self) -> None:
         """Make the reads of other threads fail soon; nothing more is read."""
+
+
+def wrapped_ns(time_ns: int) -> int:
+    """A modification time as int64; times before 1677 and after 2262 wrap, and so still differ."""
+    return (time_ns + 2**63) % 2**64 - 2**63
 
 
 def child_path(folder: str, name: str) -> str:

@@ -216,7 +216,7 @@ def _read_devkit_archive(data: bytes, where: str) -> dict[str, bytes]:
             f"{where} is not a readable devkit archive: {exc}; download it again"
         ) from exc
     for member in walk(_range_file(plain), 0, len(plain)):
-        if member.problem in ("cut-short", "bad-header"):
+        if member.problem in ("cut-short", "bad-header", "not-a-tar"):
             raise SourceError(
                 f"{where} is not a readable devkit archive: {member.cause}; download it again"
             )

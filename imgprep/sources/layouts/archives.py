@@ -12,7 +12,7 @@ from imgprep.sources.layout import Candidate, ClassImages, Layout, ScanClasses
 from imgprep.sources.listing import file_names
 from imgprep.sources.scan_processes import scan_in_processes
 from imgprep.sources.scan_threads import ScanOptions
-from imgprep.sources.tars import class_tars_beside, class_tars_in, scan_tar, whole_tar
+from imgprep.sources.tars import class_tars_beside, class_tars_in, scan_flat_tar
 from imgprep.sources.tree import Tree, child_path
 from imgprep.sources.truth import val_name_fault
 from imgprep.wording import counted, readable_bytes
@@ -44,7 +44,7 @@ def detect(tree: Tree) -> Candidate | None:
         layout="archives",
         evidence=tuple(evidence),
         train=train,
-        flat_val=partial(scan_tar, tree, whole_tar(VAL_TAR), val_name_fault) if has_val else None,
+        flat_val=partial(scan_flat_tar, tree, VAL_TAR, val_name_fault) if has_val else None,
         table_folders=(tree,),
     )
 
