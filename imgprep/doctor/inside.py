@@ -53,11 +53,12 @@ def jpeg_window() -> dict[str, Any]:
     import importlib.util
 
     from imgprep.image.jpegregion import ENABLED
+    from imgprep.image.pillowcheck import loaded_library
 
     built = importlib.util.find_spec("imgprep.image._jpeg") is not None
     if built:
         importlib.import_module("imgprep.image._jpeg")  # an error here is the answer
-    library = _mapped("libjpeg")
+    library = loaded_library("libjpeg")
     return {
         "enabled": ENABLED,
         "built": built,
@@ -103,15 +104,6 @@ def main(question: str) -> None:
 QUESTIONS = {
     each.__name__: each for each in (pillow, simplejpeg, kernel, jpeg_window, numbers, train_kernel)
 }
-
-
-def _mapped(stem: str) -> Path | None:
-    """Return the path of the loaded shared library with this name, if any."""
-    for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
-        path = line.partition("/")[2]
-        if path and Path(path).name.startswith(f"{stem}."):
-            return Path("/" + path)
-    return None
 
 
 def _turbo_version(library: Path) -> str | None:

@@ -84,6 +84,15 @@ def has_avx2() -> bool | None:
         return None
 
 
+def loaded_library(stem: str) -> Path | None:
+    """The path of the shared library with this name that the process has loaded, if any."""
+    for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines():
+        path = line.partition("/")[2]
+        if path and Path(path).name.startswith((f"{stem}.", f"{stem}-")):
+            return Path("/" + path)
+    return None
+
+
 def compiled_with_avx2(folder: Path, stamp: Path = BUILD_STAMP) -> bool | None:
     """Whether pillow-simd in this ``PIL`` folder was compiled with AVX2.
 
