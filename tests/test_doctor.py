@@ -14,7 +14,9 @@ from typing import Any
 
 import PIL
 import pytest
+from PIL import features
 
+from imgprep.doctor import software
 from tests.clobber import broken_module, fake_distribution, plain_pillow
 from tests.conftest import Ran, imgprep
 
@@ -108,6 +110,16 @@ def test_json_has_the_same_findings_and_imgprep_works_here(tmp_path: Path) -> No
     assert findings["processors"]["facts"]["usable"] >= 1
     assert findings["space"]["facts"]["free_bytes"] > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_formats_that_pillow_lacks_are_noted_with_their_packages() -> None:
+    lacking = software._formats({"libtiff": None, "webp": True})
+    assert lacking.level == "note"
+    assert lacking.value == "compressed TIFF cannot be read"
+    assert lacking.fix == "apt-get install libtiff-dev, then tools/setup"
+    assert software._formats({"libtiff": "4.5.0", "webp": True}).level == "ok"
+    found = software_of(dict(os.environ))["formats"]["facts"]
+    assert found == {"libtiff": features.version("libtiff"), "webp": bool(features.check("webp"))}
 
 
 def test_nothing_heavy_is_imported_into_the_process() -> None:

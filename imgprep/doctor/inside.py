@@ -24,6 +24,7 @@ def pillow() -> dict[str, Any]:
         "libjpeg_turbo": features.version("libjpeg_turbo"),
         "zlib": features.version("zlib"),
         "webp": bool(features.check("webp")),
+        "libtiff": features.version("libtiff"),
     }
 
 

@@ -79,9 +79,23 @@ def _pillow(answer: Answer) -> list[Finding]:
         return [_finding("fix", "Pillow", str(installed), why=why, fix=fix, facts=facts)]
     turbo = loaded["libjpeg_turbo"]
     jpeg = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {loaded['libjpeg']}"
-    facts |= {name: loaded[name] for name in ("libjpeg", "libjpeg_turbo", "zlib", "webp")}
+    facts |= {name: loaded[name] for name in ("libjpeg", "libjpeg_turbo", "zlib")}
     value = f"{installed}, files intact; {jpeg}"
-    return [_finding("ok", "Pillow", value, facts=facts), *_avx2(installed)]
+    pillow = _finding("ok", "Pillow", value, facts=facts)
+    return [pillow, *_avx2(installed), _formats(loaded)]
+
+
+def _formats(loaded: dict[str, Any]) -> Finding:
+    """Image formats that need a library which Pillow may lack."""
+    optional = {"compressed TIFF": ("libtiff", "libtiff-dev"), "WebP": ("webp", "libwebp-dev")}
+    facts = {name: loaded[name] for name, _ in optional.values()}
+    missing = [name for name, (library, _) in optional.items() if not loaded[library]]
+    if not missing:
+        return _finding("ok", "formats", "compressed TIFF and WebP can be read", facts=facts)
+    value = f"{' and '.join(missing)} cannot be read"
+    why = "such images are reported as unsupported"
+    fix = f"apt-get install {' '.join(optional[name][1] for name in missing)}, then tools/setup"
+    return _finding("note", "formats", value, why=why, fix=fix, facts=facts)
 
 
 def _avx2(installed: PillowInstall) -> list[Finding]:
