@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import socket
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from imgprep.sources.checksums import checksum_archives
-from imgprep.sources.ilsvrc2012 import MD5_BY_ARCHIVE
+from imgprep.dataset.labels import order_digest
+from imgprep.progress import StatusLine
+from imgprep.sources.checksums import ChecksumResult, checksum_archives
+from imgprep.sources.ilsvrc2012 import CLASS_ORDER_SHA256, DEVKIT_NAME, MD5_BY_ARCHIVE, TRAIN_TAR
 from imgprep.sources.scan import scan_source
 from imgprep.sources.scan_report import ScanReport, judge
+from tests.conftest import imgprep
 from tests.trees import Shape, make_archives, make_class_folders, tar_bytes, tiny_jpeg, write_files
 
 NOBODY = 65534
@@ -182,7 +186,50 @@ def test_report_shows_a_few_of_many_problems(tmp_path: Path) -> None:
 def test_comparison_with_the_known_counts(
     split: str, images: int, classes: int, per_class: tuple[int, int], verdict: str
 ) -> None:
-    assert verdict in judge(split, images, classes, per_class)
+    assert verdict in judge(split, images, classes, per_class, CLASS_ORDER_SHA256)
+
+
+def test_counts_alone_do_not_match_ilsvrc2012() -> None:
+    invented = order_digest(f"n{number:08d}" for number in range(1000))
+    for split, images, per_class in (("train", 1_281_167, (732, 1300)), ("val", 50_000, (50, 50))):
+        verdict = judge(split, images, 1000, per_class, invented)
+        assert verdict == "differs from ILSVRC2012: other class names"
+
+
+def test_an_archive_that_is_not_the_published_one_comes_with_advice(tmp_path: Path) -> None:
+    make_archives(tmp_path)
+    ran = imgprep("scan", tmp_path, "--checksum")
+    assert ran.code == 1
+    lines = {line.partition(":")[0]: line for line in ran.out.splitlines() if "MD5" in line}
+    size_bytes = (tmp_path / TRAIN_TAR).stat().st_size
+    assert (
+        f"it has {size_bytes:,} bytes, the published archive 147,897,477,120: download it again "
+        "if it should be whole; a subset or a repacked archive never matches" in lines[TRAIN_TAR]
+    )
+    assert "DIFFERS" in lines[f"{DEVKIT_NAME}.tar.gz"]
+    assert "a subset or a repacked archive never matches" in lines[f"{DEVKIT_NAME}.tar.gz"]
+    assert imgprep("scan", tmp_path).code == 0
+    same_size = ChecksumResult("a.tar", "0", "1", 7, 7).render()
+    assert same_size.endswith("so the content is damaged: download it again")
+    assert ChecksumResult("a.tar", "0", "0", 7, 7).render() == "a.tar: MD5 0 matches"
+
+
+def test_progress_is_a_plain_line_every_few_seconds_off_a_terminal(tmp_path: Path) -> None:
+    make_archives(tmp_path)
+    for seconds, expected in ((0.0, ["scan 3", "scan 6", "scan 9", "scan 6"]), (3600.0, [])):
+        stream = io.StringIO()
+        line = StatusLine(stream, plain_seconds=seconds)
+
+        def show(images: int, line: StatusLine = line) -> None:
+            line.show(f"scan {images}")
+
+        scan_source(tmp_path, progress=show)
+        line.end()
+        assert stream.getvalue().splitlines() == expected
+    quiet = StatusLine(stream, quiet=True, plain_seconds=0.0)
+    quiet.show("scan 3")
+    assert not stream.getvalue()
+    assert StatusLine(stream).plain_seconds == 10
 
 
 def test_checksums(tmp_path: Path) -> None:

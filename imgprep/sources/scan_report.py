@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from imgprep.dataset.labels import LabelMap
 from imgprep.errors import EXIT_DONE, EXIT_SKIPPED
 from imgprep.sources import ilsvrc2012
 from imgprep.sources.manifest import Problem, SourceScan, SplitManifest
@@ -59,9 +60,7 @@ class ScanReport:
             evidence=scan.evidence,
             classes=len(scan.labels),
             order_sha256=scan.labels.order_sha256,
-            splits=tuple(
-                _split_report(manifest, len(scan.labels)) for manifest in scan.splits.values()
-            ),
+            splits=tuple(_split_report(manifest, scan.labels) for manifest in scan.splits.values()),
             problem_counts=scan.problem_counts,
             problems=scan.problems,
             class_doubts=scan.class_doubts,
@@ -125,7 +124,8 @@ class ScanReport:
         return "\n".join(lines)
 
 
-def _split_report(manifest: SplitManifest, classes: int) -> SplitReport:
+def _split_report(manifest: SplitManifest, labels: LabelMap) -> SplitReport:
+    classes = len(labels)
     per_class = np.bincount(manifest.rows["label"], minlength=classes)
     smallest = int(per_class.min()) if len(per_class) else 0
     largest = int(per_class.max()) if len(per_class) else 0
@@ -137,12 +137,19 @@ def _split_report(manifest: SplitManifest, classes: int) -> SplitReport:
         classes=filled,
         min_per_class=smallest,
         max_per_class=largest,
-        verdict=judge(manifest.split, len(manifest), filled, (smallest, largest)),
+        verdict=judge(
+            manifest.split, len(manifest), filled, (smallest, largest), labels.order_sha256
+        ),
     )
 
 
-def judge(split: str, images: int, classes: int, per_class: tuple[int, int]) -> str:
-    """Compare counts with ILSVRC2012; ``per_class`` is the smallest and largest class."""
+def judge(
+    split: str, images: int, classes: int, per_class: tuple[int, int], order_sha256: str
+) -> str:
+    """Compare a split with ILSVRC2012: counts, and the hash of the class names in order.
+
+    ``per_class`` holds the number of images of the smallest and the largest class.
+    """
     known = ilsvrc2012.IMAGES_BY_SPLIT[split]
     if classes < FULL_SET_SHARE * ilsvrc2012.CLASSES or images < FULL_SET_SHARE * known:
         return "a subset of ILSVRC2012, or another set"
@@ -157,6 +164,8 @@ def judge(split: str, images: int, classes: int, per_class: tuple[int, int]) -> 
     expected = ilsvrc2012.VAL_IMAGES_PER_CLASS
     if split == "val" and per_class != (expected, expected):
         differences.append(f"{_span(*per_class)} images per class, not {expected}")
+    if classes == ilsvrc2012.CLASSES and order_sha256 != ilsvrc2012.CLASS_ORDER_SHA256:
+        differences.append("other class names")
     if differences:
         return f"differs from ILSVRC2012: {', '.join(differences)}"
     return "matches ILSVRC2012"
