@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgprep.colour.pca import RgbPca
 from tests.feeding import SMALL, loading
 from train.config import InputConfig
 from train.feed.augment import epoch_draws, lighting_on
 from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.order import epoch_order, share_of, stored_order
 from train.feed.records import RecordReader
+from train.presets import preset
 
 PLACES = 33
 # Quantiles of chi-square at 1 - 1e-6; with a fixed seed the tests always pass or always fail.
@@ -132,6 +134,28 @@ def test_alphas_are_normal_and_stop_at_their_epoch(data: TrainingSet) -> None:
     assert [lighting_on(config, epoch) for epoch in (0, 2, 3, 4)] == [True, True, False, False]
     assert not epoch_draws(config, data.pca, 256, 9, seed=1, epoch=3).lighting_rgb.any()
     assert not lighting_on(replace(config, lighting="off"), 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("paper", (0.15, 0.54, 5.82)), ("source-2012", (1.79, 3.37, 11.07))]
+)
+def test_the_authors_components_give_lighting_noise_of_his_size(
+    name: str, expected: tuple[float, float, float]
+) -> None:
+    """Standard deviations and axes as cuda-convnet2 ships them; levels, after the division."""
+    stdevs = np.array([19.7208, 37.0939, 121.7801])
+    axes = np.array(
+        [
+            [0.41796, -0.71258, -0.56351],
+            [-0.81698, -0.02354, -0.57618],
+            [0.39731, 0.70120, -0.59200],
+        ]
+    )
+    config = preset(name).input
+    pca = RgbPca(stdevs**2, axes, np.zeros(3), "scikit-learn")
+    draws = epoch_draws(config, pca, 256, 100_000, seed=1, epoch=0)
+    divisor = 1.1 if config.lighting_divide else 1.0
+    np.testing.assert_allclose((draws.lighting_rgb @ axes / divisor).std(0), expected, rtol=0.02)
 
 
 def test_without_shuffle_records_come_in_stored_order(data: TrainingSet) -> None:
