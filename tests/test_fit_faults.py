@@ -38,12 +38,12 @@ def test_a_folder_that_is_not_a_run_is_left_alone(built: Path, tmp_path: Path) -
 
 def test_a_run_of_another_process_is_left_alone(built: Path, tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("wb") as lock:
-        lock.write(b"process 4321 on node7\n")
+        lock.write(b'{"host": "node7", "pid": 4321}')
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
         ran = train("fit", built, "--out", tmp_path, *SMALL)
     assert ran.code == 1
-    assert "process 4321 on node7 is training in this folder" in ran.err
+    assert "another process is training in this folder ('node7', process 4321): wait" in ran.err
 
 
 @pytest.mark.parametrize(

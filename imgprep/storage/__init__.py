@@ -97,7 +97,7 @@ class Store(Protocol):
     def check_hold(self, name: str, token: str) -> None:
         """Raise ``BusyError`` if another build took over the store since ``hold`` gave ``token``.
 
-        A lock on a local disk cannot be taken over.
+        A lock on a local disk cannot be taken over; a lease can.
         """
 
 

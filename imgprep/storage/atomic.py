@@ -22,13 +22,21 @@ if TYPE_CHECKING:
 PARTIAL_SUFFIX = ".partial"
 JSON_DEPTH_MAX = 32
 """Our own files are nested five deep."""
+_STEM_BYTES_MAX = 100
+_CANNOT_FLUSH = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that renames in it survive a power cut."""
+    """Flush a folder's entries, so that renames in it survive a power cut.
+
+    Some network file systems cannot flush a folder; that is no error.
+    """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    except OSError as exc:
+        if exc.errno not in _CANNOT_FLUSH:
+            raise
     finally:
         os.close(fd)
 
@@ -42,9 +50,10 @@ class PartialFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.{_unique()}{PARTIAL_SUFFIX}")
+        stem = os.fsencode(path.name)[:_STEM_BYTES_MAX].decode("utf-8", "ignore")
+        self._temporary = path.with_name(f".{stem}.{_unique()}{PARTIAL_SUFFIX}")
         try:
-            self.file: IO[bytes] = self._temporary.open("wb")
+            self.file: IO[bytes] = self._temporary.open("xb")  # x: never through a link
         except BaseException:  # an interrupt may come after the file was created
             self._temporary.unlink(missing_ok=True)
             raise
@@ -52,13 +61,30 @@ class PartialFile:
     def commit(self) -> None:
         """Flush to disk, then rename."""
         try:
-            with self.file:
-                self.file.flush()
-                os.fsync(self.file.fileno())
+            self._flush()
             self._temporary.replace(self.path)
         except BaseException:
             self.abandon()
             raise
+
+    def commit_new(self) -> None:
+        """As ``commit``, but only if no file has the final name; else ``FileExistsError``."""
+        try:
+            self._flush()
+            try:
+                os.link(self._temporary, self.path)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links: claim the name, then replace it
+                os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+                self._temporary.replace(self.path)
+        finally:
+            self.abandon()
+
+    def _flush(self) -> None:
+        with self.file:
+            self.file.flush()
+            os.fsync(self.file.fileno())
 
     def abandon(self) -> None:
         """Remove the temporary file; a file of the final name stays as it was."""

@@ -1,9 +1,9 @@
-"""A lease that keeps two builds from writing under one URL, because object stores have no locks.
+"""A lease that keeps two builds from writing to one DEST, where there are no file locks.
 
-The lease is a small object that names the build that holds the store. The holder renews it. If it
-has not been renewed for a while, its holder is taken for dead and another build takes over. A
-build that lost its lease that way (its machine slept, its network failed) notices before it sends
-its next shard.
+That is the case in object stores, and in a few file systems. The lease is a small object that
+names the build that holds the store. The holder renews it. If it has not been renewed for a while,
+its holder is taken for dead and another build takes over. A build that lost its lease that way
+(its machine slept, its network failed) notices before it sends its next shard.
 
 This is not watertight: ages depend on the clocks of two machines, and another build may write
 between a read and a write. The damage is lost time only: builds that may share a DEST have the
@@ -13,19 +13,17 @@ same source and spec, and write the same bytes.
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import socket
 import threading
 import time
 from contextlib import suppress
-from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
 from imgprep.errors import BusyError, FormatError
 from imgprep.storage.atomic import json_object
+from imgprep.storage.locks import in_words, is_dead, this_process
 
+ANOTHER_BUILD = "another build is writing here"
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 90.0
 """A holder that has not renewed its lease for so long is taken for dead."""
@@ -57,12 +55,13 @@ class Lease:
         name: str,
         *,
         token: str = "",
+        busy: str = ANOTHER_BUILD,
         renew_seconds: float = RENEW_SECONDS,
         stale_seconds: float = STALE_SECONDS,
     ) -> None:
-        self._store, self._name = store, name
+        self._store, self._name, self._busy = store, name, busy
         self._renew_seconds, self._stale_seconds = renew_seconds, stale_seconds
-        self._began = time.time()
+        self._holder = this_process()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self.token = token or secrets.token_hex(16)
@@ -85,8 +84,8 @@ class Lease:
         found = self._found()
         if found is None or found.get("token") != self.token:
             raise BusyError(
-                f"{self._store.location}: another build took over{_who(found)}, because this one "
-                "had not renewed its lease: let the other one finish"
+                f"{self._store.location}: another build took over{in_words(found)}, because this "
+                "one had not renewed its lease: let the other one finish"
             )
 
     def _take(self) -> None:
@@ -102,7 +101,7 @@ class Lease:
         return None
 
     def _refuse_living(self, found: dict[str, Any] | None) -> None:
-        if found is None or _is_dead_here(found):
+        if found is None or is_dead(found):
             return
         renewed = found.get("renewed")
         silent = time.time() - renewed if _is_time(renewed) else self._stale_seconds
@@ -111,8 +110,8 @@ class Lease:
         # A clock ahead of ours must not make us wait longer.
         wait = min(self._stale_seconds, self._stale_seconds - silent)
         raise BusyError(
-            f"{self._store.location}: another build is writing here{_who(found)}: wait for it to "
-            f"finish; if it was killed, run the same command again in {wait:.0f} s"
+            f"{self._store.location}: {self._busy}{in_words(found)}: wait for it to finish; if it "
+            f"was killed, run the same command again in {wait:.0f} s"
         )
 
     def _found(self) -> dict[str, Any] | None:
@@ -125,14 +124,7 @@ class Lease:
             return {}
 
     def _content(self) -> bytes:
-        value = {
-            "token": self.token,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "machine": _machine(),
-            "began": self._began,
-            "renewed": time.time(),
-        }
+        value = {"token": self.token, **self._holder, "renewed": time.time()}
         return json.dumps(value).encode()
 
     def _keep(self) -> None:
@@ -149,44 +141,6 @@ class Lease:
                     self._store.write(self._name, self._content())
 
 
-def _who(found: dict[str, Any] | None) -> str:
-    if not found:
-        return ""
-    host, pid, began = (found.get(name) for name in ("host", "pid", "began"))
-    since = ""
-    if isinstance(began, int | float):
-        with suppress(ValueError, OverflowError, OSError):
-            since = datetime.fromtimestamp(began).strftime(", since %Y-%m-%d %H:%M:%S")
-    return f" ({str(host)[:100]!r}, process {str(pid)[:20]}{since})"
-
-
 def _is_time(value: object) -> TypeGuard[float]:
     """Whether an untrusted value is a time; NaN is not."""
     return isinstance(value, int | float) and 0 <= value < 2**40
-
-
-def _machine() -> str:
-    """Identifies the kernel and PID namespace in which process numbers are unique; may be empty."""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115
-    return ""
-
-
-def _is_dead_here(found: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that has ended."""
-    pid = found.get("pid")
-    if (
-        not isinstance(pid, int)
-        or not 0 < pid < 2**31
-        or not _machine()
-        or found.get("machine") != _machine()
-    ):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False

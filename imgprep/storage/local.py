@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from imgprep.errors import BusyError
+from imgprep.storage import locks
 from imgprep.storage.atomic import (
     PartialFile,
     is_partial,
@@ -18,6 +18,7 @@ from imgprep.storage.atomic import (
     remove_partials,
     write_bytes,
 )
+from imgprep.storage.lease import ANOTHER_BUILD, Lease
 
 LOCK_SECONDS = 3.0
 """How long to wait for a lock: workers of a killed build hold it a moment longer."""
@@ -117,34 +118,56 @@ class LocalStore:
         existing = next(path for path in (whole, *whole.parents) if path.exists())
         return shutil.disk_usage(existing).free
 
+    def create(self, name: str, data: bytes) -> None:
+        """Write a file that must not exist yet.
+
+        Raises:
+            FileExistsError: it exists.
+        """
+        path = self._made(name)
+        partial = PartialFile(path)
+        try:
+            partial.file.write(data)
+            partial.commit_new()
+        finally:
+            partial.abandon()
+
     @contextmanager
-    def hold(self, name: str) -> Iterator[str]:
+    def hold(self, name: str, busy: str = ANOTHER_BUILD) -> Iterator[str]:
         """Lock the file; the system unlocks it when this process and its workers have ended.
+
+        If the file system has no file locks, a lease beside the file takes their place, as in an
+        object store. ``busy`` says what another holder does.
 
         Raises:
             BusyError: another build holds it.
         """
-        fd = os.open(self._made(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = locks.open_lock(self._made(name))
         try:
-            self._lock(fd)
-            yield ""
+            has_locks = self._lock(fd, busy)
+            with nullcontext() if has_locks else Lease(self, _lease_of(name), busy=busy) as lease:
+                yield lease.token if lease is not None else ""
         finally:
             os.close(fd)
 
     def check_hold(self, name: str, token: str) -> None:
-        """Do nothing: the lock cannot be lost."""
+        """Raise ``BusyError`` if the lease is no longer ours; a lock cannot be lost."""
+        if token:
+            Lease(self, _lease_of(name), token=token).check()
 
-    def _lock(self, fd: int) -> None:
+    def _lock(self, fd: int, busy: str) -> bool:
+        """Whether the file system has locks, of which this one is now ours."""
         deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
+        try:
+            while not locks.lock(fd, wait=False):
                 if time.monotonic() > deadline:
-                    raise BusyError(
-                        f"{self.folder}: another build is writing here: wait for it"
-                    ) from exc
+                    holder = locks.in_words(locks.read_holder(fd))
+                    raise BusyError(f"{self.folder}: {busy}{holder}: wait for it to finish")
                 time.sleep(0.05)
+        except locks.NoLocksError:
+            return False
+        locks.write_holder(fd)
+        return True
 
     def _made(self, name: str) -> Path:
         """Path of a file, whose folder is created if missing."""
@@ -152,3 +175,7 @@ class LocalStore:
         if "/" in name:
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _lease_of(name: str) -> str:
+    return f"{name}.lease"

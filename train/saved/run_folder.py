@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from imgprep.errors import BusyError, DestinationError, FormatError
+from imgprep.errors import DestinationError, FormatError
 from imgprep.storage.atomic import (
     is_partial,
     json_bytes,
@@ -17,6 +16,7 @@ from imgprep.storage.atomic import (
     remove_partials,
     write_bytes,
 )
+from imgprep.storage.local import LocalStore
 
 CONFIG = "config.toml"
 LOCK = ".lock"
@@ -107,18 +107,7 @@ def locked_run(path: Path) -> Iterator[RunFolder]:
                 f"{path}: not the folder of a run: it holds {foreign[0]!r} but no {CONFIG}; use "
                 "another --out"
             )
-        with (path / LOCK).open("a+", encoding="utf-8", errors="replace") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                lock.seek(0)
-                holder = lock.readline(200).strip() or "another process"
-                raise BusyError(
-                    f"{path}: {holder} is training in this folder; wait for it to end, or stop it"
-                ) from exc
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-            lock.flush()
+        with LocalStore(path).hold(LOCK, "another process is training in this folder"):
             remove_partials(path)
             yield folder
     except OSError as exc:
@@ -127,4 +116,4 @@ def locked_run(path: Path) -> Iterator[RunFolder]:
 
 def _is_ours(name: str) -> bool:
     """Whether a folder without settings may hold this file: a killed run began in it."""
-    return name == LOCK or (is_partial(name) and name.startswith(f".{CONFIG}."))
+    return name in (LOCK, f"{LOCK}.lease") or (is_partial(name) and name.startswith(f".{CONFIG}."))

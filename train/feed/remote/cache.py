@@ -14,7 +14,6 @@ an open file stays complete.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -27,6 +26,7 @@ from pathlib import Path
 
 from imgprep.dataset.index import ShardInfo
 from imgprep.storage import Store
+from imgprep.storage.locks import NoLocksError, lock
 from train.errors import DataError
 from train.feed.remote.download import DownloadStoppedError, download
 from train.feed.shard_files import checked_descriptor
@@ -128,10 +128,17 @@ class ShardCache:
         return self.folder / f"{shard.sha256}{_PARTIAL}"
 
     def _error(self, exc: OSError) -> DataError:
+        free = "" if isinstance(exc, NoLocksError) else "free some space, or "
         return DataError(
-            f"{self.folder}: cannot cache shards here: {exc.strerror or exc}: free some space, or "
-            "choose another folder with --cache"
+            f"{self.folder}: cannot cache shards here: {exc.strerror or exc}: {free}choose another "
+            "folder with --cache"
         )
+
+    def _lock(self, descriptor: int, *, wait: bool) -> bool:
+        try:
+            return lock(descriptor, wait=wait)
+        except NoLocksError as exc:
+            raise self._error(exc) from exc
 
     def _is_cached(self, shard: ShardInfo) -> bool:
         """Whether the shard is cached; hashed once per process, and removed if it is damaged."""
@@ -157,7 +164,7 @@ class ShardCache:
         """Hold the lock of the whole folder briefly."""
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._lock(descriptor, wait=True)
             yield
         finally:
             os.close(descriptor)
@@ -174,7 +181,7 @@ class ShardCache:
         except OSError as exc:
             raise self._error(exc) from exc
         try:
-            while not _try_lock(descriptor):
+            while not self._lock(descriptor, wait=False):
                 _wait(stopped)
             is_current = _has_path(descriptor, path)
             try:
@@ -245,18 +252,10 @@ class ShardCache:
             with suppress(FileNotFoundError):
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 try:
-                    if _try_lock(descriptor) and _has_path(descriptor, path):
+                    if self._lock(descriptor, wait=False) and _has_path(descriptor, path):
                         path.unlink(missing_ok=True)
                 finally:
                     os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _has_path(descriptor: int, path: Path) -> bool:
