@@ -19,11 +19,12 @@ def test_without_a_launcher_a_process_trains_alone() -> None:
 
 
 def test_the_environment_of_torchrun_is_read() -> None:
-    world = world_from({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"})
+    ranks = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    world = world_from({**ranks, "MASTER_ADDR": "node1", "MASTER_PORT": "1234"})
     assert (world.rank, world.size, world.local_rank, world.machines) == (5, 8, 1, 2)
     assert world.launched
     assert not world.is_main
-    assert world.rendezvous == "env://"
+    assert (world.host, world.port, world.served) == ("node1", 1234, False)
 
 
 def test_the_environment_of_slurm_is_read() -> None:
@@ -34,7 +35,7 @@ def test_the_environment_of_slurm_is_read() -> None:
         }
     )  # fmt: skip
     assert (world.rank, world.size, world.local_rank, world.local_size) == (3, 4, 1, 2)
-    assert world.rendezvous == "tcp://gpu07:23456"
+    assert (world.host, world.port) == ("gpu07", 23456)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_impossible_placements_are_rejected() -> None:
         place(RunConfig(device="cuda"), here, ALONE, None)
     with pytest.raises(ConfigError, match="runs one process"):
         place(RunConfig(parallel="none"), here, ALONE, 2)
-    launched = World(rank=0, size=2, local_size=2, launched=True)
-    with pytest.raises(ConfigError, match="the launcher started 2"):
+    launched = World(size=2, local_size=2, launched=True, variables=("RANK", "WORLD_SIZE"))
+    with pytest.raises(ConfigError, match=r"2 on this machine, as RANK and WORLD_SIZE .* -u RANK"):
         place(RunConfig(), here, launched, 3)
     assert place(RunConfig(), here, launched, None).parallel == "data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,10 @@ def fit(dataset: str, **given: Any) -> None:
       tools/train fit s3://bucket/imagenet-256 --out runs/first --cache /scratch/shards
       torchrun --nproc-per-node 4 -m train fit DATASET --out RUN --parallel data
     """
+    from train.errors import DivergedError, PeerLostError, RunStoppedError
     from train.run.fit import run
     from train.run.job import FitRequest, prepare
+    from train.run.ranks import end_with_launcher, run_ranks
 
     request = FitRequest(
         dataset=dataset,
@@ -76,11 +79,15 @@ def fit(dataset: str, **given: Any) -> None:
     if given["verify"] and job.world.is_main:
         _verify(dataset)
     if not job.world.launched and job.placement.processes > 1:
-        from train.run.launch import start_processes
-
-        start_processes(_without_verify(sys.argv[1:]), job.placement.processes)
+        sys.exit(run_ranks(_without_verify(sys.argv[1:]), job.placement.processes))
+    end_with_launcher(os.environ)
     output = StderrOutput(quiet=given["quiet"] or not job.world.is_main)
-    outcome = run(job, output, allow_reshard=given["allow_reshard"], verbose=given["verbose"])
+    try:
+        outcome = run(job, output, allow_reshard=given["allow_reshard"], verbose=given["verbose"])
+    except (DivergedError, PeerLostError, RunStoppedError) as exc:
+        if job.world.is_main:
+            raise
+        sys.exit(exc.exit_code)  # the main process prints the message
     if job.world.is_main:
         with summary():
             if given["as_json"]:
@@ -119,6 +126,7 @@ def evaluate(checkpoints: tuple[Path, ...], dataset: str, **given: Any) -> None:
             cache_folder=given["cache"],
             cache_gib=given["cache_gib"],
         ),
+        StderrOutput(quiet=False).warn,
     )
     if given["as_json"]:
         print_json(evaluation.to_json(per_class=given["per_class"]))

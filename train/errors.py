@@ -9,6 +9,7 @@
         ├── DataError                1  the dataset cannot be trained on
         ├── CheckpointError          1  a checkpoint is malformed or belongs to another run
         ├── DivergedError            1  the loss is no longer a number
+        ├── PeerLostError            1  another process of the run has ended
         └── RunStoppedError          1  SIGTERM or Ctrl-C; saved, the same command resumes
 
 A message says what is wrong, where, and what to do about it.
@@ -37,6 +38,10 @@ class CheckpointError(TrainError):
 
 class DivergedError(TrainError):
     """The loss is no longer a number."""
+
+
+class PeerLostError(TrainError):
+    """Another process of the run has ended."""
 
 
 class RunStoppedError(TrainError):

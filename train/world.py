@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from train.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 SLURM_PORT_BASE = 20_000
 SLURM_PORTS = 20_000
+TORCH_PORT = 29_500
+"""Default of torchrun and of MASTER_PORT."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +30,15 @@ class World:
     local_size: int = 1
     launched: bool = False
     """Whether a launcher started this process; then it starts no others."""
-    rendezvous: str = "env://"
-    """Where the processes meet: torchrun's variables, or ``tcp://HOST:PORT``."""
+    variables: tuple[str, ...] = ()
+    """Names of the environment variables of the launcher."""
+    host: str = ""
+    """Machine where the processes meet; empty: unknown."""
+    port: int = 0
+    served: bool = False
+    """Whether the launcher serves the port, and not rank 0."""
+    attempt: int = 0
+    """How often torchrun has restarted the processes."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size or not 0 <= self.local_rank < self.local_size:
@@ -61,12 +69,18 @@ def world_from(environment: Mapping[str, str]) -> World:
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         size = _number(environment, "WORLD_SIZE")
+        served = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         return World(
             rank=_number(environment, "RANK"),
             size=size,
             local_rank=_number(environment, "LOCAL_RANK", 0),
             local_size=_number(environment, "LOCAL_WORLD_SIZE", size),
             launched=True,
+            variables=("RANK", "WORLD_SIZE"),
+            host=environment.get("MASTER_ADDR", ""),
+            port=_number(environment, "MASTER_PORT", TORCH_PORT),
+            served=served,
+            attempt=_number(environment, "TORCHELASTIC_RESTART_COUNT", 0),
         )
     if "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
         return _from_slurm(environment)
@@ -90,7 +104,9 @@ def _from_slurm(environment: Mapping[str, str]) -> World:
         local_rank=_number(environment, "SLURM_LOCALID"),
         local_size=size // nodes,
         launched=True,
-        rendezvous=f"tcp://{address}:{port}",
+        variables=("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+        host=address,
+        port=port,
     )
 
 
@@ -111,31 +127,3 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
         return int(text or "")
     except ValueError as exc:
         raise ConfigError(f"environment variable {name} is {text!r}, not a number") from exc
-
-
-def is_lost_peer(world: World, error: RuntimeError) -> bool:
-    """Whether torch raised ``error`` because another process of ``world`` has ended."""
-    import torch.distributed as dist
-
-    return world.size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
-
-
-@contextmanager
-def process_group(world: World, device: torch.device) -> Iterator[None]:
-    """Join the other processes, by NCCL for GPUs and gloo for CPUs; leave them at the end.
-
-    A GPU group has gloo as well, for values on the host (stop requests, counts).
-    """
-    if world.size == 1:
-        yield
-        return
-    import torch.distributed as dist
-
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, init_method=world.rendezvous, rank=world.rank, world_size=world.size
-    )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()

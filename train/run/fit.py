@@ -14,8 +14,9 @@ import torch
 from imgprep.storage import absolute
 from imgprep.storage.atomic import write_bytes
 from train.config import RunConfig
-from train.errors import CheckpointError
+from train.errors import CheckpointError, PeerLostError
 from train.feed.loader import EvalLoader, Share, TrainLoader
+from train.join import is_lost_peer, process_group
 from train.net import build_net
 from train.net.init import precision_warning
 from train.net.memory import keep_pages
@@ -35,7 +36,7 @@ from train.saved.checkpoint import Checkpoint
 from train.saved.compatible import ExpectedRun, changed_settings, check_resume
 from train.saved.run_folder import Origin, RunFolder, locked_run
 from train.settings import to_toml
-from train.world import World, process_group
+from train.world import World
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,27 +83,38 @@ def run(
     else:
         torch.cuda.set_device(job.devices[0])
     stop = StopSignal(on_gpu=job.placement.device_type == "cuda")
-    with closing(stop), process_group(job.world, job.devices[0]), _locked(job):
-        saved = _load_saved(job, allow_reshard=allow_reshard)
-        if job.world.is_main:
-            write_bytes(RunFolder(job.out).config, to_toml(job.config).encode())
-            RunFolder(job.out).write_origin(_origin(job))
-        with _open_loop(job, stop, output) as loop:
-            if saved is None:
-                output.line(job.summary(verbose=verbose))
-                _warn_of_precision(job.config, output)
-                _warm_start(loop, job.config, output)
-            else:
-                _resume(loop, saved, output)
-            reason = loop.run()
-            return FitOutcome(
-                checkpoint=job.out / checkpoints.LAST,
-                reason=reason,
-                epochs=loop.position.epoch,
-                steps=loop.position.global_step,
-                classes=job.budget.classes,
-                best=loop.best,
-            )
+    try:
+        with closing(stop), process_group(job.world, job.devices[0], output.warn), _locked(job):
+            saved = _load_saved(job, allow_reshard=allow_reshard)
+            with _open_loop(job, stop, output) as loop:
+                return _run(job, loop, saved, output, verbose=verbose)
+    except RuntimeError as exc:
+        if not is_lost_peer(job.world, exc):
+            raise
+        raise PeerLostError("another process of the run has ended; its message says why") from exc
+
+
+def _run(
+    job: FitJob, loop: Loop, saved: Checkpoint | None, output: TextOutput, *, verbose: bool
+) -> FitOutcome:
+    if job.world.is_main:
+        write_bytes(RunFolder(job.out).config, to_toml(job.config).encode())
+        RunFolder(job.out).write_origin(_origin(job))
+    if saved is None:
+        output.line(job.summary(verbose=verbose))
+        _warn_of_precision(job.config, output)
+        _warm_start(loop, job.config, output)
+    else:
+        _resume(loop, saved, output)
+    reason = loop.run()
+    return FitOutcome(
+        checkpoint=job.out / checkpoints.LAST,
+        reason=reason,
+        epochs=loop.position.epoch,
+        steps=loop.position.global_step,
+        classes=job.budget.classes,
+        best=loop.best,
+    )
 
 
 def _origin(job: FitJob) -> Origin:

@@ -1,10 +1,7 @@
-"""Placement: decides which processes train on which devices, and starts the processes."""
+"""Placement: decides which processes train on which devices."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgprep.processors import processors
@@ -73,7 +70,9 @@ def place(config: RunConfig, hardware: Hardware, world: World, processes: int | 
     if world.launched:
         if processes not in (None, world.local_size):
             raise ConfigError(
-                f"--processes {processes}, but the launcher started {world.local_size} here"
+                f"--processes {processes}, but a launcher started {world.local_size} on this "
+                f"machine, as {' and '.join(world.variables)} in the environment say: omit "
+                f"--processes, or run {_without(world.variables)} to start them here"
             )
         count = world.local_size
     else:
@@ -112,18 +111,6 @@ def _processes(parallel: str, hardware: Hardware, on_gpu: bool) -> int:
     return hardware.gpus if on_gpu else 2
 
 
-def start_processes(arguments: Sequence[str], processes: int) -> None:
-    """Become torchrun, which runs ``python -m train`` with these arguments in every process.
-
-    It replaces this process, so that signals reach the launcher itself. Does not return.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        "--nproc-per-node", str(processes), "-m", "train", *arguments,
-    ]  # fmt: skip
-    os.environ[program.COMMAND_VARIABLE] = program.command()
-    os.environ["PYTHONSAFEPATH"] = "1"  # the user's folder may contain a train.py
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun warns; we set threads later
-    os.execv(sys.executable, command)
+def _without(variables: tuple[str, ...]) -> str:
+    """The command that ignores the variables of a launcher."""
+    return f"env {' '.join(f'-u {name}' for name in variables)} {program.command()} ..."

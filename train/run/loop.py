@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from imgprep.errors import ImgprepError
-from train.errors import DivergedError, RunStoppedError, TrainError
+from train.errors import DivergedError, PeerLostError, RunStoppedError
 from train.feed.loader import Batch, EvalBatch, EvalLoader
+from train.join import is_lost_peer
 from train.optim import schedule
 from train.optim.schedule import Rates, ScheduleState
 from train.run.chance import chance_warning
@@ -21,7 +22,7 @@ from train.run.finite import network_is_finite
 from train.run.meter import StepMeter
 from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint import BatchSplit, Checkpoint, Position
-from train.world import World, is_lost_peer
+from train.world import World
 
 RESUME = "run the same command again to resume"
 
@@ -64,7 +65,7 @@ class Loop:
         Raises:
             DivergedError: the loss or the network is not finite.
             RunStoppedError: SIGTERM or Ctrl-C; the state is saved.
-            TrainError: another process has ended; the state is saved.
+            PeerLostError: another process has ended; the state is saved.
             DataError: a record cannot be read; the state is saved.
         """
         try:
@@ -75,7 +76,7 @@ class Loop:
             if not is_lost_peer(self.components.world, exc):
                 raise
             self._save_alone()
-            raise TrainError(
+            raise PeerLostError(
                 f"lost contact with the other processes; {self._saved_text}: {RESUME}"
             ) from exc
         return reason

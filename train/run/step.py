@@ -166,7 +166,6 @@ def _wrapped(net: Net, config: RunConfig, world: World) -> nn.Module:
     return DistributedDataParallel(
         module,
         device_ids=[net.devices[0]] if one_gpu else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
 

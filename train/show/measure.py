@@ -15,6 +15,7 @@ from train.config import RunConfig
 from train.errors import ConfigError, DataError
 from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.loader import EvalLoader, Share
+from train.join import Warn, process_group
 from train.net import Net, build_net, check_state, net_layout
 from train.net.memory import keep_pages
 from train.run.evaluate import Evaluation, evaluate
@@ -23,7 +24,7 @@ from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint import Checkpoint
 from train.saved.compatible import check_labels
 from train.settings import from_json
-from train.world import process_group, world_from
+from train.world import world_from
 
 Views = Literal[1, 10]
 
@@ -41,10 +42,12 @@ class MeasureOptions:
     cache_gib: float | None = None
 
 
-def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -> Evaluation:
+def measure(
+    paths: Sequence[Path], dataset: Location, options: MeasureOptions, warn: Warn
+) -> Evaluation:
     """Measure the networks in ``paths``: class probabilities are averaged over several networks.
 
-    Under torchrun the images are divided among the processes.
+    Under torchrun the images are divided among the processes; ``warn`` is told if they are late.
 
     Raises:
         CheckpointError: a checkpoint is damaged, or was trained on other classes.
@@ -65,7 +68,7 @@ def measure(paths: Sequence[Path], dataset: Location, options: MeasureOptions) -
     ]
     if not data.records(options.split):
         raise DataError(f"{dataset}: no records in split {options.split!r}")
-    with process_group(world, device):
+    with process_group(world, device, warn):
         loader = EvalLoader(
             data,
             configs[0].input.with_cache(options.cache_folder, options.cache_gib),
