@@ -162,7 +162,7 @@ def test_waiting_for_others_has_a_limit() -> None:
         world = World(rank=rank, size=2, variables=("RANK",), host="127.0.0.1", port=port)
         with (
             pytest.raises(TrainError, match=f"waited 1 s for {what} at 127.0.0.1:{port}"),
-            process_group(world, CPU, lambda text: None, limit_s=1),
+            process_group(world, CPU, limit_s=1),
         ):
             pass
 
@@ -174,13 +174,13 @@ def test_a_port_in_use_and_a_missing_address_are_reported() -> None:
         world = World(size=2, variables=("RANK",), host="127.0.0.1", port=used.getsockname()[1])
         with (
             pytest.raises(TrainError, match=r"cannot join the other processes at 127\.0\.0\.1"),
-            process_group(world, CPU, lambda text: None, limit_s=1),
+            process_group(world, CPU, limit_s=1),
         ):
             pass
     world = World(size=2, variables=("RANK", "WORLD_SIZE"))
     with (
         pytest.raises(ConfigError, match=r"RANK and WORLD_SIZE say .* set MASTER_ADDR"),
-        process_group(world, CPU, lambda text: None),
+        process_group(world, CPU),
     ):
         pass
 

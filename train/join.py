@@ -17,7 +17,7 @@ from train.world import World
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 LIMIT_S = 600.0
 """Time that the processes have to appear."""
@@ -29,9 +29,13 @@ JOINED = "joined"
 Warn = Callable[[str], None]
 
 
+def ignore(text: str) -> None:
+    """Drop a warning."""
+
+
 @contextmanager
 def process_group(
-    world: World, device: torch.device, warn: Warn, *, limit_s: float = LIMIT_S
+    world: World, device: torch.device, warn: Warn = ignore, *, limit_s: float = LIMIT_S
 ) -> Iterator[None]:
     """Join the other processes, by NCCL for GPUs and gloo for CPUs; leave them at the end.
 
@@ -77,7 +81,8 @@ class _Joining:
 
     def store(self) -> Store:
         """The store that the processes exchange addresses in, once all have joined."""
-        import torch.distributed as dist
+        from torch.distributed import DistError
+        from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 
         world = self._world
         serves = world.rank == 0 and not world.served
@@ -85,16 +90,14 @@ class _Joining:
             self._reach()
         limit = timedelta(seconds=self._limit_s)
         try:
-            served = dist.TCPStore(
-                world.host, world.port, None, serves, limit, wait_for_workers=False
-            )
-            store = dist.PrefixStore(f"imgprep/attempt_{world.attempt}", served)
+            served = TCPStore(world.host, world.port, None, serves, limit, wait_for_workers=False)
+            store = PrefixStore(f"imgprep/attempt_{world.attempt}", served)
             joined = store.add(JOINED, 1)
             while joined < world.size:
                 missing = world.size - joined
                 self._wait(f"{missing} of {world.size} processes to join")
                 joined = store.add(JOINED, 0)
-        except dist.DistError as exc:
+        except DistError as exc:
             reason = str(exc).splitlines()[0][:200]
             raise TrainError(
                 f"cannot join the other processes at {world.host}:{world.port}: {reason}"

@@ -15,7 +15,7 @@ from train.config import RunConfig
 from train.errors import ConfigError, DataError
 from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.loader import EvalLoader, Share
-from train.join import Warn, process_group
+from train.join import Warn, ignore, process_group
 from train.net import Net, build_net, check_state, net_layout
 from train.net.memory import keep_pages
 from train.run.evaluate import Evaluation, evaluate
@@ -43,7 +43,7 @@ class MeasureOptions:
 
 
 def measure(
-    paths: Sequence[Path], dataset: Location, options: MeasureOptions, warn: Warn
+    paths: Sequence[Path], dataset: Location, options: MeasureOptions, warn: Warn = ignore
 ) -> Evaluation:
     """Measure the networks in ``paths``: class probabilities are averaged over several networks.
 
