@@ -17,7 +17,7 @@ from train.world import World
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed.distributed_c10d import Store
+    from torch._C._distributed_c10d import Store
 
 LIMIT_S = 600.0
 """Time that the processes have to appear."""
@@ -81,8 +81,8 @@ class _Joining:
 
     def store(self) -> Store:
         """The store that the processes exchange addresses in, once all have joined."""
+        from torch._C._distributed_c10d import PrefixStore, TCPStore
         from torch.distributed import DistError
-        from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 
         world = self._world
         serves = world.rank == 0 and not world.served

@@ -102,7 +102,8 @@ def _run(
         RunFolder(job.out).write_origin(_origin(job))
     if saved is None:
         output.line(job.summary(verbose=verbose))
-        _warn_of_precision(job.config, output)
+        if job.world.is_main:
+            _warn_of_precision(job.config, output)
         _warm_start(loop, job.config, output)
     else:
         _resume(loop, saved, output)

@@ -223,7 +223,7 @@ class Loop:
         self._check_loss(means.loss)
         parts.output.line(parts.logs.step(self.position, means, self._rates.lr_weights))
         late = self.position.global_step >= parts.config.chance_warning_steps
-        if late and not self._warned:
+        if late and parts.world.is_main and not self._warned:
             warning = chance_warning(means.loss, parts.classes, self.position.global_step)
             if warning is not None:
                 self._warned = True

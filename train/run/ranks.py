@@ -38,7 +38,7 @@ def run_ranks(arguments: Sequence[str], processes: int) -> int:
         RunStoppedError: a signal ended the ranks before there was anything to save.
         TrainError: a rank was killed.
     """
-    from torch.distributed.distributed_c10d import TCPStore
+    from torch._C._distributed_c10d import TCPStore
 
     store = TCPStore(HOST, 0, None, True, timedelta(seconds=60), wait_for_workers=False)
     environments = [_environment(rank, processes, store.port) for rank in range(processes)]
