@@ -15,7 +15,7 @@ import pytest
 
 from imgprep.doctor import nvidia
 from imgprep.doctor.child import NoAnswerError, ask
-from imgprep.doctor.disk import measure
+from imgprep.doctor.disk import examine, measure
 from imgprep.doctor.training import links_finding
 from imgprep.image.pillowcheck import compiled_with_avx2
 from tests.clobber import tmpfs_script
@@ -178,23 +178,25 @@ def test_measuring_the_disk_leaves_no_files(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("folder", ["{disk}", "{disk}/new/place"])
 @pytest.mark.parametrize(
-    ("options", "prepare", "said"),
+    ("options", "prepare", "quick", "said"),
     [
-        ("size=1m", "true", "No space left on device"),
-        ("size=64m", "mount -o remount,ro {disk}", "Read-only file system"),
+        ("size=1m", "true", False, "No space left on device"),
+        ("size=64m", "mount -o remount,ro {disk}", False, "Read-only file system"),
+        ("size=64m", "mount -o remount,ro {disk}", True, "Read-only file system"),
     ],
 )
-def test_a_disk_that_cannot_be_written_is_reported(
-    tmp_path: Path, options: str, prepare: str, said: str
+def test_a_disk_that_cannot_be_written_must_be_fixed(
+    tmp_path: Path, folder: str, options: str, prepare: str, quick: bool, said: str
 ) -> None:
     code = (
         "import sys; from imgprep.doctor import disk; "
-        "found = disk.examine(sys.argv[1] or None, quick=False, images_per_s=None); "
+        f"found = disk.examine(sys.argv[1] or None, quick={quick}, images_per_s=None); "
         "print(f'{found[0].level} {found[0].value}')"
     )
     python = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
-    script = f"{prepare}; {python} {{disk}}; cd {{disk}}; {python} ''; ls -A {{disk}}"
+    script = f"{prepare}; {python} {folder}; cd {{disk}}; {python} ''; ls -A {{disk}}"
     ran = tmpfs_script(tmp_path, options, script)
     asked, unasked = ran.splitlines()
     assert asked.startswith("fix ")
@@ -203,13 +205,28 @@ def test_a_disk_that_cannot_be_written_is_reported(
     assert said in unasked
 
 
-def test_places_that_cannot_be_measured_are_reported(tmp_path: Path) -> None:
-    from imgprep.doctor.disk import examine
+def test_the_command_says_that_a_read_only_disk_must_be_fixed(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m imgprep doctor --quick --dest {{disk}}/new"
+    script = f"mount -o remount,ro {{disk}}; {command} || echo exit code $?"
+    lines = tmpfs_script(tmp_path, "size=64m", script).splitlines()
+    assert lines[-1] == "exit code 1"
+    assert "must be fixed; " in lines[-2]
+    assert not lines[-2].startswith("nothing")
+    assert any("Read-only file system" in line for line in lines)
 
+
+def test_places_that_cannot_be_measured_are_reported(tmp_path: Path) -> None:
     (url,) = examine("s3://bucket/imagenet-256", quick=False, images_per_s=None)
     assert (url.level, url.what) == ("ok", "disk")
-    missing, space = examine(str(tmp_path / "new" / "place"), quick=False, images_per_s=None)
-    assert "the folder does not exist yet" in missing.value
+    (tmp_path / "file").touch()
+    (file,) = examine(str(tmp_path / "file" / "place"), quick=True, images_per_s=None)
+    assert (file.level, file.what) == ("fix", "disk")
+    assert "is not a folder" in file.value
+
+
+def test_a_folder_that_does_not_exist_is_measured_where_it_would_be_made(tmp_path: Path) -> None:
+    speed, space = examine(str(tmp_path / "new" / "place"), quick=False, images_per_s=None)
+    assert (speed.level, speed.facts["measured_in"]) == ("ok", str(tmp_path))
     assert space.facts["free_bytes"] > 0
     assert not list(tmp_path.iterdir())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -61,39 +62,58 @@ def measure(folder: Path) -> DiskSpeed:
 
 
 def examine(dest: str | None, *, quick: bool, images_per_s: float | None) -> list[Finding]:
-    """Return the findings for DEST; None is the current folder, which need not be writable."""
+    """Return the findings for DEST; None is the current folder, which need not be writable.
+
+    A folder that does not exist yet is judged by the folder in which a build would make it.
+    """
     folder = Path.cwd() if dest is None else path_of(dest)
     if folder is None:
         value = f"{dest}: not measured, since it is an object store"
         return [_finding("ok", "disk", value, facts={"dest": dest})]
-    findings = [] if quick else [_speed(folder, images_per_s, asked=dest is not None)]
-    return [*findings, _space(folder)]
+    try:
+        existing = _existing(folder)
+        if quick:
+            _check_writable(existing)
+            return [_space(existing)]
+        return [_speed(folder, existing, images_per_s), _space(existing)]
+    except OSError as exc:
+        level: Level = "note" if dest is None else "fix"
+        value = f"{folder}: cannot be written: {exc.strerror or exc}"
+        why = "a build there would fail"
+        fix = "free some space, change its permissions, or give another folder with --dest"
+        finding = _finding(level, "disk", value, why=why, fix=fix, facts={"folder": str(folder)})
+        return [finding, *_space_if_known(folder)]
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the closest folder above it that exists; OSError if it is a file."""
+    absolute = folder.absolute()
+    existing = next(each for each in (absolute, *absolute.parents) if each.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{existing} is not a folder")
+    return existing
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise OSError if no file can be made in a folder."""
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _finding(level: Level, what: str, value: str, **more: Any) -> Finding:
     return Finding(group="build", level=level, what=what, value=value, **more)
 
 
-def _speed(folder: Path, images_per_s: float | None, *, asked: bool) -> Finding:
-    facts: dict[str, Any] = {"folder": str(folder)}
-    try:
-        found = measure(folder)
-    except FileNotFoundError:
-        value = f"{folder}: not measured, since the folder does not exist yet"
-        return _finding("note", "disk", value, fix=f"mkdir -p {folder}", facts=facts)
-    except OSError as exc:
-        level: Level = "fix" if asked else "note"
-        value = f"{folder}: cannot be written: {exc.strerror or exc}"
-        why = "a build there would fail"
-        fix = "free some space, change its permissions, or give another folder with --dest"
-        return _finding(level, "disk", value, why=why, fix=fix, facts=facts)
+def _speed(folder: Path, existing: Path, images_per_s: float | None) -> Finding:
+    found = measure(existing)
+    facts: dict[str, Any] = {"folder": str(folder), "measured_in": str(existing)}
     write, read = found.write_bytes_per_s / 1e6, found.read_bytes_per_s / 1e6
     facts |= {
         "write_mb_per_s": round(write, 1),
         "read_mb_per_s": round(read, 1),
         "bytes": found.n_bytes,
     }
-    value = f"write {write:,.0f} MB/s, read {read:,.0f} MB/s at {folder}"
+    value = f"write {write:,.0f} MB/s, read {read:,.0f} MB/s at {existing}"
     needed = (images_per_s or 0.0) * RECORD_BYTES / 1e6
     if write < needed:
         why = f"the processors can fill {needed:,.0f} MB/s, so a build will wait for this disk"
@@ -101,9 +121,14 @@ def _speed(folder: Path, images_per_s: float | None, *, asked: bool) -> Finding:
     return _finding("ok", "disk", value, facts=facts)
 
 
-def _space(folder: Path) -> Finding:
-    absolute = folder.absolute()
-    existing = next(each for each in (absolute, *absolute.parents) if each.exists())
+def _space_if_known(folder: Path) -> list[Finding]:
+    try:
+        return [_space(_existing(folder))]
+    except OSError:
+        return []
+
+
+def _space(existing: Path) -> Finding:
     free = shutil.disk_usage(existing).free
     needed = IMAGENET_BYTES + PIXEL_SUMS_BYTES
     facts = {"free_bytes": free, "imagenet_bytes": needed}
