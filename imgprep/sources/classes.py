@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -55,6 +56,12 @@ def decide_classes(found: ClassesFound, truth: Truth, findings: Findings) -> Lab
     listed = set(truth.classes)
     here = in_train or in_val
     applies = bool(listed) and (found.flat_val or len(here & listed) >= LISTED_SHARE * len(listed))
+    if applies and here and not here & listed:
+        raise SourceError(
+            f"no class of the source is in {truth.classes_from}, which lists "
+            f"{counted(len(listed), 'class', 'classes')} such as {min(listed)!r}: it belongs to "
+            "another set; replace it, or move it elsewhere"
+        )
     if applies:
         findings.class_doubts.clear()  # The list tells which classes there are.
     classes = here | (listed if applies else set())
@@ -64,7 +71,7 @@ def decide_classes(found: ClassesFound, truth: Truth, findings: Findings) -> Lab
             findings.report("missing-class", name, cause)
     unknown = sorted(in_val - classes)
     if unknown:
-        raise SourceError(_unknown_in_val(unknown))
+        raise SourceError(_unknown_in_val(unknown, classes))
     labels = LabelMap.from_names(classes, truth.devkit_ids, truth.words)
     _doubt_classes(found, truth, labels, findings)
     _note_numeric_names(labels, findings)
@@ -78,8 +85,15 @@ def decide_classes(found: ClassesFound, truth: Truth, findings: Findings) -> Lab
     return labels
 
 
-def _unknown_in_val(names: Sequence[str]) -> str:
+def _unknown_in_val(names: Sequence[str], classes: Collection[str]) -> str:
     one = len(names) == 1
+    same = {unicodedata.normalize("NFC", name).casefold() for name in classes}
+    if all(unicodedata.normalize("NFC", name).casefold() in same for name in names):
+        return (
+            f"{counted(len(names), 'class', 'classes')} of val, such as {names[0]!a}, "
+            f"{'has' if one else 'have'} the name of a class of train in another Unicode form or "
+            "in other letter case: rename the folders of one split"
+        )
     return (
         f"{counted(len(names), 'class', 'classes')} of val {'is' if one else 'are'} not in train, "
         f"such as {names[0]!r}: labels would differ between the splits. Complete train, remove "

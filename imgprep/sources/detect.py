@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from imgprep.errors import UsageError
+from imgprep.sources.hints import hints
 from imgprep.sources.layout import Candidate, Layout
 from imgprep.sources.layouts import LAYOUT_NAMES, LayoutName, load_layouts
 from imgprep.sources.tree import Tree
 
 NAMES_SHOWN = 8
+HINTS_SHOWN = 3
 
 
 def choose_layout(tree: Tree, forced: str | None) -> Candidate:
@@ -42,8 +44,10 @@ def _not_recognised(tree: Tree, layouts: dict[LayoutName, Layout]) -> str:
     names = sorted(entry.name for entry in tree.entries())
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     expected = "\n".join(f"  {name}: {layout.expected}" for name, layout in layouts.items())
+    guesses = hints(tree, list(layouts.values()))[:HINTS_SHOWN]
     return (
         f"{tree.where()} is not recognised as a source. It contains "
         f"{', '.join(names[:NAMES_SHOWN]) + more or 'nothing'}. "
-        f"Known layouts (--layout forces one):\n{expected}"
+        + (f"What may help: {'; '.join(guesses)}. " if guesses else "")
+        + f"Known layouts (--layout forces one):\n{expected}"
     )

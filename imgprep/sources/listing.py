@@ -34,6 +34,11 @@ def class_folder_names(tree: Tree, folder: str) -> list[str]:
     )
 
 
+def exists(tree: Tree, folder: str, name: str) -> bool:
+    """Whether a folder has an entry of this name, also if it is a broken link."""
+    return any(entry.name == name for entry in _entries(tree, folder))
+
+
 def file_names(tree: Tree, folder: str) -> list[str]:
     """Names of the files in a folder, sorted."""
     return sorted(name for name, kind in _entries(tree, folder) if kind == "file")

@@ -49,7 +49,7 @@ def class_tars_in(tree: Tree, outer: str, findings: Findings) -> dict[str, TarPa
     """Where each class tar is in the tar of tars, by class; faults go to ``findings``.
 
     Raises:
-        SourceError: the file cannot be opened, or is not a tar.
+        SourceError: the file cannot be opened, is not a tar, or contains other files instead.
     """
     parts: dict[str, TarPart] = {}
     with _opened(tree, outer) as file:
@@ -83,6 +83,13 @@ def class_tars_in(tree: Tree, outer: str, findings: Findings) -> dict[str, TarPa
                     findings.doubt("cut-short", where, cause)
                 end = min(member.offset + member.size_bytes, file.size_bytes)
                 parts[name] = TarPart(outer, where, member.offset, end)
+    if not parts and findings.problem_counts["not-a-class-tar"]:
+        first = next(one.where for one in findings.problems if one.kind == "not-a-class-tar")
+        raise SourceError(
+            f"{tree.where(outer)} contains no class tars, but {first.partition(':')[2]}: it is "
+            "not the official archive, which contains one tar per class. Unpack it, and use the "
+            "folder of class folders as SOURCE"
+        )
     if not parts and not findings.problems:
         findings.report("empty-archive", outer, "it contains no class tars")
     return parts

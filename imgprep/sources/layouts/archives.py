@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
+from imgprep.errors import UsageError
 from imgprep.sources.containers import Findings
 from imgprep.sources.ilsvrc2012 import TRAIN_TAR, VAL_TAR
 from imgprep.sources.layout import Candidate, ClassImages, Layout, ScanClasses
-from imgprep.sources.listing import file_names
+from imgprep.sources.listing import exists, file_names
 from imgprep.sources.scan_processes import scan_in_processes
 from imgprep.sources.scan_threads import ScanOptions
 from imgprep.sources.tars import class_tars_beside, class_tars_in, scan_flat_tar
@@ -22,8 +23,18 @@ CLASS_TAR_FOLDERS = ("", "train", TRAIN_TAR.removesuffix(".tar"))
 
 
 def detect(tree: Tree) -> Candidate | None:
-    """Recognise the archives by their official names."""
+    """Recognise the archives by their official names.
+
+    Raises:
+        UsageError: an archive is not a file, or a broken link.
+    """
     has_train, has_val = tree.is_file(TRAIN_TAR), tree.is_file(VAL_TAR)
+    for name, found in ((TRAIN_TAR, has_train), (VAL_TAR, has_val)):
+        if not found and exists(tree, "", name):
+            raise UsageError(
+                f"{tree.where(name)} is not a file, or a link whose target does not exist (is its "
+                "disk mounted?): restore it, or remove it to build without it"
+            )
     evidence = [
         f"found {name} ({readable_bytes(tree.size_bytes(name))})"
         for name, found in ((TRAIN_TAR, has_train), (VAL_TAR, has_val))

@@ -8,7 +8,7 @@ from functools import partial
 from imgprep.errors import UsageError
 from imgprep.sources.folders import scan_class_folders, scan_folder
 from imgprep.sources.layout import Candidate, Layout
-from imgprep.sources.listing import class_folder_names, holds_images
+from imgprep.sources.listing import class_folder_names, exists, holds_images
 from imgprep.sources.tree import Tree, child_path
 from imgprep.sources.truth import val_name_fault
 from imgprep.wording import counted
@@ -35,7 +35,8 @@ def detect_splits(
         table_folders: where the devkit and other tables may be.
 
     Raises:
-        UsageError: ``val/`` and ``validation/`` both exist, or images are one folder deeper.
+        UsageError: ``val/`` and ``validation/`` both exist, ``train/`` has no class folders, or
+            images are one folder deeper.
     """
     train = child_path(base, "train")
     vals = [path for name in VAL_FOLDERS if tree.is_folder(path := child_path(base, name))]
@@ -49,12 +50,19 @@ def detect_splits(
     evidence = []
     if train_classes:
         evidence.append(f"found train/ with {counted(len(train_classes), 'class folder')}")
+    name = next((name for name in VAL_FOLDERS if exists(tree, base, name)), "")
     if val_classes or flat:
-        name = vals[0].rpartition("/")[2]
         classes = counted(len(val_classes), "class folder")
         evidence.append(f"found {name}/ with {'images and no class folders' if flat else classes}")
+    elif name and train_classes:
+        evidence.append(f"{name} contains neither class folders nor images, and is left out")
     if not evidence:
         return None
+    if not train_classes and exists(tree, base, "train"):
+        raise UsageError(
+            f"{tree.where(train)} contains no class folders: complete it (is its disk mounted?), "
+            "or move it elsewhere to build val alone"
+        )
     return Candidate(
         layout=layout,
         evidence=tuple(evidence),
