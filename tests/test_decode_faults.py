@@ -15,10 +15,12 @@ from PIL import Image
 
 from imgprep.errors import ImageError
 from imgprep.image import jpegregion
+from imgprep.image.jpegfile import read_header
 from imgprep.spec import ExifPolicy
 from tests.decoding import whole_decoding
 from tests.imagefiles import (
     ARITHMETIC,
+    ODD_SAMPLING,
     chunk,
     decode,
     jpeg,
@@ -120,10 +122,47 @@ def test_a_run_past_the_end_of_a_block_is_bad_although_libjpeg_accepts_it(invali
     for decoding in (contextlib.nullcontext(), whole_decoding()):
         with decoding:
             if invalid:
-                with pytest.raises(ImageError, match="invalid Huffman code or run of zeros"):
+                with pytest.raises(
+                    ImageError, match="ends early or has an invalid Huffman code or run"
+                ):
                     decode(data)
             else:
                 assert (decode(data).image_hwc == 128).all()
+
+
+@pytest.mark.skipif(jpegregion._jpeg is None, reason="the C extension is not built")
+def test_damage_is_found_in_a_file_that_only_pillow_can_decode() -> None:
+    scan = ODD_SAMPLING.index(b"\xff\xda") + 14
+    for damaged, cause in (
+        (ODD_SAMPLING[:-8] + b"\xff\xd9", "the image data ends early"),
+        (ODD_SAMPLING[:-2] + b"s" * 99 + b"\xff\xd9", "unused bytes after the image data"),
+        (ODD_SAMPLING[:scan] + b"\xfe" * 20 + ODD_SAMPLING[scan + 20 :], "invalid Huffman code"),
+    ):
+        with pytest.raises(ImageError, match=f"damaged JPEG: .*{cause}"):
+            decode(damaged)
+
+
+def test_fill_bytes_before_restart_markers_are_legal() -> None:
+    data = saved(Image.fromarray(picture()), "JPEG", restart_marker_blocks=1)
+    expected = decode(data).image_hwc.copy()
+    for number in range(8):
+        marker = bytes([0xFF, 0xD0 + number])
+        assert marker in data
+        data = data.replace(marker, b"\xff\xff" + marker)
+    assert jpegregion._jpeg is None or jpegregion.fault_in(data, read_header(data)) == ""
+    for decoding in (contextlib.nullcontext(), whole_decoding()):
+        with decoding:
+            decoded = decode(data)
+            assert (decoded.image_hwc == expected).all()
+            assert decoded.notes.warnings == ()
+
+
+@pytest.mark.skipif(jpegregion._jpeg is None, reason="the C extension is not built")
+def test_unused_bytes_before_a_restart_marker_are_damage() -> None:
+    data = saved(Image.fromarray(picture()), "JPEG", restart_marker_blocks=2)
+    marker = data.index(b"\xff\xd1")
+    with pytest.raises(ImageError, match="damaged JPEG"):
+        decode(data[:marker] + b"s" * 20 + data[marker:])
 
 
 def test_two_harmless_faults_at_once() -> None:

@@ -3,9 +3,8 @@
  * libjpeg-turbo does everything except the entropy decoding, which _huffman.h replaces. The pixels
  * are bit for bit those of a decode of the whole image: accurate integer DCT, "fancy" upsampling.
  * The data of the whole image are read, so damage outside the region is noticed too. Any image that
- * is not an undamaged baseline image of one scan is declined, without a message, and the caller
- * uses another decoder. The caller learns only whether a code or a run of zeros was invalid, since
- * libjpeg does not report all of those.
+ * is not an undamaged baseline image of one scan is declined, and the caller uses another decoder.
+ * For a fault in the data there is a message, since libjpeg does not report all faults.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -26,6 +25,9 @@
 #define ROWS_AT_ONCE 16
 /* Fancy upsampling of a pixel reads the chroma samples beside it. */
 #define MARGIN_PX 2
+/* Bytes after the compressed data that are no fault: libjpeg does not count the 8 that it may have
+ * loaded, and jpegwhole.py accepts one more. */
+#define STRAY_BYTES_MAX 9
 /* A narrower region is not cropped: libjpeg upsamples very narrow images differently. */
 #define CROP_WIDTH_MIN 64
 
@@ -51,15 +53,22 @@ typedef struct {
     uint8_t *segment;
     int32_t last_dc[MAX_COMPS_IN_SCAN];
     uint32_t restart_in, restart_number;
-    int invalid; /* the compressed data has a code or a run that cannot be */
+    char fault[JMSG_LENGTH_MAX]; /* in the data; empty if there is none or another reason */
 } Job;
 
 /* ---- errors ----------------------------------------------------------------------------- */
 
 static void decline(j_common_ptr cinfo) { longjmp(((Job *)cinfo)->declined, 1); }
 
+static void decline_fault(Job *job, const char *fault) {
+    snprintf(job->fault, sizeof(job->fault), "%s", fault);
+    decline((j_common_ptr)job);
+}
+
 static void on_message(j_common_ptr cinfo, int level) {
-    if (level < 0) decline(cinfo); /* a warning */
+    if (level >= 0) return; /* not a warning */
+    cinfo->err->format_message(cinfo, ((Job *)cinfo)->fault);
+    decline(cinfo);
 }
 
 static void on_output(j_common_ptr cinfo) { (void)cinfo; }
@@ -75,12 +84,16 @@ static void open_segment(Job *job) {
 
 /* Everything except the padding of the last byte must have been used. */
 static void close_segment(Job *job) {
-    if (bits_left(&job->reader) >= 8) decline((j_common_ptr)job);
+    const int64_t stray_bytes = bits_left(&job->reader) / 8;
+    if (stray_bytes > STRAY_BYTES_MAX) decline_fault(job, "unused bytes after the image data");
+    if (stray_bytes > 0) decline((j_common_ptr)job);
 }
 
 static void restart(Job *job) {
     close_segment(job);
-    if (job->raw[1] != JPEG_RST0 + job->restart_number) decline((j_common_ptr)job);
+    while (job->raw[1] == 0xff && job->raw + 2 < job->raw_end) job->raw++; /* fill bytes */
+    if (job->raw[1] != JPEG_RST0 + job->restart_number)
+        decline_fault(job, "a restart marker is missing or out of order");
     job->raw += 2;
     job->restart_number = (job->restart_number + 1) & 7;
     open_segment(job);
@@ -105,10 +118,7 @@ HUFFMAN_INLINE boolean decode_mcu_body(Job *job, JBLOCKROW *blocks) {
     BitReader reader = job->reader;
     const int bad = blocks ? decode_blocks(job, &reader, blocks, 1)
                            : decode_blocks(job, &reader, NULL, 0);
-    if (bad) {
-        job->invalid = 1;
-        decline((j_common_ptr)job);
-    }
+    if (bad) decline_fault(job, "the image data ends early or has an invalid Huffman code or run");
     job->reader = reader;
     return TRUE;
 }
@@ -287,8 +297,10 @@ static PyObject *decode_region(PyObject *Py_UNUSED(module), PyObject *const *arg
     Py_END_ALLOW_THREADS
     if (done)
         result = Py_BuildValue("(LL)", (long long)job->left, (long long)job->right);
+    else if (job->fault[0])
+        result = PyUnicode_DecodeLatin1(job->fault, (Py_ssize_t)strlen(job->fault), NULL);
     else
-        result = Py_NewRef(job->invalid ? Py_False : Py_None);
+        result = Py_NewRef(Py_None);
     PyBuffer_Release(&out);
 no_out:
     PyBuffer_Release(&data);
@@ -300,11 +312,11 @@ no_buffers:
 static PyMethodDef methods[] = {
     {"decode_region", (PyCFunction)(void (*)(void))decode_region, METH_FASTCALL,
      "decode_region(data, out, height, width, top, bottom, left, right)\n"
-     "    -> (left, right), None or False\n\n"
+     "    -> (left, right), a fault or None\n\n"
      "Decode rows top to bottom of an undamaged baseline JPEG of height x width to RGB, one row\n"
      "after the other, into the buffer out. Each row has the columns of the result, which include\n"
-     "those from left to right. None, with undefined content in out, if the decoder declines the\n"
-     "image or out is too small; False if it declines because a code or a run is invalid."},
+     "those from left to right. If the decoder declines the image, out has undefined content, and\n"
+     "the result is the fault in the data (str), or None for another reason."},
     {NULL, NULL, 0, NULL},
 };
 

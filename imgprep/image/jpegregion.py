@@ -49,11 +49,7 @@ ENABLED: bool = choose(os.environ.get(JPEG_VARIABLE))
 
 def is_plain(header: JpegHeader) -> bool:
     """Whether the header allows ``decode_region``, which may still decline the file."""
-    return ENABLED and _is_supported(header)
-
-
-def _is_supported(header: JpegHeader) -> bool:
-    return header.frame_marker in _HUFFMAN_SEQUENTIAL and header.sampling in _SAMPLINGS
+    return ENABLED and header.frame_marker in _HUFFMAN_SEQUENTIAL and header.sampling in _SAMPLINGS
 
 
 def decode_region(
@@ -78,21 +74,22 @@ def decode_region(
         region.left,
         region.right,
     )
-    if not columns:  # None or False
+    if not isinstance(columns, tuple):
         return None
     left, right = columns
     image_hwc = buffer[: rows * (right - left) * 3].reshape(rows, right - left, 3)
     return image_hwc, Placement(header.height_px, header.width_px, region.top, left)
 
 
-def has_invalid_code(data: bytes, header: JpegHeader) -> bool:
-    """Whether the compressed data has an invalid code, or a run past the end of a block.
+def fault_in(data: bytes, header: JpegHeader) -> str:
+    """What is wrong with the image data of a baseline file, also where libjpeg says nothing.
 
-    libjpeg decodes some of these without a warning. False for a file of a kind that this decoder
-    does not support, and if the C extension was not built.
+    libjpeg accepts some invalid codes, and runs of zeros past the end of a block. Empty if nothing
+    is wrong, if the file is of another kind, or if the C extension was not built.
     """
-    if _jpeg is None or not _is_supported(header):
-        return False
-    row = np.empty(3 * header.width_px, np.uint8)
+    if _jpeg is None or header.frame_marker not in _HUFFMAN_SEQUENTIAL:
+        return ""
     height, width = header.height_px, header.width_px
-    return _jpeg.decode_region(data, row, height, width, 0, 1, 0, width) is False
+    row = np.empty(3 * width, np.uint8)
+    fault = _jpeg.decode_region(data, row, height, width, 0, 1, 0, width)
+    return fault if isinstance(fault, str) else ""

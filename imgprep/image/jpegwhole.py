@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from imgprep.errors import ImageError
 from imgprep.image.jpegfile import JpegHeader, repaired
-from imgprep.image.jpegregion import has_invalid_code
+from imgprep.image.jpegregion import fault_in
 from imgprep.image.jpegscans import JpegScans, with_end
 
 STRAY_BYTES_MAX = 1
@@ -62,9 +62,9 @@ def decode_whole(
         kind = _unsupported_kind(header)
         if kind:
             raise ImageError(f"unsupported JPEG: {kind}") from exc
+        _check_data(complete, header)
         return _by_pillow(data, message)
-    if has_invalid_code(repaired(complete, header), header):
-        raise ImageError("damaged JPEG: invalid Huffman code or run of zeros in the image data")
+    _check_data(complete, header)
     if not scans.has_end:
         warnings = (*warnings, NO_END)
     if colours == "CMYK":  # Pillow knows how Adobe inverts it
@@ -117,6 +117,13 @@ def _turbo(
     except MemoryError as exc:
         raise ImageError("not enough memory to decode this JPEG") from exc
     return image
+
+
+def _check_data(data: bytes, header: JpegHeader) -> None:
+    """ImageError for faults that libjpeg does not report, or Pillow hides."""
+    fault = fault_in(repaired(data, header), header)
+    if fault:
+        raise ImageError(f"damaged JPEG: {fault}")
 
 
 def _unsupported_kind(header: JpegHeader) -> str:
