@@ -86,7 +86,7 @@ def test_json_is_for_scripts(mini: Path, built: Path, tmp_path: Path) -> None:
 
 
 def test_only_one_split(mini: Path, tmp_path: Path) -> None:
-    """Validation alone has no statistics: they are of the training set only."""
+    """A dataset without train has no statistics: they are of the training set only."""
     ran = imgprep("build-shards", mini, tmp_path / "val", "--split", "val")
     assert ran.code == 0, ran.err
     assert list(load_index(tmp_path / "val").splits) == ["val"]

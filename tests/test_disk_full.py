@@ -62,7 +62,7 @@ def bytes_of(folder: Path) -> int:
 def test_a_disk_that_fills_up_loses_no_finished_shard(
     source: Path, undisturbed: Path, tmp_path: Path, share: float
 ) -> None:
-    """Full while shards, pixel sums or statistics are written; then there is room, and it goes on.
+    """Full while shards, pixel sums or statistics are written; with more space it is resumed.
 
     The finished set takes a share of 1, and before the last stage the pixel sums 0.45 more. Below
     0.55 the build would not start.

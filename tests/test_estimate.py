@@ -1,4 +1,4 @@
-"""Disk and time to expect: the guess that guards a build, and the dry run."""
+"""Estimates of disk and time: the check before a build, and the dry run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPECS = (
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_the_guess_is_near_what_photographs_take(
+def test_the_guess_is_near_the_size_of_photographs(
     mini: Path, tmp_path: Path, spec: ImageSpec
 ) -> None:
     arguments = ("--size", spec.size_px, "--encoding", spec.encoding, "--quality", spec.quality)

@@ -52,7 +52,7 @@ def workers_of(pid: int) -> list[int]:
 
 
 def session_is_gone(session: int) -> bool:
-    """Whether no process of a session is left (but zombies)."""
+    """Whether no process of a session is left (except zombies)."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
@@ -66,7 +66,7 @@ def session_is_gone(session: int) -> bool:
 def wait_until_gone(session: int, seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while not session_is_gone(session):
-        assert time.monotonic() < deadline, "processes of a killed build live on"
+        assert time.monotonic() < deadline, "processes of a killed build are still running"
         time.sleep(0.02)
 
 
@@ -103,7 +103,7 @@ def test_killed_twenty_times_at_random(mini: Path, undisturbed: Path, tmp_path: 
         if kills == 20:
             break
         if process.returncode == 0 and attempt % 2 == 0:
-            shutil.rmtree(dest)  # done before twenty kills: begin anew
+            shutil.rmtree(dest)  # finished before twenty kills: start over
     assert kills == 20
     ran = imgprep("build-shards", mini, dest, *SHARDED)
     assert ran.code == 0, ran.err
@@ -114,9 +114,9 @@ def test_killed_twenty_times_at_random(mini: Path, undisturbed: Path, tmp_path: 
 def stopped(
     mini: Path, dest: Path, stop: Callable[[subprocess.Popen[str]], None]
 ) -> tuple[subprocess.Popen[str], str]:
-    """A build that was stopped with two shards done or more, and what it said.
+    """A build that was stopped with two shards done or more, and its stderr.
 
-    On a busy machine it may be done before the signal reaches it: then once more.
+    On a busy machine it may finish before the signal arrives: then try again.
     """
     for _ in range(5):
         process = start(mini, dest, *SHARDED)
@@ -202,7 +202,7 @@ def test_a_lost_shard_is_rebuilt_to_the_bit(
 
 
 @pytest.mark.parametrize("name", ["mean_image.npy", "rgb_pca.json", "dataset_info.json"])
-def test_lost_statistics_are_computed_again(
+def test_lost_statistics_are_recomputed(
     mini: Path, undisturbed: Path, tmp_path: Path, name: str
 ) -> None:
     shutil.copytree(undisturbed, tmp_path / "out")

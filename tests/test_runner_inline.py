@@ -24,7 +24,7 @@ stopped = threading.Event()
 
 
 def square(task: int, setup: int, tick: Tick) -> Callable[[], tuple[int, int]]:
-    """Tells of ``setup`` images, one of them bad; gives its process beside the square."""
+    """Report ``setup`` images, one of them bad; return the square and the process id."""
     for number in range(setup):
         tick(f"bad {task}" if number == 1 else None)
     return lambda: (task * task, os.getpid())
@@ -45,12 +45,14 @@ def endless(task: int, setup: None, tick: Tick) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("name", [LOCAL, INLINE])
-def test_inline_tells_what_the_pool_tells(name: str) -> None:
+def test_inline_reports_what_the_pool_reports(name: str) -> None:
     with open_runner(name, Workload(work=square, setup=3, tasks=5, jobs=2)) as runner:
         events = list(runner.run(range(5)))
-    told = [event for event in events if isinstance(event, Progress)]
-    assert sum(event.done for event in told) == 10
-    assert sorted(wrong for event in told for wrong in event.bad) == [f"bad {n}" for n in range(5)]
+    reports = [event for event in events if isinstance(event, Progress)]
+    assert sum(event.done for event in reports) == 10
+    assert sorted(wrong for event in reports for wrong in event.bad) == [
+        f"bad {n}" for n in range(5)
+    ]
     results = sorted(event for event in events if isinstance(event, tuple))
     assert [value for value, _ in results] == [0, 1, 4, 9, 16]
     assert {pid == os.getpid() for _, pid in results} == {name == INLINE}
@@ -59,9 +61,7 @@ def test_inline_tells_what_the_pool_tells(name: str) -> None:
 @pytest.mark.parametrize(
     ("raised", "comes"), [(DestinationError, DestinationError), (ValueError, Exception)]
 )
-def test_an_error_of_a_task_comes_as_itself(
-    raised: type[Exception], comes: type[Exception]
-) -> None:
+def test_an_error_of_a_task_keeps_its_type(raised: type[Exception], comes: type[Exception]) -> None:
     with (
         open_runner(INLINE, Workload(work=fail, setup=raised, tasks=1)) as runner,
         pytest.raises(comes, match="the disk is full"),
@@ -70,7 +70,7 @@ def test_an_error_of_a_task_comes_as_itself(
 
 
 def test_leaving_the_block_stops_the_task() -> None:
-    """As Ctrl-C does, which the main thread hears while the task goes on."""
+    """As Ctrl-C does: the main thread receives it while the task is running."""
     stopped.clear()
 
     def interrupted() -> None:

@@ -1,4 +1,4 @@
-"""A build on a Ray cluster of two nodes: the same bytes, whatever becomes of nodes and drivers."""
+"""A build on a Ray cluster of two nodes: the same bytes, even if nodes or drivers are lost."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tests.raycluster import RayCluster, writers_in
 
 SHARDED = ("--shard-images", 60)
 RAYS_OWN = re.compile(r"^(?:\x1b\[\d+m)?\(raylet\).*\n(?:\t.*\n)*", re.MULTILINE)
-"""Late news of a node that an earlier test killed."""
+"""Late messages about a node that an earlier test killed."""
 TIMES = 4
-"""How often each photo stands in the source, so that a shard takes a while."""
+"""Copies of each photo in the source, so that a shard takes a while."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 @pytest.mark.parametrize("by", ["RAY_ADDRESS", "ray://"])
-def test_same_bytes_same_words(
+def test_a_cluster_gives_the_same_bytes_and_messages(
     cluster: RayCluster, photos: Path, local: Path, tmp_path: Path, by: str
 ) -> None:
     name = "ray" if by == "RAY_ADDRESS" else cluster.client_url
@@ -128,7 +128,7 @@ def test_a_lost_node_costs_its_shards_and_nothing_else(
     assert imgprep("verify", dest).code == 0
 
 
-def test_bad_images_end_it_with_the_same_words(
+def test_bad_images_end_the_build_with_the_same_message(
     cluster: RayCluster, mini: Path, tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
@@ -141,17 +141,17 @@ def test_bad_images_end_it_with_the_same_words(
     assert (ours.code, ours.out) == (theirs.code, theirs.out) == (1, "")
     assert sorted(ours.err.splitlines()) == sorted(theirs.err.splitlines())
     assert "2 bad entries" in ours.err
-    # What Ray left out goes on here, and the other way round.
+    # The local runner resumes what Ray left, and Ray what the local runner left.
     skip = (*SHARDED, "--on-error", "skip", "-q")
     assert imgprep("build-shards", source, tmp_path / "ray", *skip).code == 3
     assert build(cluster, source, tmp_path / "local", *skip, "--runner", "ray").code == 3
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "local")
 
 
-def test_a_stopped_build_goes_on(
+def test_a_stopped_build_is_resumed(
     cluster: RayCluster, photos: Path, local: Path, tmp_path: Path
 ) -> None:
-    """Killed at once, then by Ctrl-C; the local runner does the rest."""
+    """Stopped by SIGKILL, then by Ctrl-C; the local runner builds the rest."""
     dest = tmp_path / "out"
     arguments = (photos, dest, *SHARDED, "--runner", "ray")
 
@@ -164,7 +164,7 @@ def test_a_stopped_build_goes_on(
     killed.communicate()
     deadline = time.monotonic() + 30
     while writers_in(dest, "*"):
-        assert time.monotonic() < deadline, "the workers of a killed build live on"
+        assert time.monotonic() < deadline, "the workers of a killed build are still running"
         time.sleep(0.01)
     stopped = start(cluster, *arguments)
     wait_for(at_work, stopped)
@@ -196,7 +196,7 @@ def test_source_and_dest_in_an_object_store(
 def test_a_node_with_other_versions_is_refused(
     cluster: RayCluster, mini: Path, tmp_path: Path
 ) -> None:
-    """The driver without its compiled kernel takes the nodes for others, and is right."""
+    """The nodes use the compiled kernel, the driver does not: their codecs differ."""
     ran = build(cluster, mini, tmp_path / "out", "--runner", "ray", "-q", IMGPREP_KERNEL="numpy")
     assert ran.code == 1
     assert re.search(r"node \S+ has kernel c, not numpy: it would not make the same bytes", ran.err)
@@ -228,7 +228,7 @@ def test_a_node_must_see_source_and_dest(photos: Path, local: Path, tmp_path: Pa
         check_node(replace(good, build_sha256="0" * 64))
 
 
-def test_without_a_cluster_one_is_started_and_ended(mini: Path, tmp_path: Path) -> None:
+def test_without_a_cluster_one_is_started_and_stopped(mini: Path, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder:
         environment = {**os.environ, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
         options = ("--runner", "ray", "--jobs", 1, "--limit", 5, "-q")
@@ -247,7 +247,7 @@ def test_without_a_cluster_one_is_started_and_ended(mini: Path, tmp_path: Path) 
                 assert folder.encode() not in cmdline.read_bytes()
 
 
-def test_what_is_missing_is_said_before_any_work(mini: Path, tmp_path: Path) -> None:
+def test_missing_packages_are_reported_before_any_work(mini: Path, tmp_path: Path) -> None:
     code = "import sys; sys.modules['ray'] = None; from imgprep.cli import main; main()"
     ran = subprocess.run(
         [sys.executable, "-c", code, "build-shards", mini, tmp_path / "out", "--runner", "ray"],

@@ -1,4 +1,4 @@
-"""Same source, spec and seed: the same bytes, however the build is run."""
+"""Same source, spec and seed: the same bytes, in whatever way the build is run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_seed_changes_the_order_and_not_the_statistics(
 
 
 def test_shards_record_no_clock(built: Path, mini: Path, tmp_path: Path) -> None:
-    """Built at another time, the marker and index are the same to the byte."""
+    """Marker and index of a build at another time have the same bytes."""
     assert imgprep("build-shards", mini, tmp_path / "out", "--shard-images", 20).code == 0
     assert (tmp_path / "out" / "dataset_info.json").read_bytes() == (
         built / "dataset_info.json"

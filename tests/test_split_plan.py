@@ -1,4 +1,4 @@
-"""The plan: a pure bijection of images onto balanced shards."""
+"""A split plan maps the images one to one onto balanced shards."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_seed_and_split_change_the_order(count: int, seed: int) -> None:
 
 
 def test_golden_order() -> None:
-    """The order must not change with numpy or with us: datasets are named by it."""
+    """The order must not change with a version of numpy or imgprep: fingerprints depend on it."""
     assert shuffled(10, seed=0, name="write-order:train").tolist() == GOLDEN_ORDER
 
 

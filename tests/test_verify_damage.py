@@ -1,4 +1,4 @@
-"""Whatever is damaged in a finished dataset, verify says which file, and exits with 4."""
+"""Verify names every damaged file of a finished dataset and exits with 4."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def cut(path: Path, keep: int) -> None:
 
 
 def swap_labels(path: Path) -> None:
-    """Give one record another label, with tar, index and header all in order."""
+    """Give one record another label; tar, index and header stay consistent."""
     data = bytearray(path.read_bytes())
     with tarfile.open(path) as tar:
         label = next(member for member in tar if member.name.endswith(".cls"))
@@ -101,7 +101,7 @@ def test_damage_is_found_and_named(dataset: Path, name: str) -> None:
     assert "Traceback" not in ran.err
 
 
-def test_whole_dataset_is_whole(built: Path) -> None:
+def test_a_complete_dataset_is_ok(built: Path) -> None:
     ran = imgprep("verify", built, "--decode")
     assert ran.code == 0
     assert "OK: everything is as the index states" in ran.out
@@ -117,7 +117,7 @@ def test_the_advice_to_repair_a_shard_works(mini: Path, dataset: Path) -> None:
     assert imgprep("verify", dataset, "--decode").code == 0
 
 
-def test_pixels_that_lie_are_found_by_decoding(mini: Path, tmp_path: Path) -> None:
+def test_decoded_pixels_match_the_statistics(mini: Path, tmp_path: Path) -> None:
     """With lossless records, the decoded pixels must give the stored moments exactly."""
     dest = tmp_path / "raw"
     built = imgprep("build-shards", mini, dest, "--encoding", "raw", "--split", "train")
@@ -146,7 +146,7 @@ def test_no_dataset_is_not_damage(tmp_path: Path) -> None:
 
 @given(st.data())
 def test_any_flipped_bit_of_the_index_is_refused(built: Path, data: st.DataObject) -> None:
-    """The index is read by trainers: no edit of its meaning may pass."""
+    """Trainers rely on the index: every change of its meaning must be refused."""
     text = (built / "dataset_info.json").read_bytes()
     at = data.draw(st.integers(0, len(text) - 1))
     bit = data.draw(st.integers(0, 7))
@@ -166,7 +166,7 @@ def test_any_flipped_bit_of_the_index_is_refused(built: Path, data: st.DataObjec
 
 
 def test_mean_of_decoded_records_is_near_the_mean_image(built: Path) -> None:
-    """JPEG costs a little; had the crop or order gone wrong, it would cost a lot."""
+    """JPEG changes the mean a little; a wrong crop or order would change it a lot."""
     difference = imgprep("verify", built, "--decode", "--json").json["mean_difference_levels"]
     assert 0 < difference < 6
     assert np.load(built / "mean_image.npy").std() > 6
