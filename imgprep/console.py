@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from imgprep.errors import EXIT_FAILED, ImgprepError
+from imgprep.errors import EXIT_FAILED, ImgprepError, MemoryLimitError, is_out_of_memory
 from imgprep.streams import Streams
 from imgprep.wording import plain
 
@@ -47,9 +47,18 @@ class ErrorGroup(click.Group):
         except ImgprepError as exc:
             click.echo(plain(f"{ctx.info_name}: {exc}"), err=True)
             ctx.exit(exc.exit_code)
+        except (MemoryError, OSError, RuntimeError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            click.echo(f"{ctx.info_name}: {MemoryLimitError.at(_command(ctx))}", err=True)
+            ctx.exit(EXIT_FAILED)
         except KeyboardInterrupt:
             click.echo(f"{ctx.info_name}: interrupted", err=True)
             ctx.exit(EXIT_FAILED)
+
+
+def _command(ctx: click.Context) -> str:
+    return ctx.invoked_subcommand or "this command"
 
 
 def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,7 +5,8 @@
     ImgprepError                 1  base class: the user can fix it
     ├── UsageError               2  the command line or the source cannot be understood
     ├── SourceError              1  the source cannot be read as ImageNet
-    │   └── UnreachableError     1  the source's store refuses, or does not answer
+    │   ├── UnreachableError     1  the source's store refuses, or does not answer
+    │   └── SourceFaultError     1  a file that the scan saw cannot be read now, or has changed
     ├── ImageError               1  one image cannot be used
     ├── DestinationError         1  DEST cannot be written, is not ours or is too small
     │   ├── BusyError            1  another build is writing to DEST
@@ -13,6 +14,7 @@
     ├── BuildError               1  the build stopped
     │   ├── BadImagesError       1  images failed under ``--on-error fail``
     │   ├── WorkerDiedError      1  a worker process was killed
+    │   ├── MemoryLimitError     1  the memory that the process may use is not enough
     │   └── BuildInterruptedError     1  Ctrl-C or SIGTERM; the same command resumes
     ├── StoreError               1  an object store does not answer, or refuses
     ├── FormatError              1  a file of a dataset is missing, malformed or of another version
@@ -23,6 +25,7 @@ Messages say what is wrong, where, and what to do.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 EXIT_DONE = 0
@@ -60,6 +63,10 @@ class UnreachableError(SourceError):
     """The source's store refuses, or does not answer; its images may be fine."""
 
 
+class SourceFaultError(SourceError):
+    """A file that the scan saw cannot be read now, or has changed: no image is bad for that."""
+
+
 class ImageError(ImgprepError):
     """One image cannot be used; the message is the cause alone, without the file's name."""
 
@@ -88,6 +95,18 @@ class WorkerDiedError(BuildError):
     """A worker process was killed."""
 
 
+class MemoryLimitError(BuildError):
+    """The memory that the process may use is not enough; the message says what to lower."""
+
+    @classmethod
+    def at(cls, where: str) -> MemoryLimitError:
+        """The error for what was worked on: an image, a shard or a command."""
+        return cls(
+            f"{where}: not enough memory: use fewer --jobs, lower --max-megapixels, or raise the "
+            "memory limit (ulimit -v); then run the same command again"
+        )
+
+
 class BuildInterruptedError(BuildError):
     """Ctrl-C or SIGTERM; finished shards are kept."""
 
@@ -104,3 +123,10 @@ class DamageError(ImgprepError):
     """Verify found damage."""
 
     exit_code: ClassVar[int] = EXIT_DAMAGED
+
+
+def is_out_of_memory(exc: Exception) -> bool:
+    """Whether Python or the system lacks memory: for an object, a process or a thread."""
+    if isinstance(exc, OSError):
+        return exc.errno == errno.ENOMEM
+    return isinstance(exc, MemoryError) or str(exc) == "can't start new thread"

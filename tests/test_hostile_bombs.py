@@ -47,7 +47,8 @@ def source_labels(path):
 def shards(folder):
     index = load_index(folder)
     setup = VerifySetup(location=str(folder), size_px=index.size_px, encoding=index.encoding,
-                        classes=index.classes, label_digits=index.label_digits, decode=True)
+                        classes=index.classes, label_digits=index.label_digits, decode=True,
+                        marked=True)
     for shard in index.splits["train"].shards:
         check = verify_shard(VerifyTask("train", shard), setup, lambda wrong: None)()
         for damage in check.damages:

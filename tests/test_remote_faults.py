@@ -125,11 +125,13 @@ def test_a_build_skips_no_image_and_resumes(
     assert fingerprint(built) == fingerprint(tmp_path)
 
 
-def test_what_is_gone_is_a_bad_image_and_not_a_fault(
+def test_an_object_deleted_during_the_build_is_not_a_bad_image(
     s3: ObjectStore, mini: Path, tmp_path: Path
 ) -> None:
+    """The build ends and names it; when it is put back, the build is resumed."""
     url = put_tree(s3, mini, "source")
     victim = s3.names("source/val/")[3]
+    content = s3.get(victim)
     heard: list[Request] = []
 
     def once_listed(request: Request) -> bool:
@@ -142,5 +144,10 @@ def test_what_is_gone_is_a_bad_image_and_not_a_fault(
     s3.proxy.faults.append(Fault("drop", once_listed))
     options = ("--split", "val", "--jobs", 1, "--on-error", "skip")
     ran = imgprep("build-shards", url, tmp_path, *options)
-    assert ran.code == 3, ran.err
-    assert os.path.basename(victim) in (tmp_path / "report.json").read_text()  # noqa: PTH119
+    assert ran.code == 1, ran.out
+    assert f"{os.path.basename(victim)} cannot be read" in ran.err  # noqa: PTH119
+    assert "put it back, and run the same command again" in ran.err
+    assert not (tmp_path / "dataset_info.json").exists()
+    s3.put(victim, content)
+    ran = imgprep("build-shards", url, tmp_path, "--split", "val", "--jobs", 1, "--force")
+    assert ran.code == 0, ran.err

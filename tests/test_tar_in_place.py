@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from imgprep.errors import ImageError, SourceError
+from imgprep.errors import SourceError, SourceFaultError
 from imgprep.sources.local_tree import range_file_of
 from imgprep.sources.manifest import SourceScan
 from imgprep.sources.reader import SourceReader
@@ -326,15 +326,15 @@ def test_reader_names_what_changed_since_the_scan(tmp_path: Path) -> None:
     (first / "n01440764_3.JPEG").unlink()
     with SourceReader(archives, scans[0].splits["train"]) as reader:
         reader.will_need([0])
-        with pytest.raises(ImageError, match=r"archive ends \d+ bytes before"):
+        with pytest.raises(SourceFaultError, match=r"archive now ends [\d,]+ bytes before"):
             reader.read(0)
     with SourceReader(folders, scans[1].splits["train"]) as reader:
         reader.will_need(range(3))
-        with pytest.raises(ImageError, match=f"{size_bytes} bytes, now {size_bytes + 5}"):
+        with pytest.raises(SourceFaultError, match=f"{size_bytes:,} bytes, now {size_bytes + 5:,}"):
             reader.read(0)
-        with pytest.raises(ImageError, match="bytes, now 0"):
+        with pytest.raises(SourceFaultError, match="bytes, now 0"):
             reader.read(1)
-        with pytest.raises(ImageError, match="No such file"):
+        with pytest.raises(SourceFaultError, match="No such file"):
             reader.read(2)
         assert reader.read(3) == tiny_jpeg("n01443537", 1)
 

@@ -18,7 +18,7 @@ from imgprep.dataset.format import label_bytes, record_key, shard_stem
 from imgprep.dataset.markers import SHARD_WARNINGS_MAX, FileWarning, Marker, Skip
 from imgprep.dataset.npyfile import map_npy
 from imgprep.dataset.shards import ShardFacts, ShardWriter
-from imgprep.errors import BuildError, ImageError
+from imgprep.errors import BuildError, ImageError, MemoryLimitError
 from imgprep.image.prepare import Prepared, prepare
 from imgprep.runners.runner import Tick
 from imgprep.sources.manifest import SplitManifest
@@ -99,6 +99,8 @@ def build_shard(task: ShardTask, setup: WorkerSetup, tick: Tick) -> Callable[[],
 
     Raises:
         DestinationError: the disk is full or cannot be written.
+        SourceFaultError: a file of the source cannot be read now, or has changed.
+        MemoryLimitError: there is not enough memory for an image.
         BuildError: none of the images of the shard can be used.
         WorkerStoppedError: raised by ``tick``; what was half-written is removed.
     """
@@ -159,8 +161,6 @@ def _open_split(setup: WorkerSetup, split: str) -> _Split:
 
 
 def _fill(draft: _Draft, split: _Split, tick: Tick) -> None:
-    image_spec, skip_bad = draft.setup.image, draft.setup.skip_bad
-    encoding = encoding_of(image_spec.encoding)
     rows = split.plan.rows(draft.task.number)
     indices = rows.tolist()
     labels = split.manifest.rows["label"][rows].tolist()
@@ -169,22 +169,30 @@ def _fill(draft: _Draft, split: _Split, tick: Tick) -> None:
             first = position + READ_AHEAD_IMAGES if position else 0
             split.reader.will_need(indices[first : position + 2 * READ_AHEAD_IMAGES])
         try:
-            prepared = prepare(split.reader.read(index), image_spec)
+            prepared = prepare(split.reader.read(index), draft.setup.image)
+            _add(draft, index, label, prepared)
         except ImageError as exc:
             draft.skipped.append(Skip(where=split.manifest.where(index), cause=str(exc)))
             tick(draft.skipped[-1])
-            continue
-        _count(draft.counts, prepared)
-        if prepared.notes.warnings and len(draft.warnings) < SHARD_WARNINGS_MAX:
-            cause = "; ".join(prepared.notes.warnings)[:WARNING_LETTERS_MAX]
-            draft.warnings.append(FileWarning(where=split.manifest.where(index), cause=cause))
-        if draft.accumulator is not None:
-            draft.accumulator.add(prepared.image_hwc)
-        if skip_bad or not draft.skipped:
-            image = encoding.encode(prepared.image_hwc, image_spec)
-            label_ascii = label_bytes(label, draft.setup.label_digits)
-            draft.writer.add(record_key(draft.task.split, index), image, label_ascii)
-        tick(None)
+        except MemoryError as exc:
+            raise MemoryLimitError.at(split.manifest.where(index)) from exc
+        else:
+            if prepared.notes.warnings and len(draft.warnings) < SHARD_WARNINGS_MAX:
+                cause = "; ".join(prepared.notes.warnings)[:WARNING_LETTERS_MAX]
+                draft.warnings.append(FileWarning(where=split.manifest.where(index), cause=cause))
+            tick(None)
+
+
+def _add(draft: _Draft, index: int, label: int, prepared: Prepared) -> None:
+    """Append a record, unless the shard has a bad image and will not be published."""
+    setup = draft.setup
+    _count(draft.counts, prepared)
+    if draft.accumulator is not None:
+        draft.accumulator.add(prepared.image_hwc)
+    if setup.skip_bad or not draft.skipped:
+        image = encoding_of(setup.image.encoding).encode(prepared.image_hwc, setup.image)
+        label_ascii = label_bytes(label, setup.label_digits)
+        draft.writer.add(record_key(draft.task.split, index), image, label_ascii)
 
 
 def _count(counts: Counter[str], prepared: Prepared) -> None:

@@ -16,6 +16,7 @@ from imgprep.errors import ImageError
 from imgprep.image.jpegfile import JpegHeader, repaired
 from imgprep.image.jpegregion import fault_in
 from imgprep.image.jpegscans import JpegScans, with_end
+from imgprep.image.memory import memory_errors
 
 STRAY_BYTES_MAX = 1
 """Unused bytes after the compressed data that are harmless.
@@ -49,6 +50,13 @@ def decode_whole(
 
     ImageError, whose message is the cause alone, if pixels are lost or the kind is unsupported.
     """
+    with memory_errors(header.height_px * header.width_px):
+        return _decode(data, header, scans, buffer)
+
+
+def _decode(
+    data: bytes, header: JpegHeader, scans: JpegScans, buffer: NDArray[np.uint8] | None
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     complete = data if scans.has_end else with_end(data)
     colours = "CMYK" if header.components == 4 else "RGB"
     try:
@@ -110,12 +118,9 @@ def _turbo(
     buffer: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Decode; ValueError has libjpeg's first error, or its first warning if ``strict``."""
-    try:
-        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, colours, buffer=buffer if colours == "RGB" else None, strict=strict
-        )
-    except MemoryError as exc:
-        raise ImageError("not enough memory to decode this JPEG") from exc
+    image: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        data, colours, buffer=buffer if colours == "RGB" else None, strict=strict
+    )
     return image
 
 

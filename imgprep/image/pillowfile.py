@@ -23,6 +23,7 @@ from imgprep.errors import ImageError
 from imgprep.image.decoded import Decoded, Notes, check_megapixels, turn_back, turn_upright
 from imgprep.image.exif import ORIENTATION_TAG, exif_orientation, valid_orientation
 from imgprep.image.formats import sniff
+from imgprep.image.memory import DecoderMemoryError, memory_errors
 from imgprep.image.pngfile import reduced_png
 from imgprep.image.tifffile import check_compression, check_parts, grey_levels, silence_libtiff
 from imgprep.spec import ExifPolicy
@@ -81,8 +82,9 @@ def open_pixels(data: bytes, format_name: str, *, max_megapixels: int | None) ->
     messages: list[str] = []
     with _collect_warnings(messages):
         try:
-            return _open(data, format_name, max_megapixels, messages)
-        except ImageError:
+            with memory_errors():
+                return _open(data, format_name, max_megapixels, messages)
+        except (ImageError, DecoderMemoryError):
             raise
         except Exception as exc:
             # Pillow's plugins let any exception of their parsers through, MemoryError included.
@@ -128,8 +130,9 @@ def _open(
         check_compression(tags, has_libtiff=bool(features.check("libtiff")))
         check_parts(tags, data, max_megapixels=max_megapixels or 0)
         silence_libtiff()
-    image.load()
-    image_hwc = _to_rgb(image, tags)
+    with memory_errors(height * width):
+        image.load()
+        image_hwc = _to_rgb(image, tags)
     if format_name == "TIFF" and orientation != 1 and ORIENTATION_TAG not in image.tag_v2:
         image_hwc = turn_back(image_hwc, orientation)  # the plugin turned it already
     return PillowImage(image_hwc, mode, orientation, tuple(dict.fromkeys(messages)))

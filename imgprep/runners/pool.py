@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from imgprep.errors import WorkerDiedError
+from imgprep.errors import BuildError, WorkerDiedError
 from imgprep.runners.runner import Progress, Work
 from imgprep.runners.worker import Failure, Ready, Result, serve
 
@@ -95,6 +95,12 @@ class Pool(Generic[T, S, R]):
                 process.start()
                 theirs.close()
                 self._workers.append(_Worker(process, ours))
+        except OSError as exc:
+            self.__exit__()
+            raise BuildError(
+                f"cannot start {self._jobs} worker processes: {exc.strerror or exc}: use fewer "
+                "--jobs, or raise the limits of processes, open files and memory (ulimit -a)"
+            ) from exc
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self

@@ -131,5 +131,5 @@ def carry_out(order: Order, tracker: Any) -> Outcome:
             order.check()
         value = order.work(order.task, order.setup, reporter.tick)()
     except Exception as exc:
-        return Outcome(None, portable(exc), reporter.done, tuple(reporter.bad))
+        return Outcome(None, portable(exc, str(order.task)), reporter.done, tuple(reporter.bad))
     return Outcome(value, None, reporter.done, tuple(reporter.bad))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
-from imgprep.errors import BuildError, ImgprepError
+from imgprep.errors import BuildError, ImgprepError, MemoryLimitError, is_out_of_memory
 from imgprep.runners.runner import Progress, Work, WorkerStoppedError
 
 R = TypeVar("R")
@@ -69,7 +69,7 @@ class _Server:
             except WorkerStoppedError:
                 raise
             except Exception as exc:
-                self.send(Failure(portable(exc)))
+                self.send(Failure(portable(exc, str(task))))
                 continue
             if publication is not None:
                 futures.wait([publication])  # at most one shard waits for the disk
@@ -77,14 +77,14 @@ class _Server:
                 # Before the result: the parent stops listening after the last result.
                 self.report()
             finally:  # even if the parent ended, a shard that is written gets its name
-                publication = self.publisher.submit(self.publish, publish)
+                publication = self.publisher.submit(self.publish, publish, str(task))
             self.send(Ready())
 
-    def publish(self, publish: Callable[[], object]) -> None:
+    def publish(self, publish: Callable[[], object], task: str) -> None:
         try:
             message: object = Result(publish())
         except Exception as exc:
-            message = Failure(portable(exc))
+            message = Failure(portable(exc, task))
         self.send(message)
 
     def tick(self, wrong: object) -> None:
@@ -111,8 +111,10 @@ class _Server:
             raise WorkerStoppedError from exc
 
 
-def portable(exc: Exception) -> ImgprepError:
+def portable(exc: Exception, task: str) -> ImgprepError:
     """The error as one that can be pickled and shown; an unexpected one keeps its traceback."""
     if isinstance(exc, ImgprepError):
         return type(exc)(*exc.args)
+    if is_out_of_memory(exc):
+        return MemoryLimitError.at(task)
     return BuildError("a worker failed unexpectedly:\n" + traceback.format_exc())

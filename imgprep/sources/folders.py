@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from imgprep.errors import SourceError
 from imgprep.sources.clutter import is_clutter
 from imgprep.sources.containers import (
     CLUTTER_IGNORED,
@@ -14,6 +13,7 @@ from imgprep.sources.containers import (
     Findings,
     NameFault,
 )
+from imgprep.sources.faults import is_denied, unreadable
 from imgprep.sources.ilsvrc2012 import DEVKIT_NAME
 from imgprep.sources.listing import is_image_name
 from imgprep.sources.manifest import LOOSE_FILE
@@ -44,7 +44,7 @@ def _class_folders_in(tree: Tree, parent: str, findings: Findings) -> dict[str, 
     try:
         entries = sorted(tree.entries(parent), key=lambda entry: os.fsencode(entry.name))
     except OSError as exc:
-        raise SourceError(f"{tree.where(parent)} cannot be read: {exc.strerror or exc}") from exc
+        raise unreadable(tree.where(parent), exc) from exc
     for name, kind in entries:
         path = child_path(parent, name)
         if is_clutter(os.fsencode(name)):
@@ -70,12 +70,15 @@ def scan_folder(tree: Tree, path: str, name_fault: NameFault | None = None) -> C
     ``name_fault`` is as in :class:`ContainerBuilder`.
 
     Raises:
-        UnreachableError: the store refuses, or does not answer; a fault of the folder is reported.
+        UnreachableError: the store refuses, or does not answer.
+        SourceFaultError: the folder cannot be listed; one without permission is reported.
     """
     builder = ContainerBuilder(path, path, "/", name_fault)
     try:
         entries = tree.images(path)
     except OSError as exc:
+        if not is_denied(exc):
+            raise unreadable(tree.where(path), exc) from exc
         builder.reject("unreadable-folder", b"", f"cannot be listed: {exc.strerror or exc}")
         return builder.finish()
     for name, size_bytes, mtime_ns, problem, cause in entries:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from imgprep.sources.clutter import is_clutter
+from imgprep.sources.faults import unreadable
 from imgprep.sources.ilsvrc2012 import DEVKIT_NAME
 from imgprep.sources.tree import FolderEntry, Tree
 
@@ -57,5 +58,7 @@ def holds_images(tree: Tree, folder: str) -> bool:
 def _entries(tree: Tree, folder: str) -> Iterator[FolderEntry]:
     try:
         yield from (one for one in tree.entries(folder) if not is_clutter(os.fsencode(one.name)))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return  # A folder that cannot be listed is no evidence; the scan itself reports it.
+    except OSError as exc:
+        raise unreadable(tree.where(folder), exc) from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from imgprep.errors import UsageError
+from imgprep.sources.faults import is_denied, unreadable
 from imgprep.sources.tree import FolderEntry, ImageEntry, Kind, RangeFile, wrapped_ns
 
 BLOCK_BYTES = 512
 AHEAD_BYTES = 64 * 1024
+_BROKEN_LINK = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 CHUNK_BYTES = 4 * 1024 * 1024
 
 
@@ -143,9 +146,11 @@ def _image_entry(entry: os.DirEntry[bytes]) -> ImageEntry:
     try:
         now = entry.stat()
     except OSError as exc:
-        if entry.is_symlink():
+        if entry.is_symlink() and (is_denied(exc) or exc.errno in _BROKEN_LINK):
             cause = f"the link cannot be followed: {exc.strerror or exc}"
             return name, 0, 0, "broken-link", cause
+        if not is_denied(exc):
+            raise unreadable(os.fsdecode(entry.path), exc) from exc
         return name, 0, 0, "unreadable-file", f"{exc.strerror or exc}"
     mode = now.st_mode
     if stat.S_ISDIR(mode):
@@ -159,5 +164,11 @@ def _image_entry(entry: os.DirEntry[bytes]) -> ImageEntry:
 
 
 def _may_read(path: bytes) -> bool:
-    # By default access() checks the real user, while open() uses the effective one.
-    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+    # Unlike open(), access() does not tell a lack of permission from a fault of the machine.
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as exc:
+        if is_denied(exc):
+            return False
+        raise unreadable(os.fsdecode(path), exc) from exc
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Protocol
 
 from imgprep.errors import ImageError
+from imgprep.sources.faults import changed, unreadable
 from imgprep.sources.manifest import LOOSE_FILE, SplitManifest
 from imgprep.storage.urls import path_of
 
@@ -41,7 +43,8 @@ class SourceReader:
         """Return all bytes of image ``i``.
 
         Raises:
-            ImageError: the file is gone, cannot be read, or changed since the scan.
+            ImageError: the file is larger than an image may be.
+            SourceFaultError: the file cannot be read now, or changed since the scan.
             UnreachableError: the store refuses, or does not answer.
         """
         size_bytes = int(self._size_bytes[i])
@@ -91,26 +94,23 @@ class _LocalImages:
         self._offset = manifest.rows["offset"]
         self._size_bytes = manifest.rows["size_bytes"]
         self._archives: OrderedDict[bytes, int] = OrderedDict()
+        self._max_open = _max_open_archives()
 
     def read(self, i: int) -> bytes:
         path = self._paths[self._container[i]]
         offset, size_bytes = int(self._offset[i]), int(self._size_bytes[i])
         try:
             if offset == LOOSE_FILE:
-                return _read_file(path + b"/" + self._manifest.name_bytes(i), size_bytes)
-            fd = self._archive(path)
-            data = os.pread(fd, size_bytes, offset)
-            while len(data) < size_bytes:
-                more = os.pread(fd, size_bytes - len(data), offset + len(data))
-                if not more:
-                    raise ImageError(
-                        f"the archive ends {size_bytes - len(data)} bytes before the end of this "
-                        "image: it changed since the scan"
-                    )
-                data += more
-            return data
+                data, now_bytes = _read_file(path + b"/" + self._manifest.name_bytes(i), size_bytes)
+                how = f"it had {size_bytes:,} bytes, now {now_bytes:,}"
+            else:
+                data = _pread(self._archive(path), size_bytes, offset)
+                how = f"the archive now ends {size_bytes - len(data):,} bytes before its end"
         except OSError as exc:
-            raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
+            raise unreadable(self._manifest.where(i), exc) from exc
+        if len(data) != size_bytes:
+            raise changed(self._manifest.where(i), how)
+        return data
 
     def will_need(self, indices: Iterable[int]) -> None:
         if not hasattr(os, "posix_fadvise"):
@@ -139,13 +139,33 @@ class _LocalImages:
         fd = self._archives.get(path)
         if fd is None:
             # An unpacked train tar is a thousand archives: more than a process may open.
-            if len(self._archives) >= MAX_OPEN_ARCHIVES:
+            if len(self._archives) >= self._max_open:
                 os.close(self._archives.popitem(last=False)[1])
             fd = self._archives[path] = os.open(path, os.O_RDONLY)  # Python adds O_CLOEXEC
         return fd
 
 
-def _read_file(path: bytes, size_bytes: int) -> bytes:
+def _max_open_archives() -> int:
+    """Archives to keep open: half of the files that this process may open, at most."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MAX_OPEN_ARCHIVES
+    return max(1, min(MAX_OPEN_ARCHIVES, limit // 2))
+
+
+def _pread(fd: int, size_bytes: int, offset: int) -> bytes:
+    """Bytes at ``offset``, fewer only at the end of the file."""
+    data = os.pread(fd, size_bytes, offset)
+    while len(data) < size_bytes:
+        more = os.pread(fd, size_bytes - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _read_file(path: bytes, size_bytes: int) -> tuple[bytes, int]:
+    """The content of a file, and the size of the file now if its content is not ``size_bytes``."""
     fd = os.open(path, os.O_RDONLY)
     try:
         # One byte more than expected shows a file that grew, without a stat.
@@ -155,9 +175,6 @@ def _read_file(path: bytes, size_bytes: int) -> bytes:
             if not more:
                 break
             data += more
-        if len(data) != size_bytes:
-            now = os.fstat(fd).st_size
-            raise ImageError(f"file changed since the scan: {size_bytes} bytes, now {now}")
-        return data
+        return data, size_bytes if len(data) == size_bytes else os.fstat(fd).st_size
     finally:
         os.close(fd)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Iterable
 from concurrent.futures import Future
 
-from imgprep.errors import ImageError
+from imgprep.sources.faults import changed, unreadable
 from imgprep.sources.manifest import LOOSE_FILE, SplitManifest
 from imgprep.sources.remote_file import ResizedError, read_range, remote_file, request
 from imgprep.sources.tree import child_path
@@ -35,7 +35,7 @@ class RemoteImages:
         """Return all bytes of image ``i``.
 
         Raises:
-            ImageError: the object is gone, or changed since the scan.
+            SourceFaultError: the object is gone, or changed since the scan.
             UnreachableError: the store refuses, or does not answer.
         """
         path, offset, size_bytes = self._place(i)
@@ -52,16 +52,15 @@ class RemoteImages:
                 self._where(path),
             )
         except ResizedError as exc:
-            if loose:
-                cause = f"file changed since the scan: {size_bytes} bytes, now {exc.now_bytes}"
-                raise ImageError(cause) from exc
             short = offset + size_bytes - exc.now_bytes
-            raise ImageError(
-                f"the archive ends {short} bytes before the end of this image: it changed since "
-                "the scan"
-            ) from exc
+            how = (
+                f"it had {size_bytes:,} bytes, now {exc.now_bytes:,}"
+                if loose
+                else f"the archive now ends {short:,} bytes before its end"
+            )
+            raise changed(self._manifest.where(i), how) from exc
         except OSError as exc:
-            raise ImageError(f"cannot be read: {exc.strerror or exc}") from exc
+            raise unreadable(self._manifest.where(i), exc) from exc
 
     def will_need(self, indices: Iterable[int]) -> None:
         """Prefetch images; a hint, never raises."""
@@ -127,7 +126,7 @@ class RemoteImages:
         now = remote_file(self._fs, path, self._where(path))
         then_ns = int(self._manifest.rows["mtime_ns"][i])
         if now.mtime_ns != then_ns:
-            raise ImageError("the archive was replaced since the scan")
+            raise changed(self._manifest.where(i), "its archive was replaced")
         self._checked.add(container)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from imgprep.errors import SourceError, UnreachableError
+from imgprep.errors import SourceFaultError
 from imgprep.sources.clutter import is_clutter_path
 from imgprep.sources.containers import (
     CLUTTER_IGNORED,
@@ -17,6 +17,7 @@ from imgprep.sources.containers import (
     NameFault,
     member_path,
 )
+from imgprep.sources.faults import is_denied, unreadable
 from imgprep.sources.lanes import walk_in_lanes
 from imgprep.sources.scan_threads import ScanOptions, scan_each
 from imgprep.sources.tarwalk import TarMember, walk
@@ -143,14 +144,14 @@ def scan_tar(
 
 
 def _scan_file(tree: Tree, part: TarPart, lanes: int) -> ContainerImages:
-    """Scan one class tar of an unpacked train tar; if it cannot be read, the others still can."""
+    """Scan one class tar of an unpacked train tar; one without permission is reported."""
     try:
         return scan_tar(tree, part, lanes=lanes)
-    except UnreachableError:
-        raise
-    except SourceError as exc:
+    except SourceFaultError as exc:
+        if not isinstance(exc.__cause__, OSError) or not is_denied(exc.__cause__):
+            raise
         builder = ContainerBuilder(part.container, part.path, ":")
-        builder.reject("unreadable-file", b"", str(exc.__cause__ or exc))
+        builder.reject("unreadable-file", b"", str(exc.__cause__))
         return builder.finish()
 
 
@@ -178,4 +179,4 @@ def _opened(tree: Tree, path: str) -> Iterator[RangeFile]:
         with tree.open(path) as file:
             yield file
     except OSError as exc:
-        raise SourceError(f"{tree.where(path)} cannot be read: {exc.strerror or exc}") from exc
+        raise unreadable(tree.where(path), exc) from exc

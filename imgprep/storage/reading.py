@@ -6,6 +6,7 @@ An object store that does not answer, or refuses, is a ``StoreError``: the datas
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,16 +21,23 @@ from imgprep.storage.atomic import json_object
 T = TypeVar("T")
 R = TypeVar("R")
 
+_MACHINE_FAULTS = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n) or use fewer --jobs",
+    errno.ENFILE: "the system has no more open files: close other programs",
+    errno.ENOMEM: "free some memory or use fewer --jobs",
+    errno.ESTALE: "mount its file system again",
+}
+"""What says nothing of a file, and what to do about it."""
 READS_AT_ONCE = 16
 """Small objects that are read at the same time."""
 
 
 @contextmanager
 def store_errors(store: Store, name: str = "") -> Iterator[None]:
-    """Turn a failure of an object store into ``StoreError``, but not a missing object.
+    """Turn a fault of a store or of the machine into ``StoreError``, but not a missing object.
 
     Raises:
-        StoreError: the store does not answer, or refuses.
+        StoreError: the store does not answer, or refuses; or the machine lacks files or memory.
         OSError: the file is missing; or, on a disk, it cannot be read.
     """
     try:
@@ -37,10 +45,13 @@ def store_errors(store: Store, name: str = "") -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as exc:
-        if store.folder is not None:
-            raise
         where = store.where(name) if name else store.location
-        raise StoreError(f"{where}: {store_words(exc)}") from exc
+        if store.folder is None:
+            raise StoreError(f"{where}: {store_words(exc)}") from exc
+        if exc.errno in _MACHINE_FAULTS:
+            advice = _MACHINE_FAULTS[exc.errno]
+            raise StoreError(f"{where}: {exc.strerror}: {advice}") from exc
+        raise
 
 
 def store_words(exc: OSError) -> str:

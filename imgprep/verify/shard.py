@@ -14,10 +14,10 @@ from imgprep.dataset.format import DALI_INDEX_VERSION, LABEL_DIGITS_MAX
 from imgprep.dataset.index import DatasetIndex, ShardInfo
 from imgprep.dataset.markers import has_markers, read_marker
 from imgprep.dataset.shard_walk import BadTarError, Member, index_line, records
-from imgprep.errors import FormatError
+from imgprep.errors import FormatError, MemoryLimitError
 from imgprep.runners.runner import Tick
 from imgprep.storage import Store, absolute, open_store
-from imgprep.storage.reading import on_disk, read_bytes
+from imgprep.storage.reading import on_disk, read_bytes, store_errors
 
 HASH_BYTES = 1 << 20
 DAMAGES_MAX = 20
@@ -89,12 +89,13 @@ def verify_shard(task: VerifyTask, setup: VerifySetup, tick: Tick) -> Callable[[
     """Check a shard; damage is listed and never raised.
 
     Raises:
-        StoreError: an object store does not answer, or refuses.
+        StoreError: the files cannot be read for a fault of the machine or of the store.
+        MemoryLimitError: there is not enough memory for a record.
     """
     check = ShardCheck(task)
     store = open_store(setup.location)
     try:
-        with on_disk(store, task.shard.name) as path:
+        with on_disk(store, task.shard.name) as path, store_errors(store, task.shard.name):
             tar_bytes = path.stat().st_size
             if tar_bytes != task.shard.bytes:
                 _damage(check, f"{tar_bytes:,} bytes, the index states {task.shard.bytes:,}")
@@ -215,5 +216,7 @@ def _decode(
     except FormatError as exc:
         _damage(check, str(exc), where)
         return
+    except MemoryError as exc:
+        raise MemoryLimitError.at(where) from exc
     if accumulator is not None:
         accumulator.add(image_hwc)
