@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from imgprep.errors import SourceFaultError
+from imgprep.errors import SourceError, SourceFaultError
 from imgprep.sources.clutter import is_clutter_path
 from imgprep.sources.containers import (
     CLUTTER_IGNORED,
