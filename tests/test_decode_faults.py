@@ -214,6 +214,7 @@ def test_corrupt_image_data_is_an_error(mode: str) -> None:
         (b"\xff\xd8\xff\xd9", "before any image data"),
         (b"\xff\xd8\xff\xd9\0\0\0", "before any image data"),
         (b"\xff\xd8" + b"\0" * 500, "truncated JPEG"),
+        (b"\xff\xd8\xff\xda", "truncated JPEG: the file ends inside its header"),
         (b"\x89PNG\r\n\x1a\n", "truncated PNG"),
         (b"GIF89a", "damaged GIF"),
         (b"%PDF-1.4 " + bytes(range(200)), "not an image: the file is a PDF file"),

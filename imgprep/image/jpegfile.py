@@ -58,15 +58,18 @@ def iter_segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
 
     SOI and EOI are segments of two bytes. An end may be past the end of the data.
     """
-    while match := _MARKER.search(data, position):
-        offset = match.start()
-        marker = data[offset + 1]
-        end = offset + 2
-        if marker not in (_SOI, EOI):
-            end += int.from_bytes(data[end : end + 2], "big")
-        yield marker, offset, end
+    find, total = _MARKER.search, len(data)
+    while match := find(data, position):
+        position = match.end()
+        marker = data[position - 1]
+        end = position
+        if marker != EOI and marker != _SOI:
+            has_length = position + 2 <= total
+            end = position + (data[position] << 8) + data[position + 1] if has_length else total + 1
+        yield marker, position - 2, end
         # The decoder reports a length below 2; here it only must not cause an endless loop.
-        position = max(end, offset + 2)
+        if end > position:
+            position = end
 
 
 def read_header(data: bytes) -> JpegHeader:
