@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,13 @@ from typing import Any
 
 import click
 
-from imgprep.errors import EXIT_FAILED, ImgprepError, MemoryLimitError, is_out_of_memory
+from imgprep.errors import (
+    EXIT_FAILED,
+    ImgprepError,
+    MemoryLimitError,
+    UsageError,
+    is_out_of_memory,
+)
 from imgprep.streams import Streams
 from imgprep.wording import plain
 
@@ -43,6 +50,7 @@ class ErrorGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn errors into messages and exit codes."""
         try:
+            _check_current_folder()
             return super().invoke(ctx)
         except ImgprepError as exc:
             click.echo(plain(f"{ctx.info_name}: {exc}"), err=True)
@@ -59,6 +67,13 @@ class ErrorGroup(click.Group):
 
 def _command(ctx: click.Context) -> str:
     return ctx.invoked_subcommand or "this command"
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError as exc:
+        raise UsageError("the current folder was deleted: change to another folder") from exc
 
 
 def options(*decorators: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,9 +107,13 @@ def run(cli: click.Command, name: str) -> None:
     streams = Streams()
     try:
         cli(prog_name=name, obj=streams)
-    except OSError:
+    except OSError as exc:
         why = streams.stdout_failure()
-        if why is None:
+        if why is not None:
+            text = f"cannot write to stdout: {why}"
+        elif exc.filename is not None:
+            text = f"{os.fsdecode(exc.filename)}: {exc.strerror}"
+        else:
             raise
-        click.echo(f"{name}: cannot write to stdout: {why}", err=True)
+        click.echo(plain(f"{name}: {text}"), err=True)
         sys.exit(EXIT_FAILED)

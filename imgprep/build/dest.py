@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from imgprep.dataset.format import STATE_FOLDER
 from imgprep.errors import DestinationError, UsageError
-from imgprep.storage import Location, Store, open_store
+from imgprep.storage import Location, Store, open_store, real_path
 from imgprep.storage.reading import store_words
 from imgprep.storage.urls import file_system
 
@@ -31,7 +31,7 @@ def _parts(location: Location) -> tuple[object, ...]:
     """The parts of the real path from its root: of two nested folders one starts as the other."""
     store = open_store(location)
     if store.folder is not None:
-        return ("file", *store.folder.resolve().parts)
+        return ("file", *real_path(store.folder).parts)
     fs, path = file_system(store.location)
     protocols = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
     return (*protocols[:1], *filter(None, path.split("/")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,8 +121,9 @@ def load_index(location: Location) -> DatasetIndex:
     """
     store = open_store(location)
     path = store.where(DATASET_INFO)
-    is_place = store.folder is None or store.folder.is_dir()
-    if is_place and not exists(store, DATASET_INFO):
+    if store.folder is not None:
+        _check_folder(store.folder)
+    if not exists(store, DATASET_INFO):
         raise FormatError(
             f"{store}: no {DATASET_INFO}: not a finished dataset; run imgprep build-shards again"
         )
@@ -142,6 +144,17 @@ def load_index(location: Location) -> DatasetIndex:
     if stated != index.fingerprint:
         raise FormatError(f"{path}: edited or damaged: its content does not match its fingerprint")
     return index
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise FormatError(f"{folder} does not exist") from exc
+    except OSError as exc:
+        raise FormatError(f"{folder} cannot be read: {exc.strerror or exc}") from exc
+    if not is_folder:
+        raise FormatError(f"{folder} is a file; give the folder of a dataset")
 
 
 def read_checked(index: DatasetIndex, name: str) -> bytes:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.errors import DestinationError, UsageError
+from imgprep.storage import real_path
 from imgprep.storage.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def check_target(out: Path, folder: Path | None) -> None:
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"{out}: a sheet is written as PNG: choose a name that ends in .png")
-    if folder is not None and folder.resolve() in out.resolve().parents:
+    if folder is not None and real_path(folder) in real_path(out).parents:
         raise UsageError(
             f"{out} is inside the dataset {folder}, which must not change: choose another folder"
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from imgprep.errors import UsageError
 from imgprep.sources.faults import is_denied, unreadable
 from imgprep.sources.tree import FolderEntry, ImageEntry, Kind, RangeFile, wrapped_ns
+from imgprep.storage import real_path
 
 BLOCK_BYTES = 512
 AHEAD_BYTES = 64 * 1024
@@ -37,7 +38,7 @@ class LocalTree:
     @property
     def root_names(self) -> frozenset[str]:
         """The name of the folder, and that of the folder a link leads to."""
-        return frozenset({self._root.absolute().name, self._root.resolve().name})
+        return frozenset({self._root.absolute().name, real_path(self._root).name})
 
     def where(self, path: str = "") -> str:
         """Path of a file."""
@@ -46,12 +47,13 @@ class LocalTree:
     def check_folder(self) -> None:
         """Raise UsageError unless the root is a folder that can be listed."""
         root = self._root
-        if root.is_file():
-            raise UsageError(f"{root} is a file; give the folder that contains it: {root.parent}")
-        if not root.is_dir():
-            what = "is not a folder" if root.exists() else "does not exist"
-            raise UsageError(f"{root} {what}")
         try:
+            if root.is_file():
+                text = f"{root} is a file; give the folder that contains it: {root.parent}"
+                raise UsageError(text)
+            if not root.is_dir():
+                what = "is not a folder" if root.exists() else "does not exist"
+                raise UsageError(f"{root} {what}")
             os.listdir(root)  # noqa: PTH208
         except OSError as exc:
             raise UsageError(f"{root} cannot be read: {exc.strerror or exc}") from exc

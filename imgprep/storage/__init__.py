@@ -8,13 +8,14 @@ errors. Start reading at ``Store`` below, then ``local`` and ``remote``, which i
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Protocol
 
 from imgprep.storage.urls import path_of
 
-__all__ = ["Location", "Partial", "Store", "absolute", "open_store"]
+__all__ = ["Location", "Partial", "Store", "absolute", "open_store", "real_path"]
 
 
 class Partial(Protocol):
@@ -125,4 +126,9 @@ def open_store(location: Location) -> Store:
 
 def absolute(store: Store) -> str:
     """The location of this store, valid in processes with another working directory, too."""
-    return store.location if store.folder is None else str(store.folder.resolve())
+    return store.location if store.folder is None else str(real_path(store.folder))
+
+
+def real_path(path: Path) -> Path:
+    """The absolute path without links; of a loop of links, as far as it leads, without an error."""
+    return Path(os.path.realpath(path))

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PARTIAL_SUFFIX = ".partial"
 JSON_DEPTH_MAX = 32
 """Our own files are nested five deep."""
+JSON_BYTES_MAX = 1 << 28
+READ_BYTES_MAX = 1 << 32
+"""A sparse file may claim any size; the largest of ours is a pixel sum of 402 MB."""
 _STEM_BYTES_MAX = 100
 _CANNOT_FLUSH = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 
@@ -156,6 +159,8 @@ def json_object(data: bytes, where: str, what: str) -> dict[str, Any]:
     Raises:
         FormatError: it is not JSON, not an object, or nested too deeply.
     """
+    if len(data) > JSON_BYTES_MAX:
+        raise FormatError(f"{where}: {what} is larger than {JSON_BYTES_MAX >> 20} MiB")
     try:
         value = json.loads(data)
         if not isinstance(value, dict):
@@ -185,6 +190,8 @@ def read_regular(path: Path) -> bytes:
         OSError: it cannot be read, or is not a regular file.
     """
     with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > READ_BYTES_MAX:
+            raise OSError(errno.EFBIG, f"larger than {READ_BYTES_MAX >> 30} GiB", str(path))
         return file.read()
 
 

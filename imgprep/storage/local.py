@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from imgprep.errors import BusyError
@@ -54,11 +55,14 @@ class LocalStore:
                 found = sorted(listing, key=lambda entry: entry.name)
         except FileNotFoundError:
             return {}
-        return {
-            entry.name: entry.stat().st_size if entry.is_file() else None
-            for entry in found
-            if entry.is_dir() or (entry.is_file() and not is_partial(entry.name))
-        }
+        sizes: dict[str, int | None] = {}
+        for entry in found:
+            with suppress(FileNotFoundError):  # removed since it was listed
+                if entry.is_dir():
+                    sizes[entry.name] = None
+                elif entry.is_file() and not is_partial(entry.name):
+                    sizes[entry.name] = entry.stat().st_size
+        return sizes
 
     def names(self, folder: str = "") -> list[str]:
         """Names of the files directly in ``folder``, sorted."""
@@ -83,11 +87,12 @@ class LocalStore:
     def remove(self, *names: str) -> None:
         """Remove files."""
         for name in names:
-            (self.folder / name).unlink(missing_ok=True)
+            self._inside(name).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
         """Remove a folder and its content, as far as possible."""
-        shutil.rmtree(self.folder / folder, ignore_errors=True)
+        with suppress(OSError):
+            shutil.rmtree(self._inside(folder, is_folder=True), ignore_errors=True)
 
     @contextmanager
     def as_file(self, name: str) -> Iterator[Path]:
@@ -102,20 +107,20 @@ class LocalStore:
     @contextmanager
     def new_folder(self, folder: str) -> Iterator[Path]:
         """The folder itself, created if missing."""
-        path = self.folder / folder
+        path = self._inside(folder, is_folder=True)
         path.mkdir(parents=True, exist_ok=True)
         yield path
 
     def sweep(self, folder: str = "") -> None:
         """Remove partial files."""
-        path = self.folder / folder
+        path = self._inside(folder, is_folder=True)
         path.mkdir(parents=True, exist_ok=True)
         remove_partials(path)
 
     def free_bytes(self) -> int:
         """Free space of the file system that will hold the folder, which need not exist yet."""
         whole = self.folder.absolute()
-        existing = next(path for path in (whole, *whole.parents) if path.exists())
+        existing = next(path for path in (whole, *whole.parents) if os.path.exists(path))  # noqa: PTH110
         return shutil.disk_usage(existing).free
 
     def create(self, name: str, data: bytes) -> None:
@@ -171,10 +176,22 @@ class LocalStore:
 
     def _made(self, name: str) -> Path:
         """Path of a file, whose folder is created if missing."""
-        path = self.folder / name
+        path = self._inside(name)
         if "/" in name:
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _inside(self, name: str, *, is_folder: bool = False) -> Path:
+        """Path of a file or folder to change, whose folders in the store are not links.
+
+        Through links in a dataset from someone else, we would change files anywhere.
+        """
+        parts = Path(name).parts
+        for depth in range(1, len(parts) + is_folder):
+            folder = self.folder.joinpath(*parts[:depth])
+            if folder.is_symlink():
+                raise OSError(errno.ELOOP, f"{folder} is a symbolic link", str(folder))
+        return self.folder / name
 
 
 def _lease_of(name: str) -> str:

@@ -71,9 +71,10 @@ def open_lock(path: Path) -> int:
 
 
 def write_holder(descriptor: int) -> None:
-    """Write this process into the file that it has locked."""
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(this_process()).encode() + b"\n", 0)
+    """Write this process into the file that it has locked, unless the disk is full."""
+    with suppress(OSError):
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(this_process()).encode() + b"\n", 0)
 
 
 def read_holder(descriptor: int) -> dict[str, Any] | None:

@@ -62,8 +62,7 @@ class RemoteStore:
                 int(entry["size"]) if entry["type"] == "file" else None
             )
             for entry in found
-            # Some tools create an empty object whose name ends in a slash for a folder.
-            if not str(entry["name"]).endswith("/") and entry["name"] != path
+            if _is_plain(str(entry["name"])) and entry["name"] != path
         }
         return dict(sorted(sizes.items()))
 
@@ -179,6 +178,14 @@ class RemoteStore:
 
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
             list(threads.map(one, paths))
+
+
+def _is_plain(path: str) -> bool:
+    """Whether the last part of a path can name a local file.
+
+    Some tools create an empty object whose name ends in a slash for a folder.
+    """
+    return path.rpartition("/")[2] not in ("", ".", "..") and "\0" not in path
 
 
 @contextmanager
