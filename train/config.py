@@ -116,7 +116,7 @@ class InputConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetConfig:
-    """The network. Defaults follow the paper's text; the README's table of presets compares."""
+    """The network. Defaults follow the paper's text; train/README.md has a table of presets."""
 
     architecture: Architecture = "two-column"
     """``one-gpu`` is the author's one-GPU net (half the filters in conv1-4, paper 3.2);

@@ -1,6 +1,6 @@
 """Named settings of a whole run: the paper, the author's own two runs, later practice.
 
-The table in the README compares them. A preset needs the length of the run, because the author's
+The table in train/README.md compares them. A preset needs the length of the run, as the author's
 events (lower rates, lighting noise off, conv1 frozen) happen at fixed fractions of it. They become
 absolute epochs here, so a run that is resumed with more epochs does not move them.
 """
@@ -44,7 +44,7 @@ def paper(epochs: int = 90) -> RunConfig:
     """The text of the 2012 paper, literally; where it says nothing, what its source does.
 
     Weights N(0, 0.01) in every layer make a slow start: little of the signal that depends on the
-    image reaches the logits (see the README).
+    image reaches the logits (see train/README.md).
     """
     return RunConfig(
         preset="paper", input=InputConfig(), net=NetConfig(), optim=OptimConfig(epochs=epochs)

@@ -1,4 +1,4 @@
-"""The on-disk format, declared once: names, record layout, versions. The README documents it.
+"""The on-disk format, declared once: names, record layout, versions. README.md documents it.
 
 A dataset folder holds, for each split, ``<split>-<number>.tar`` (USTAR) and ``.idx`` (DALI index),
 then the labels and statistics, and last ``dataset_info.json``. The folder ``.imgprep`` is for the

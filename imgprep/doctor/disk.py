@@ -16,7 +16,7 @@ from imgprep.storage.urls import path_of
 
 IMAGENET_IMAGES = 1_331_167
 IMAGENET_BYTES = 44_300_000_000
-"""All of ILSVRC2012 with default options, as measured on a sample (README, "Disk")."""
+"""All of ILSVRC2012 with default options, as measured on a sample (tools/README.md, "Disk")."""
 RECORD_BYTES = IMAGENET_BYTES // IMAGENET_IMAGES
 PIXEL_SUMS_BYTES = 1_000_000_000
 """Pixel sums that a build keeps beside the shards until it ends."""
