@@ -150,19 +150,47 @@ def test_sigterm_stops_as_ctrl_c_does(mini: Path, tmp_path: Path) -> None:
     assert "interrupted" in err
 
 
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        (signal.SIGKILL, "probably run out of memory: use fewer --jobs"),
+        (signal.SIGSEGV, "a crash in compiled code: run the same command again"),
+        (signal.SIGBUS, "a mapped file was cut or its disk failed"),
+        (signal.SIGTERM, "run the same command again; finished shards are kept"),
+    ],
+)
 def test_a_killed_worker_ends_the_build_at_once(
-    running: tuple[subprocess.Popen[str], Path], mini: Path, undisturbed: Path
+    running: tuple[subprocess.Popen[str], Path],
+    mini: Path,
+    undisturbed: Path,
+    cause: signal.Signals,
+    advice: str,
 ) -> None:
     process, dest = running
     workers = workers_of(process.pid)
     assert workers
-    os.kill(workers[0], signal.SIGKILL)
+    os.kill(workers[0], cause)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert re.search(r"worker process \d+ was killed by signal 9", err)
+    assert re.search(rf"worker process {workers[0]} was killed by {cause.name} at ", err)
+    assert advice in err
     wait_until_gone(process.pid)
     assert imgprep("build-shards", mini, dest, *SHARDED).code == 0
     assert files_of(dest) == files_of(undisturbed)
+
+
+def test_ctrl_c_wakes_a_suspended_worker_to_clean_up(
+    running: tuple[subprocess.Popen[str], Path],
+) -> None:
+    """It removes what it has half-written: it was not killed after a long wait."""
+    process, dest = running
+    os.kill(workers_of(process.pid)[0], signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "interrupted" in err
+    wait_until_gone(process.pid)
+    assert not list(dest.glob(".*.partial"))
 
 
 def test_a_second_build_into_the_same_folder_is_refused(
@@ -175,7 +203,10 @@ def test_a_second_build_into_the_same_folder_is_refused(
     finally:
         process.send_signal(signal.SIGCONT)
     assert second.code == 1
-    assert "another build is writing here" in second.err
+    assert (
+        f"another build is writing here ({os.uname().nodename!r}, process {process.pid}"
+        in second.err
+    )
     process.communicate(timeout=60)
     assert process.returncode == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import shutil
 import tarfile
@@ -123,9 +124,32 @@ def test_decoded_pixels_match_the_statistics(mini: Path, tmp_path: Path) -> None
     built = imgprep("build-shards", mini, dest, "--encoding", "raw", "--split", "train")
     assert built.code == 0
     whole = imgprep("verify", dest, "--decode", "--json").json
-    assert whole["mean_difference_levels"] == 0.0
+    assert whole["mean_difference_levels"] == whole["covariance_difference"] == 0.0
     moments = json.loads((dest / "rgb_pca.json").read_text())
     assert moments["images"] == 96
+
+
+@pytest.mark.parametrize(("encoding", "code"), [("png", 4), ("jpeg", 0)])
+def test_sums_that_were_wrong_before_publication_are_found(
+    mini: Path, tmp_path: Path, encoding: str, code: int
+) -> None:
+    """All files agree with each other: only the decoded pixels tell. JPEG has no exact pixels."""
+    dest = tmp_path / "set"
+    options = ("--encoding", encoding, "--split", "train")
+    assert imgprep("build-shards", mini, dest, *options).code == 0
+    before = imgprep("verify", dest, "--decode", "--json").json["covariance_difference"]
+    assert before < 0.01
+    pca = json.loads((dest / "rgb_pca.json").read_text())
+    pca["rgb_second_moment"][0][0] += pca["pixels"] * 800
+    (dest / "rgb_pca.json").write_text(json.dumps(pca))
+    index = json.loads((dest / "dataset_info.json").read_text())
+    digest = hashlib.sha256((dest / "rgb_pca.json").read_bytes()).hexdigest()
+    index["files"]["rgb_pca.json"] = digest
+    (dest / "dataset_info.json").write_text(json.dumps(index))
+    assert imgprep("verify", dest).code == 0
+    ran = imgprep("verify", dest, "--decode", "--json")
+    assert ran.code == code
+    assert ran.json["covariance_difference"] > 0.05
 
 
 def test_a_copy_of_the_visible_files_is_whole(dataset: Path) -> None:
@@ -169,4 +193,5 @@ def test_mean_of_decoded_records_is_near_the_mean_image(built: Path) -> None:
     """JPEG changes the mean a little; a wrong crop or order would change it a lot."""
     difference = imgprep("verify", built, "--decode", "--json").json["mean_difference_levels"]
     assert 0 < difference < 6
+    assert 0 < imgprep("verify", built, "--decode", "--json").json["covariance_difference"] < 0.01
     assert np.load(built / "mean_image.npy").std() > 6

@@ -7,6 +7,7 @@ worker ends at once when the parent does (its pipe closes), even after SIGKILL.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections import deque
@@ -27,6 +28,7 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 STOP_SECONDS = 10.0
+_CRASHES = frozenset({-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE})
 
 
 def _start_method() -> str:
@@ -108,6 +110,8 @@ class Pool(Generic[T, S, R]):
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             worker.conn.close()  # a busy worker notices it at its next report and cleans up
+            if worker.process.pid is not None and worker.process.is_alive():
+                os.kill(worker.process.pid, signal.SIGCONT)  # one that is suspended cannot clean up
         deadline = time.monotonic() + STOP_SECONDS
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -157,9 +161,32 @@ class Pool(Generic[T, S, R]):
         except (EOFError, OSError) as exc:
             worker.process.join(1.0)
             code = worker.process.exitcode
-            how = f"was killed by signal {-code}" if code and code < 0 else f"ended with {code}"
             at = ", ".join(str(task) for task in worker.tasks) or "no task"
             raise WorkerDiedError(
-                f"worker process {worker.process.pid} {how} at {at}; signal 9 is often the "
-                "system running out of memory: run the same command again, with fewer --jobs"
+                f"worker process {worker.process.pid} {_how_it_ended(code)} at {at}; "
+                f"{_advice_on(code)}"
             ) from exc
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def _advice_on(code: int | None) -> str:
+    """What usually is the cause of such an end, and what to do."""
+    again = "run the same command again; finished shards are kept"
+    if code == -signal.SIGKILL:
+        return f"the system has probably run out of memory: use fewer --jobs and {again}"
+    if code == -signal.SIGBUS:
+        return f"a mapped file was cut or its disk failed: check the disk and {again}"
+    if code in _CRASHES:
+        return (
+            f"a crash in compiled code: {again}, and if it crashes there again, set "
+            "IMGPREP_JPEG=full and report the image"
+        )
+    return again
