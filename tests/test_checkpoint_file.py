@@ -222,6 +222,19 @@ def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
         ck.load(tmp_path)
 
 
+def test_other_checkpoints_of_the_folder_are_named(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        ck.save(tmp_path, at_epoch(epoch), epoch_end=True, keep=5)
+    with pytest.raises(
+        CheckpointError, match=r"best\.pt: there is .* last\.pt is in the same folder$"
+    ):
+        ck.load(tmp_path / "best.pt")
+    (tmp_path / "last.pt").write_bytes(b"damaged")
+    advice = r"epoch_002\.pt is in the same folder: copy it to last\.pt to resume from it"
+    with pytest.raises(CheckpointError, match=rf"last\.pt: damaged, .*; {advice}"):
+        ck.load(tmp_path / "last.pt")
+
+
 BROKEN: dict[str, dict[str, Any]] = {
     "not a checkpoint of this program": {"format": "other"},
     "version 2; this program reads version 1": {"version": 2},

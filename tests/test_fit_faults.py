@@ -53,6 +53,7 @@ def test_a_run_of_another_process_is_left_alone(built: Path, tmp_path: Path) -> 
         (("--set", "input.crop_px=300"), "set input.crop_px to 256 or less"),
         (("--device", "cuda"), "no GPU is visible"),
         (("--classes", "many"), "expected a number or auto"),
+        (("--classes", "3"), "the dataset has 4 classes: use --classes auto, or 4 or more"),
     ],
 )
 def test_wrong_settings_are_usage_errors(
@@ -108,3 +109,15 @@ def test_fit_with_verify_finds_damage_before_training(built: Path, tmp_path: Pat
     ran = train("fit", tmp_path / "copy", "--out", tmp_path / "run", *SMALL, "--verify")
     assert ran.code == 4
     assert "train-000001" in ran.err
+
+
+def test_lack_of_memory_is_recognised() -> None:
+    import torch
+
+    from train.run.step import is_out_of_memory
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("shapes differ"))

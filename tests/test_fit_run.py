@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.training import SMALL, STEPS_PER_EPOCH, fit, rows, train, weights
 from train.settings import resolve
 
 EPOCHS = 6
+EPOCHS_OF_SMALL = 12
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,8 @@ def test_a_dry_run_prints_the_size_and_writes_nothing(built: Path, tmp_path: Pat
     assert budget["ranks"] == [{"local_rank": 0, "devices": ["cpu", "cpu"]}]
     assert (budget["steps_per_epoch"], budget["batch_images"]) == (STEPS_PER_EPOCH, 16)
     assert budget["link_bytes_per_step"] > 0
+    expected = EPOCHS_OF_SMALL * STEPS_PER_EPOCH * budget["step_seconds"]
+    assert 0 < budget["run_seconds"] == pytest.approx(expected)
 
 
 def test_a_run_prints_a_short_summary_and_all_settings_with_verbose(
@@ -133,9 +137,40 @@ def test_a_run_prints_a_short_summary_and_all_settings_with_verbose(
     short, long = train(*command), train(*command, "--verbose")
     assert len(short.out.splitlines()) <= 12
     assert f"settings  kept in {tmp_path / 'run' / 'config.toml'}" in short.out
-    assert long.out.endswith(short.out)
-    settings = resolve(None, tomllib.loads(long.out.removesuffix(short.out)), {})
+    all_settings, _, rest = long.out.partition("dataset   ")
+    assert len(rest.splitlines()) == len(short.out.splitlines())
+    settings = resolve(None, tomllib.loads(all_settings), {})
     assert settings.net.width_divisor == 16
+
+
+def test_a_dry_run_says_what_it_timed(built: Path, tmp_path: Path) -> None:
+    ran = train("fit", built, "--out", tmp_path / "run", *SMALL, "--dry-run")
+    time = ran.out.splitlines()[-1]
+    assert re.fullmatch(
+        r"time      about [\d:]+ \(h:mm:ss\), \d+ ms per step, if input keeps up; "
+        r"timed: \d+ updates? of 16 images in \d+\.\d s, without input and other processes",
+        time,
+    )
+
+
+def test_the_default_preset_is_the_one_that_learns_soonest(built: Path, tmp_path: Path) -> None:
+    config = ("--device", "cpu", "--set", "net.width_divisor=16", "--dry-run", "--json")
+    ran = train("fit", built, "--out", tmp_path / "run", *config)
+    assert ran.json["preset"] == "source-2012"
+
+
+def test_a_batch_larger_than_the_dataset_is_the_whole_dataset(built: Path, tmp_path: Path) -> None:
+    ran = fit(built, tmp_path / "run", "--batch-size", 10**12, "--epochs", 1)
+    assert "batch     96 images per update" in ran.err
+    assert [int(row["images"]) for row in rows(tmp_path / "run" / "steps.csv")] == [96]
+
+
+def test_errors_per_class_have_names(run: Path, built: Path) -> None:
+    command = ("evaluate", run / "last.pt", built, "--device", "cpu", "--per-class")
+    names = [each["name"] for each in json.loads((built / "labels.json").read_text())["classes"]]
+    assert [row["name"] for row in train(*command, "--json").json["per_class"]] == names
+    lines = train(*command).out.splitlines()[1:]
+    assert all(name in line for name, line in zip(names, lines, strict=True))
 
 
 def test_columns_send_as_many_bytes_as_in_the_paper(built: Path, tmp_path: Path) -> None:

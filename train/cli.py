@@ -73,8 +73,13 @@ def fit(dataset: str, **given: Any) -> None:
     )
     job = prepare(request)
     if given["dry_run"]:
-        text = job.summary(verbose=given["verbose"])
-        print_json(job.budget.to_json()) if given["as_json"] else click.echo(text)
+        from train.run.timing import time_steps
+
+        timing = time_steps(job)
+        if given["as_json"]:
+            print_json({**job.budget.to_json(), **timing.to_json()})
+        else:
+            click.echo(f"{job.summary(verbose=given['verbose'])}\n{timing.render()}")
         return
     if given["verify"] and job.world.is_main:
         _verify(dataset)

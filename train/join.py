@@ -59,7 +59,7 @@ def process_group(
         dist.destroy_process_group()
 
 
-def is_lost_peer(world: World, error: RuntimeError) -> bool:
+def is_lost_peer(world: World, error: Exception) -> bool:
     """Whether torch raised ``error`` because another process of ``world`` has ended."""
     import torch.distributed as dist
 

@@ -10,7 +10,7 @@ import click
 
 from imgprep.console import json_option, options, quiet_option
 from train.config import Device, FloatType, Parallel, ScheduleKind
-from train.presets import PRESETS
+from train.presets import DEFAULT_PRESET, PRESETS
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -52,7 +52,7 @@ device_option = click.option(
 )
 preset_options = options(
     click.option("--preset", "preset_name", type=click.Choice(list(PRESETS)),
-                 help="Settings to start from [default: paper]."),
+                 help=f"Settings to start from [default: {DEFAULT_PRESET}]."),
     click.option("--config", "config_file", type=FILE, metavar="FILE",
                  help="TOML file of settings that override the preset; flags override both."),
     click.option("--set", "assignments", multiple=True, metavar="SETTING=VALUE",
@@ -97,7 +97,8 @@ fit_options = options(
     click.option("--allow-reshard", is_flag=True,
                  help="Resume with another number of processes than before."),
     click.option("--verify", is_flag=True, help="Verify the whole dataset first."),
-    click.option("--dry-run", is_flag=True, help="Print the size of the run and stop."),
+    click.option("--dry-run", is_flag=True,
+                 help="Print the size of the run and the time to expect, and stop."),
     json_option,
     quiet_option,
     click.option("-v", "--verbose", is_flag=True, help="Also print all settings."),

@@ -14,7 +14,7 @@ from imgprep.storage.atomic import is_deeper
 from train.config import RunConfig
 from train.errors import ConfigError
 from train.older_runs import RETIRED, changed_retired, without_retired
-from train.presets import preset
+from train.presets import DEFAULT_PRESET, preset
 
 DEPTH_MAX = 8
 INTEGER_END = 2**63
@@ -28,12 +28,12 @@ def resolve(name: str | None, file: Settings, flags: Settings) -> RunConfig:
     """Resolve the settings of a run: ``flags`` override ``file``, which overrides the preset.
 
     Args:
-        name: preset from the command line; None takes the one in ``file``, or ``paper``.
+        name: preset from the command line; None takes the one in ``file``, or the default.
 
     Raises:
         ConfigError: a setting is unknown, of the wrong type, out of range, or contradicts another.
     """
-    chosen = name or file.get("preset", "paper")
+    chosen = name or file.get("preset", DEFAULT_PRESET)
     if not isinstance(chosen, str):
         raise ConfigError(f"preset must be a name, got {chosen!r:.80}")
     overrides = merge(file, flags)

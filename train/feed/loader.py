@@ -100,9 +100,9 @@ class TrainLoader:
             ConfigError: the crop is larger than the records.
         """
         self._data, self._config, self._share = data, config, share
-        self._batch_images, self._seed = batch_images, seed
-        self._reader = RecordReader(data, "train", config)
-        most = max(1, -(-batch_images // share.size))
+        self._reader, self._seed = RecordReader(data, "train", config), seed
+        self._batch_images = max(1, min(batch_images, len(self._reader)))
+        most = -(-self._batch_images // share.size)
         self._specs = {
             lighting: graph_spec(data, config, batch_images=most, lighting=lighting)
             for lighting in (False, True)
@@ -210,9 +210,9 @@ class EvalLoader:
             DataError: no such split, or its shards do not fit their index.
             ConfigError: the crop is larger than the records.
         """
-        self._batch_images = batch_images
-        self._spec = eval_spec(data, config, batch_images=batch_images, views=views)
         self._reader = RecordReader(data, split, sequential(config))
+        self._batch_images = max(1, min(batch_images, len(self._reader)))
+        self._spec = eval_spec(data, config, batch_images=self._batch_images, views=views)
         self._first, self._end = share_of(len(self._reader), share.rank, share.size)
         sink = Sink(config, device, views=views, pixel_sd=0.0)
         self._feeder = Feeder(self._reader, data.encoding, sink)

@@ -74,7 +74,8 @@ class RunBudget:
         ranks = "; ".join(
             f"rank {rank} on {' + '.join(place.devices(rank))}" for rank in range(place.processes)
         )
-        each = -(-self.batch_images // self.processes)
+        batch = min(self.batch_images, self.train_images)
+        each = -(-batch // self.processes)
         between = "columns" if place.parallel == "columns" else "processes"
         return "\n".join(
             (
@@ -83,7 +84,7 @@ class RunBudget:
                 f"devices   parallel {place.parallel}, {self.processes} process"
                 f"{'es' * (self.processes > 1)}: {ranks}",
                 f"images    {self.train_images:,} for training, {self.val_images:,} for validation",
-                f"batch     {self.batch_images:,} images per update, {each:,} per process",
+                f"batch     {batch:,} images per update, {each:,} per process",
                 f"length    {self.epochs:,} epoch{'s' * (self.epochs != 1)} of "
                 f"{self.steps_per_epoch:,} step{'s' * (self.steps_per_epoch != 1)}; "
                 f"at most {self.steps:,} steps in all",
@@ -111,7 +112,8 @@ def make_budget(
     classes = config.net.classes or data.classes
     layout = net_layout(config.net, classes=classes, image_px=config.input.crop_px)
     steps_per_epoch = -(-data.records("train") // config.optim.batch_images)
-    rows = -(-config.optim.batch_images // processes // config.optim.accumulate)
+    batch_images = min(config.optim.batch_images, data.records("train"))
+    rows = -(-batch_images // processes // config.optim.accumulate)
     return RunBudget(
         preset=config.preset,
         placement=placement,

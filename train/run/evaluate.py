@@ -58,6 +58,8 @@ class Evaluation:
     views: int
     """Views averaged per image."""
     networks: int
+    class_names: tuple[str, ...] = ()
+    """By label; empty: unknown."""
 
     @property
     def count(self) -> int:
@@ -86,7 +88,13 @@ class Evaluation:
         }
         if per_class:
             value["per_class"] = [
-                {"class": k, "count": count, "top1_error": top1, "top5_error": top5}
+                {
+                    "class": k,
+                    "name": self._name(k),
+                    "count": count,
+                    "top1_error": top1,
+                    "top5_error": top5,
+                }
                 for k, (count, top1, top5) in enumerate(self._classes())
             ]
         return value
@@ -101,13 +109,17 @@ class Evaluation:
             f"loss {self.loss:.4f} ({self.count:,} images, {what})"
         ]
         if per_class:
-            classes = self._classes()
+            classes, widest = self._classes(), max(map(len, self.class_names), default=0)
             lines += [
-                f"class {k:>5}  {count:>7,} image{'s' * (count != 1)}"
+                f"class {k:>5}  {self._name(k) or '':<{widest}}  {count:>7,} "
+                f"image{'s' * (count != 1)}"
                 + ("" if top1 is None else f"  {error_text(top1, top5 or 0.0, len(classes))}")
                 for k, (count, top1, top5) in enumerate(classes)
             ]
         return "\n".join(lines)
+
+    def _name(self, label: int) -> str | None:
+        return self.class_names[label] if label < len(self.class_names) else None
 
     def _classes(self) -> list[tuple[int, float | None, float | None]]:
         counts = self.counts

@@ -14,7 +14,7 @@ import torch
 from imgprep.storage import absolute
 from imgprep.storage.atomic import write_bytes
 from train.config import RunConfig
-from train.errors import CheckpointError, PeerLostError
+from train.errors import CheckpointError, PeerLostError, TrainError
 from train.feed.loader import EvalLoader, Share, TrainLoader
 from train.join import is_lost_peer, process_group
 from train.net import build_net
@@ -29,7 +29,7 @@ from train.run.job import FitJob
 from train.run.logs import RunLogs, RunSize
 from train.run.loop import Loop
 from train.run.meter import StepMeter
-from train.run.step import Stepper
+from train.run.step import Stepper, is_out_of_memory
 from train.run.stop import StopSignal
 from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint import Checkpoint
@@ -88,7 +88,13 @@ def run(
             saved = _load_saved(job, allow_reshard=allow_reshard)
             with _open_loop(job, stop, output) as loop:
                 return _run(job, loop, saved, output, verbose=verbose)
-    except RuntimeError as exc:
+    except (MemoryError, RuntimeError) as exc:
+        if is_out_of_memory(exc):
+            raise TrainError(
+                f"out of memory on {' and '.join(map(str, job.devices))}: use a smaller "
+                f"--batch-size than {job.config.optim.batch_images}, or a larger --accumulate than "
+                f"{job.config.optim.accumulate}"
+            ) from exc
         if not is_lost_peer(job.world, exc):
             raise
         raise PeerLostError("another process of the run has ended; its message says why") from exc

@@ -83,6 +83,11 @@ def prepare(request: FitRequest) -> FitJob:
             f"input.crop_px is {config.input.crop_px}, but the records are {data.size_px} px: set "
             f"input.crop_px to {data.size_px} or less"
         )
+    if config.net.classes is not None and config.net.classes < data.classes:
+        raise ConfigError(
+            f"--classes {config.net.classes}, but the dataset has {data.classes} classes: use "
+            f"--classes auto, or {data.classes} or more"
+        )
     budget = make_budget(config, data, placement, world)
     return FitJob(
         config=config, data=data, world=world, placement=placement, budget=budget, out=request.out

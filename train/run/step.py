@@ -156,6 +156,12 @@ def check_amp(amp: str, device: torch.device) -> None:
         )
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch raised ``error`` because a device has too little memory."""
+    words = ("DefaultCPUAllocator", "out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def _wrapped(net: Net, config: RunConfig, world: World) -> nn.Module:
     module: nn.Module = net
     if config.compile:

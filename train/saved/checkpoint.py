@@ -147,7 +147,10 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, damaged, hostile, or of another format or version.
     """
-    value = read_values(path)
+    try:
+        value = read_values(path)
+    except CheckpointError as exc:
+        raise CheckpointError(f"{exc}{_others(path)}") from exc
     if not isinstance(value, dict) or value.get("format") != FORMAT_NAME:
         raise CheckpointError(f"{path}: not a checkpoint of this program")
     if value.get("version") != FORMAT_VERSION:
@@ -159,6 +162,18 @@ def load(path: Path) -> Checkpoint:
         return _from_values(value)
     except (KeyError, TypeError, ValueError) as exc:
         raise CheckpointError(f"{path}: malformed checkpoint: {exc!s:.200}") from exc
+
+
+def _others(path: Path) -> str:
+    """Advice to use another checkpoint of the same folder, the newest one, if it has one."""
+    folder = path.parent
+    found = [folder / LAST] if path.name != LAST and (folder / LAST).is_file() else []
+    epochs = _epoch_files(folder)
+    found += [epochs[number] for number in sorted(epochs, reverse=True) if epochs[number] != path]
+    if not found:
+        return ""
+    advice = f"; {found[0].name} is in the same folder"
+    return f"{advice}: copy it to {LAST} to resume from it" if path.name == LAST else advice
 
 
 def to_values(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -240,8 +255,12 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _keep_newest(folder: Path, keep: int) -> None:
-    found = {
-        int(match[1]): path for path in folder.iterdir() if (match := _EPOCH.fullmatch(path.name))
-    }
+    found = _epoch_files(folder)
     for epoch in sorted(found)[:-keep]:
         found[epoch].unlink(missing_ok=True)
+
+
+def _epoch_files(folder: Path) -> dict[int, Path]:
+    """The files ``epoch_NNN.pt`` of a folder, by number of epochs."""
+    entries = folder.iterdir() if folder.is_dir() else []
+    return {int(match[1]): path for path in entries if (match := _EPOCH.fullmatch(path.name))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -79,7 +79,9 @@ def measure(
             views=options.views,
         )
         try:
-            return evaluate(nets, loader, count=data.records(options.split), processes=world.size)
+            count = data.records(options.split)
+            found = evaluate(nets, loader, count=count, processes=world.size)
+            return replace(found, class_names=data.labels.names)
         finally:
             loader.close()
 
