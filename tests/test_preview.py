@@ -29,6 +29,7 @@ from train.feed.augment import epoch_draws, lighting_alphas
 from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.mean import subtracted_mean
 from train.feed.records import RecordReader
+from train.presets import DEFAULT_PRESET
 from train.presets import preset as settings_of
 from train.settings import to_toml
 from train.show.choose import choose_records
@@ -198,7 +199,7 @@ def test_the_dataset_as_a_sheet(built: Path, tmp_path: Path) -> None:
     last = shown["classes"][2]["records"][4]
     assert cut(pixels, last["box"]).shape == (128, 128, 3)
     assert len(np.unique(cut(pixels, last["box"]))) > 20
-    alone = make_preview(open_dataset(built), RunConfig(), TrainerSheetOptions())
+    alone = make_preview(open_dataset(built), settings_of(DEFAULT_PRESET), TrainerSheetOptions())
     for ours, theirs in zip(shown["trainer"]["records"], alone.shown, strict=True):
         assert ours["key"] == theirs.key
         for draw_, view in zip(ours["draws"], theirs.views_ehwc, strict=True):
