@@ -61,7 +61,7 @@ def test_the_command_measures_what_evaluate_does(
     assert measured["confusion"]["images"] == 24
     assert (found["checkpoint"], found["epochs"], found["updates"]) == ("best.pt", 3, 18)
     assert found["lowest_top1_error"] == expected.top1_error
-    assert re.search(r"wrote \S+run\.html: [\d,]+ KiB", printed[1].err)
+    assert re.search(r"wrote \S+run\.html: [\d.,]+ [KM]iB", printed[1].err)
     assert len(printed[1].err.splitlines()) == 3
 
 

@@ -53,7 +53,7 @@ def test_the_page_is_sound_and_says_what_stats_says(
 ) -> None:
     ran = imgprep("stats", built, "--html", tmp_path / "page.html", "--json")
     assert ran.code == 0, ran.err
-    assert re.fullmatch(r"wrote \S+page\.html: [\d,]+ KiB\n", ran.err)
+    assert re.fullmatch(r"wrote \S+page\.html: [\d.,]+ [KM]iB\n", ran.err)
     with open_page(browser, tmp_path / "page.html", width_px=width_px, dark=dark) as opened:
         check_sound(opened)
         assert opened.evaluate("document.querySelectorAll('svg.chart').length") == 6

@@ -213,7 +213,7 @@ def test_a_second_build_is_refused_and_ctrl_c_publishes_nothing(
     assert second.code == 1
     assert f"{s3.url}/set: another build is writing here" in second.err
     assert f"process {first.pid}" in second.err
-    assert re.search(r"run this again in \d+ s", second.err)
+    assert re.search(r"run the same command again in \d+ s", second.err)
     os.killpg(first.pid, signal.SIGINT)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 1
