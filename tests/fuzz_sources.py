@@ -40,6 +40,7 @@ TAR_TOKENS = (
     b"ustar\x0000", b"ustar  \0", b"././@LongLink", b"\x80" + bytes(10) + b"\x05", b"\xff" * 12,
     b"00000000000\0", b"77777777777\0", b"L", b"x", b"g", b"S", b"5", b"2", b"10 size=3\n",
     b"13 size=-512\n", b"25 GNU.sparse.major=1\n", b"14 path=all.J\n", b"./" * 40, b"../", b"/",
+    b"V", b"D", b"M", b"N", b"A", b"23 GNU.volume.offset=9\n", b"<html>", b"\x1f\x8b",
 )  # fmt: skip
 
 

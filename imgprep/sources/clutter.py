@@ -42,6 +42,7 @@ _ENDS = (
     b"@synoeastream",
     b"_$folder$",  # Hadoop on S3
 )
+_LAST_BYTES = frozenset({b"", b"#", *(end[-1:] for end in _ENDS)})
 
 
 def is_clutter(name: bytes) -> bool:
@@ -49,9 +50,12 @@ def is_clutter(name: bytes) -> bool:
     if name[:1] == b".":
         return name not in (b".", b"..")
     lower = name.lower()
-    if lower in CLUTTER or lower.startswith(_STARTS) or lower.endswith(_ENDS):
+    if lower in CLUTTER:
         return True
-    return lower[:1] == b"#" == lower[-1:]  # an autosave of Emacs
+    if lower[-1:] not in _LAST_BYTES and lower[:1] != b"~":
+        return False  # Most names of images end here; a scan asks a million times.
+    autosave = lower[:1] == b"#" == lower[-1:]  # of Emacs
+    return autosave or lower.startswith(_STARTS) or lower.endswith(_ENDS)
 
 
 def is_clutter_path(path: bytes) -> bool:
