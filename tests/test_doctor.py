@@ -16,7 +16,7 @@ import PIL
 import pytest
 from PIL import features
 
-from imgprep.doctor import software
+from imgprep.doctor import software, speed
 from tests.clobber import broken_module, fake_distribution, plain_pillow
 from tests.conftest import Ran, imgprep
 
@@ -87,6 +87,14 @@ def test_the_screen_measures_this_machine_and_leaves_no_files(tmp_path: Path) ->
     assert re.search(r"write [\d,]+ MB/s, read [\d,]+ MB/s", ran.out)
     assert ran.code == ("must be fixed; " in lines[-1] and not lines[-1].startswith("nothing"))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_time_for_imagenet_follows_from_the_measured_speed() -> None:
+    finding, rate = speed.examine(1)
+    facts = finding.facts
+    assert rate == pytest.approx(facts["images_per_s"], abs=0.1)
+    assert facts["imagenet_seconds"] == pytest.approx(1_331_167 / facts["images_per_s"], rel=0.01)
+    assert facts["images_per_s_one_job"] == pytest.approx(facts["images_per_s"], abs=0.1)
 
 
 def test_json_has_the_same_findings_and_imgprep_works_here(tmp_path: Path) -> None:

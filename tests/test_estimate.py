@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from imgprep.build.build_time import BUILD_WORK, expected_seconds
 from imgprep.build.estimate import check_space, record_bytes_guess
 from imgprep.errors import DestinationError
+from imgprep.processors import processors
 from imgprep.spec import ImageSpec
 from imgprep.storage.local import LocalStore
 from tests.conftest import imgprep
@@ -34,6 +36,17 @@ def test_the_guess_is_near_the_size_of_photographs(
     assert ran.code == 0, ran.err
     measured = ran.json["total_bytes"] / ran.json["images"]
     assert 0.5 < measured / record_bytes_guess(spec) < 1.25
+
+
+def test_more_jobs_than_processors_do_not_shorten_the_time(mini: Path, tmp_path: Path) -> None:
+    ran = imgprep("build-shards", mini, tmp_path, "--dry-run", "--json", "--jobs", 500)
+    assert ran.json["jobs"] == processors()
+
+
+def test_the_expected_time_counts_all_work_of_a_build() -> None:
+    alone = expected_seconds(1000, image_seconds=0.002, workers=1)
+    assert alone == pytest.approx(1000 * 0.002 * BUILD_WORK)
+    assert expected_seconds(1000, image_seconds=0.002, workers=4) == pytest.approx(alone / 4)
 
 
 def test_a_build_that_cannot_fit_is_refused_before_it_starts(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from imgprep.build.build_time import expected_seconds
 from imgprep.build.split_plan import SplitPlan
 from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.markers import Skip
@@ -127,7 +128,11 @@ def estimate_build(
         record_bytes_mean=mean,
         total_bytes=round(images * (mean + RECORD_OVERHEAD_BYTES)),
         total_bytes_error=round(1.96 * spread * images),
-        seconds=seconds / max(1, len(picks)) * images / jobs,
+        seconds=expected_seconds(
+            images,
+            image_seconds=seconds / max(1, len(picks)),
+            workers=jobs,
+        ),
         jobs=jobs,
         free_bytes=open_store(dest).free_bytes(),
         bad=tuple(bad),

@@ -25,6 +25,7 @@ from imgprep.dataset.markers import Marker, Skip, remove_marker
 from imgprep.errors import BadImagesError, BuildError, BuildInterruptedError
 from imgprep.processors import processors
 from imgprep.runners.choose import check_reachable, runner_for
+from imgprep.runners.runner import LOCAL
 from imgprep.sources.classes import check_classes
 from imgprep.sources.manifest import SourceScan
 from imgprep.sources.scan import scan_source
@@ -109,6 +110,8 @@ def dry_run(
     check_ours(store)
     scan = _scan(source, spec, options, listener)
     jobs = options.jobs or processors()
+    if options.runner == LOCAL:
+        jobs = min(jobs, processors())  # more do not make it faster
     return estimate_build(scan, plan_splits(scan, spec), spec, dest=store, jobs=jobs)
 
 
