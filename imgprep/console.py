@@ -111,7 +111,7 @@ def run(cli: click.Command, name: str) -> None:
         why = streams.stdout_failure()
         if why is not None:
             text = f"cannot write to stdout: {why}"
-        elif exc.filename is not None:
+        elif isinstance(exc.filename, (str, bytes)):
             text = f"{os.fsdecode(exc.filename)}: {exc.strerror}"
         else:
             raise

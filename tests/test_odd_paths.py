@@ -116,7 +116,7 @@ CHANGES: dict[str, Callable[[LocalStore], object]] = {
 def test_nothing_is_changed_through_a_link_in_a_dataset(tmp_path: Path, name: str) -> None:
     outside, dataset = tmp_path / "outside", tmp_path / "dataset"
     (outside / "folder").mkdir(parents=True)
-    for path in ("precious", ".x.partial", "folder/precious"):
+    for path in ("precious", ".x.host.1.0a1b2c3d.partial", "folder/precious"):
         (outside / path).write_text("years of work")
     dataset.mkdir()
     (dataset / "state").symlink_to(outside)

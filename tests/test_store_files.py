@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from imgprep.errors import BusyError, UsageError
 from imgprep.storage import Store, absolute, local, open_store, urls
+from imgprep.storage.local import LocalStore
 from imgprep.storage.reading import exists
 from imgprep.storage.remote import RemoteStore
 from imgprep.storage.upload import SLOWEST_BYTES_PER_SECOND, s3_etag
@@ -206,10 +207,24 @@ def test_an_upload_to_a_server_that_stops_reading_ends(
 def test_unfinished_uploads_are_aborted(
     s3: ObjectStore, parted: RemoteStore, tmp_path: Path
 ) -> None:
-    for key in ("x/shard.tar", "y/shard.tar"):
+    for key in ("x/shard.tar", "x/.imgprep/a.npy", "x/other/film.mp4", "y/shard.tar"):
         s3.call("POST", f"{key}?uploads")
     parted.sweep()
-    assert s3.unfinished_uploads() == ["y/shard.tar"]
+    assert s3.unfinished_uploads() == ["x/other/film.mp4", "y/shard.tar"]
+
+
+def test_only_half_written_files_of_ours_are_swept(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    others = (".film.partial", ".film.mp4.host.1.partial", "a.host.1.0a1b2c3d.partial")
+    for name in others:
+        (tmp_path / name).write_text("years of work")
+    (tmp_path / ".a.host.1.00000000.partial").mkdir()
+    store.partial("shard.tar").file.close()
+    assert len(list(tmp_path.iterdir())) == 5
+    store.sweep()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*others, ".a.host.1.00000000.partial"]
+    )
 
 
 FAULTS = st.lists(

@@ -200,7 +200,7 @@ def _of_shard(
             spans.append((key, label, offset, size))
     if not spans:
         return
-    with on_disk(store, shard.name) as path, open_regular(path) as tar:
+    with on_disk(store, shard.name, limit_bytes=shard.bytes) as path, open_regular(path) as tar:
         tar_bytes = os.fstat(tar.fileno()).st_size
         for key, label, offset, size in spans:
             if offset + size > tar_bytes:  # checked before memory is allocated for it

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PARTIAL_SUFFIX = ".partial"
+_PARTIAL_NAME = re.compile(
+    r"\..+\.[A-Za-z0-9-]*\.[0-9]+\.[0-9a-f]{8}" + re.escape(PARTIAL_SUFFIX), re.DOTALL
+)
 JSON_DEPTH_MAX = 32
 """Our own files are nested five deep."""
 JSON_BYTES_MAX = 1 << 28
@@ -209,11 +212,12 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def is_partial(name: str) -> bool:
-    """Whether this is the temporary name of a file being written."""
-    return name.startswith(".") and name.endswith(PARTIAL_SUFFIX)
+    """Whether this is the temporary name of a file being written, see ``PartialFile``."""
+    return _PARTIAL_NAME.fullmatch(name) is not None
 
 
 def remove_partials(folder: Path) -> None:
     """Remove half-written files that a killed process left in ``folder``."""
     for leftover in folder.glob(f".*{PARTIAL_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
+        if is_partial(leftover.name) and not leftover.is_dir():
+            leftover.unlink(missing_ok=True)

@@ -102,8 +102,18 @@ def load_json(store: Store, name: str, what: str) -> dict[str, Any]:
 
 
 @contextmanager
-def on_disk(store: Store, name: str) -> Iterator[Path]:
-    """The file on a local disk for the duration of the block. Raises as ``store_errors``."""
+def on_disk(store: Store, name: str, *, limit_bytes: int) -> Iterator[Path]:
+    """The file on a local disk for the duration of the block.
+
+    Raises as ``store_errors``, and ``FormatError`` for an object that is larger than expected and
+    could fill the disk.
+    """
+    if store.folder is None:
+        with store_errors(store, name):
+            size = store.size_bytes(name)
+        if size > limit_bytes:
+            where = store.where(name)
+            raise FormatError(f"{where}: {size:,} bytes, the index states {limit_bytes:,}")
     file = store.as_file(name)
     with store_errors(store, name):
         path = file.__enter__()

@@ -149,11 +149,12 @@ class RemoteStore:
     def sweep(self, folder: str = "") -> None:
         """Abort multipart uploads into the store that were never completed (S3).
 
-        Their parts are invisible but cost money. They stay if the store does not allow this.
+        Their parts are invisible but cost money. They stay if the store does not allow this. An
+        upload into another folder beneath the store is someone else's.
         """
         if not folder:
             with suppress(OSError):
-                attempt(lambda: self._uploader.abort_all(f"{self._root}/"))
+                attempt(lambda: self._uploader.abort_unfinished(f"{self._root}/", _is_ours))
 
     def free_bytes(self) -> None:
         """None: an object store states no limit."""
@@ -178,6 +179,11 @@ class RemoteStore:
 
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
             list(threads.map(one, paths))
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a store may hold an object of this name: directly, or in a hidden folder."""
+    return "/" not in name or name.startswith(".")
 
 
 def _is_plain(path: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,7 @@ class Uploader:
                 # The answer that confirmed the end of an upload was lost: send it again.
                 raise OSError(errno.EIO, str(exc)) from exc
             except TimeoutError:
-                self.abort_all(target)
+                self.abort_unfinished(target, lambda rest: not rest)
                 raise
             self._verify(target, path, etag)
 
@@ -106,13 +106,18 @@ class Uploader:
 
         attempt(send)
 
-    def abort_all(self, beginning: str) -> None:
-        """Abort multipart uploads of objects whose path begins with ``beginning``, on S3."""
+    def abort_unfinished(self, beginning: str, is_ours: Callable[[str], bool]) -> None:
+        """Abort multipart uploads of objects whose path is ``beginning`` and a rest, on S3.
+
+        ``is_ours`` decides by the rest, since others may upload to such paths, too.
+        """
         if self.scheme not in S3:
             return
         bucket, prefix, _ = self.fs.split_path(beginning)
         found = self.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
         for begun in found.get("Uploads", []):
+            if not is_ours(begun["Key"].removeprefix(prefix)):
+                continue
             which = {"Key": begun["Key"], "UploadId": begun["UploadId"]}
             with suppress(FileNotFoundError):
                 self.fs.call_s3("abort_multipart_upload", Bucket=bucket, **which)

@@ -95,7 +95,10 @@ def verify_shard(task: VerifyTask, setup: VerifySetup, tick: Tick) -> Callable[[
     check = ShardCheck(task)
     store = open_store(setup.location)
     try:
-        with on_disk(store, task.shard.name) as path, store_errors(store, task.shard.name):
+        with (
+            on_disk(store, task.shard.name, limit_bytes=task.shard.bytes) as path,
+            store_errors(store, task.shard.name),
+        ):
             tar_bytes = path.stat().st_size
             if tar_bytes != task.shard.bytes:
                 _damage(check, f"{tar_bytes:,} bytes, the index states {task.shard.bytes:,}")
