@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -159,6 +161,20 @@ def test_the_region_decoder_skips_a_dnl_segment() -> None:
     data = joined(header, [scans[0] + segment(0xDC, b"\0\x28")])
     buffer = np.empty(40 * 60 * 3, np.uint8)
     assert jpegregion.decode_region(data, read_header(data), Region(0, 40, 0, 60), buffer)
+
+
+def test_a_header_of_very_many_segments_does_not_need_much_memory() -> None:
+    data = jpeg()
+    data = data[:2] + segment(0xFE, b"") * 20_000 + data[2:]
+    expected = decode(jpeg()).image_hwc.copy()
+    tracemalloc.start()
+    try:
+        decoded = decode(data[:-2])
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (decoded.image_hwc == expected).all()
+    assert peak_bytes < 4 * len(data)
 
 
 # ---- too many scans -------------------------------------------------------------------------

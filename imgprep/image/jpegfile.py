@@ -36,9 +36,10 @@ class JpegHeader:
     """Horizontal and vertical sampling factor of each component, four bits each."""
     adobe_transform: int | None
     exif_orientation: int
-    segments: tuple[tuple[int, int, int], ...]
-    """(marker, offset, end) of each segment before the first scan."""
+    frame_offset: int
+    """Where the frame header (SOF) begins."""
     scan_offset: int
+    """Where the header of the first scan (SOS) begins."""
 
     @property
     def components(self) -> int:
@@ -74,7 +75,6 @@ def iter_segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
 
 def read_header(data: bytes) -> JpegHeader:
     """Read the segments up to the first scan (a few microseconds); ImageError if there is none."""
-    segments: list[tuple[int, int, int]] = []
     frame: tuple[int, int, int] | None = None
     transform: int | None = None
     orientation = 0
@@ -94,7 +94,6 @@ def read_header(data: bytes) -> JpegHeader:
             orientation = exif_orientation(data[body:end])
         elif marker == _APP14 and data[body : body + 5] == b"Adobe" and end - body >= 12:
             transform = data[body + 11]
-        segments.append((marker, offset, end))
     else:
         raise ImageError("truncated JPEG: the file ends before any image data")
     if frame is None:
@@ -111,7 +110,7 @@ def read_header(data: bytes) -> JpegHeader:
         sampling=data[body + 7 : end : 3],
         adobe_transform=transform,
         exif_orientation=orientation or 1,
-        segments=tuple(segments),
+        frame_offset=body - 4,
         scan_offset=offset,
     )
 
@@ -124,8 +123,10 @@ def repaired(data: bytes, header: JpegHeader) -> bytes:
     Corrected are the JFIF revision, an unknown Adobe transform (to the one that libjpeg assumes),
     and the spectral parameters of a sequential scan.
     """
-    parts = [b"\xff\xd8"]
-    for marker, offset, end in header.segments:
+    clean = bytearray(b"\xff\xd8")
+    for marker, offset, end in iter_segments(data, 2):
+        if offset == header.scan_offset:
+            break
         segment = bytearray(data[offset:end])
         if marker == _APP0 and segment[4:9] == b"JFIF\0" and len(segment) >= 11:
             segment[9:11] = b"\x01\x01"
@@ -134,10 +135,10 @@ def repaired(data: bytes, header: JpegHeader) -> bytes:
                 segment[15] = 2 if header.components == 4 else 1
         elif marker == _COM or _APP0 <= marker <= _APP0 + 15:
             continue
-        parts.append(bytes(segment))
+        clean += segment
     scan = bytearray(data[header.scan_offset :])
     if header.frame_marker in _PLAIN_FRAMES:
         end = 2 + (scan[2] << 8) + scan[3]
         if end >= 8:
             scan[end - 3 : end] = b"\x00\x3f\x00"
-    return b"".join((*parts, bytes(scan)))
+    return bytes(clean + scan)

@@ -102,7 +102,7 @@ def check_scans(scans: JpegScans, header: JpegHeader, max_megapixels: int) -> No
 
 def with_height(data: bytes, header: JpegHeader, height_px: int) -> bytes:
     """The file with another height in its frame header, which is where decoders look for it."""
-    frame = next(offset for marker, offset, _ in header.segments if marker == header.frame_marker)
+    frame = header.frame_offset
     return data[: frame + 5] + height_px.to_bytes(2, "big") + data[frame + 7 :]
 
 
