@@ -163,8 +163,7 @@ class Jpeg(_Compressed):
         if content[:2] != b"\xff\xd8":
             raise ImageError("not a JPEG")
         header = read_header(content)
-        end = next(end for marker, _, end in header.segments if marker == header.frame_marker)
-        return header.height_px, header.width_px, end
+        return header.height_px, header.width_px, header.frame_end
 
 
 class Png(_Compressed):

@@ -37,7 +37,8 @@ class JpegHeader:
     adobe_transform: int | None
     exif_orientation: int
     frame_offset: int
-    """Where the frame header (SOF) begins."""
+    frame_end: int
+    """Offset and end of the frame header (SOF)."""
     scan_offset: int
     """Where the header of the first scan (SOS) begins."""
 
@@ -111,6 +112,7 @@ def read_header(data: bytes) -> JpegHeader:
         adobe_transform=transform,
         exif_orientation=orientation or 1,
         frame_offset=body - 4,
+        frame_end=end,
         scan_offset=offset,
     )
 
