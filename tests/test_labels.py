@@ -272,7 +272,10 @@ def test_devkit_archives_without_tables_and_bombs(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"does not contain meta\.mat"):
         scan_source(tmp_path)
     devkit.write_bytes(gzip.compress(tar_bytes([("data/meta.mat", META)])))
-    with pytest.raises(SourceError, match="cannot be labelled"):
+    with pytest.raises(SourceError, match=r"t12\.tar\.gz has no labels of validation images"):
+        scan_source(tmp_path)
+    devkit.write_bytes(b"<html><body>Sign in</body></html>")
+    with pytest.raises(SourceError, match="gz: it is an HTML page, not a tar"):
         scan_source(tmp_path)
     bomb = tar_bytes([("data/x", bytes(300_000_000))])
     devkit.write_bytes(gzip.compress(bomb, 1))

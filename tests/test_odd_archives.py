@@ -155,7 +155,7 @@ KINDS: dict[bytes, str] = {
     gzip.compress(PLAIN): "it is gzip data, not a tar: decompress it first",
     bz2.compress(PLAIN): "it is bzip2 data, not a tar: decompress it first",
     lzma.compress(PLAIN): "it is xz data, not a tar: decompress it first",
-    PAGE: "it is an HTML page, not a tar: often a login page",
+    PAGE: "it is an HTML page, not a tar: the download saved a web page, often a login",
     b"\n  <HTML>" + PAGE * 20: "it is an HTML page, not a tar",
     b"\xef\xbb\xbf<html>": "it is an HTML page, not a tar",
     b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>': "it is an XML document",

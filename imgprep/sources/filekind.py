@@ -23,7 +23,11 @@ _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "a PNG image", _DOWNLOAD),
     (b"%PDF-", "a PDF document", _DOWNLOAD),
 )
-_WEB_PAGE = "an HTML page", "often a login page; " + _DOWNLOAD + ", signed in"
+_WEB_PAGE = (
+    "an HTML page",
+    "the download saved a web page, often a login page, instead of the archive: sign in and "
+    "download it again",
+)
 _MARKUP = (
     (b"<!doctype html", *_WEB_PAGE),
     (b"<html", *_WEB_PAGE),

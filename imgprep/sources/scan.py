@@ -119,10 +119,13 @@ def _scan_val(candidate: Candidate, truth: Truth, options: ScanOptions) -> _Val:
     if options.progress:
         options.progress(len(images))
     if not truth.val_classes:
+        lists = (
+            f"; {truth.classes_from} has no labels of validation images" if truth.classes else ""
+        )
         raise SourceError(
             f"{images.container} cannot be labelled: its images are not sorted by class, and "
-            f"neither the devkit ({DEVKIT_ARCHIVES[0]}) nor Kaggle's {KAGGLE_SOLUTION_NAME} is "
-            "beside it. Put one there, or build train alone with --split train"
+            f"neither a complete devkit ({DEVKIT_ARCHIVES[0]}) nor Kaggle's {KAGGLE_SOLUTION_NAME} "
+            f"is beside it{lists}. Put one there, or build train alone with --split train"
         )
     return _Val(images=images, flat=True, findings=images.findings)
 

@@ -26,6 +26,7 @@ from imgprep.sources.truth_files import (
     parse_synset_words,
     val_number,
 )
+from imgprep.wording import counted
 
 DEVKIT_FOLDERS = (DEVKIT_NAME, f"{DEVKIT_NAME}/{DEVKIT_NAME}", "devkit", "")
 META_NAME = "meta.mat"
@@ -71,7 +72,7 @@ def read_truth(places: Sequence[Tree]) -> Truth:
     if words_at:
         tree, name = words_at
         words = parse_synset_words(_read(tree, name), tree.where(name))
-        evidence.append(f"found {name} ({len(words)} classes)")
+        evidence.append(f"found {name} ({counted(len(words), 'class', 'classes')})")
         if name == WORDS_NAMES[0]:
             classes, classes_from = tuple(words), name
     devkit = _find_devkit(places)
@@ -84,12 +85,13 @@ def read_truth(places: Sequence[Tree]) -> Truth:
         classes, classes_from = tuple(ids), where
         val_classes = _devkit_val(ids, ground_truth, f"{where}: {GROUND_TRUTH_NAME}")
         val_from = where if val_classes else ""
-        evidence.append(f"found {where} ({len(ids)} classes, {len(val_classes)} val labels)")
+        listed = counted(len(ids), "class", "classes")
+        evidence.append(f"found {where} ({listed}, {counted(len(val_classes), 'val label')})")
     solution_at = _first(places, (KAGGLE_SOLUTION_NAME,))
     if solution_at:
         tree, name = solution_at
         solution = parse_kaggle_solution(_read(tree, name), tree.where(name))
-        evidence.append(f"found {name} ({len(solution)} val labels)")
+        evidence.append(f"found {name} ({counted(len(solution), 'val label')})")
         if val_classes and val_classes != solution:
             raise SourceError(
                 f"{val_from} and {tree.where(name)} label the validation images differently; "
@@ -216,7 +218,9 @@ def _read_devkit_archive(data: bytes, where: str) -> dict[str, bytes]:
             f"{where} is not a readable devkit archive: {exc}; download it again"
         ) from exc
     for member in walk(_range_file(plain), 0, len(plain)):
-        if member.problem in ("cut-short", "bad-header", "not-a-tar"):
+        if member.problem == "not-a-tar":
+            raise SourceError(f"{where}: {member.cause}")
+        if member.problem in ("cut-short", "bad-header"):
             raise SourceError(
                 f"{where} is not a readable devkit archive: {member.cause}; download it again"
             )

@@ -136,4 +136,4 @@ def _text(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise SourceError(f"{where} is not UTF-8 text: {exc}") from exc
+        raise SourceError(f"{where} is not UTF-8 text ({exc}): save it as UTF-8") from exc
