@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import command, files_of, imgprep
 
@@ -230,6 +231,43 @@ def test_a_lost_shard_is_rebuilt_to_the_bit(
     ran = imgprep("build-shards", mini, tmp_path / "out", *SHARDED)
     assert ran.code == 0, ran.err
     assert files_of(tmp_path / "out") == files_of(undisturbed)
+
+
+BESIDE = (
+    *("report.json", "mean_image.png", "train-sources.tsv.gz", "val-sources.tsv.gz"),
+    *("labels.json", "mean_image.npy", "rgb_pca.json"),
+)
+
+
+@pytest.mark.parametrize("lost", [*((name,) for name in BESIDE), BESIDE], ids="+".join)
+def test_files_beside_the_shards_are_restored_without_reading_an_image(
+    mini: Path, undisturbed: Path, tmp_path: Path, lost: tuple[str, ...]
+) -> None:
+    dest = shutil.copytree(undisturbed, tmp_path / "out")
+    for name in lost:
+        (dest / name).unlink()
+    shards = {path: path.stat().st_mtime_ns for path in dest.glob("*.tar")}
+    damaged = imgprep("verify", dest)
+    assert damaged.code == 4
+    for name in lost:
+        assert f"DAMAGED {name}: " in damaged.out
+    ran = imgprep("build-shards", mini, dest, *SHARDED)
+    assert ran.code == 0, ran.err
+    assert "nothing to build" in ran.out
+    restored = next(line for line in ran.out.splitlines() if line.startswith("restored "))
+    assert sorted(restored.removeprefix("restored ").split(", ")) == sorted(lost)
+    assert {path: path.stat().st_mtime_ns for path in dest.glob("*.tar")} == shards
+    assert files_of(dest) == files_of(undisturbed)
+    assert imgprep("verify", dest).code == 0
+
+
+def test_a_picture_that_is_not_the_mean_image_is_damage(undisturbed: Path, tmp_path: Path) -> None:
+    dest = shutil.copytree(undisturbed, tmp_path / "out")
+    Image.new("RGB", (256, 256)).save(dest / "mean_image.png")
+    ran = imgprep("verify", dest)
+    assert "DAMAGED mean_image.png: is not the picture of mean_image.npy" in ran.out
+    (dest / "mean_image.png").write_bytes(b"")
+    assert "DAMAGED mean_image.png: cannot be read" in imgprep("verify", dest).out
 
 
 @pytest.mark.parametrize("name", ["mean_image.npy", "rgb_pca.json", "dataset_info.json"])

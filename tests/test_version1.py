@@ -55,8 +55,11 @@ def undisturbed(flawed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(dest: Path) -> dict[str, bytes]:
+    """All files except the lock, which names its last holder."""
     return {
-        str(path.relative_to(dest)): path.read_bytes() for path in dest.rglob("*") if path.is_file()
+        str(path.relative_to(dest)): path.read_bytes()
+        for path in dest.rglob("*")
+        if path.is_file() and path.name != "lock"
     }
 
 

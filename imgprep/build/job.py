@@ -13,7 +13,7 @@ from imgprep.build.identity import BuildIdentity
 from imgprep.build.node import needs_of
 from imgprep.build.options import BuildOptions, ProgressListener, bad_images_message
 from imgprep.build.outcome import BuildOutcome
-from imgprep.build.publish import BuiltShards, publish_files, publish_index
+from imgprep.build.publish import BuiltShards, publish_files, publish_index, restore_files
 from imgprep.build.report import BuildReport
 from imgprep.build.resume import Shard, done_shards, finished_index
 from imgprep.build.shard_run import ShardRun
@@ -141,7 +141,7 @@ def _check_problems(scan: SourceScan, options: BuildOptions) -> None:
 
 
 def _run(job: _Job) -> BuildOutcome:
-    complete = finished_index(job.store)
+    complete, lost = finished_index(job.store)
     job.markers.update(
         done_shards(
             job.paths,
@@ -155,7 +155,7 @@ def _run(job: _Job) -> BuildOutcome:
     images = sum(_images(job, shard) for shard in pending)
     check_space(job.store, job.spec.image, images, len(pending))
     job.listener.started(images, len(job.shards), len(job.shards) - len(pending))
-    if pending or complete is None:
+    if pending or lost or complete is None:
         with write_errors(job.store, "the build identity"):
             upgrade(job.paths, job.identity, job.markers.values())
     if pending:
@@ -164,11 +164,15 @@ def _run(job: _Job) -> BuildOutcome:
             _check_rebuilt(job, complete, pending)
     if complete is None:
         _publish(job)
+    elif lost:
+        with write_errors(job.store, "files beside the shards"):
+            restore_files(job.store, _built(job), complete, lost, _report(job))
+    if complete is None or lost:
         complete = load_index(job.store)
     with write_errors(job.store, "the end of the build"):
         drop_work_files(job.paths)
     records = sum(job.markers[shard].records for shard in pending)
-    return BuildOutcome(complete, _report(job), images, records)
+    return BuildOutcome(complete, _report(job), images, records, lost)
 
 
 def _publish(job: _Job) -> None:
@@ -178,7 +182,7 @@ def _publish(job: _Job) -> None:
         import sklearn.decomposition  # noqa: F401  # takes a second or two: timed separately
 
         job.timings["import_seconds"] = time.monotonic() - started
-    built = BuiltShards(job.spec, job.identity, job.scan, _by_split(job))
+    built = _built(job)
     with write_errors(job.store, "statistics and index"):
         job.store.check_hold(LOCK, job.hold)
         files = publish_files(job.paths, built)
@@ -246,11 +250,12 @@ def _check_rebuilt(job: _Job, index: DatasetIndex, pending: list[Shard]) -> None
             )
 
 
-def _by_split(job: _Job) -> dict[str, Sequence[Marker]]:
-    return {
+def _built(job: _Job) -> BuiltShards:
+    markers: dict[str, Sequence[Marker]] = {
         plan.split: [job.markers[plan.split, number] for number in range(plan.shards)]
         for plan in job.plans
     }
+    return BuiltShards(job.spec, job.identity, job.scan, markers)
 
 
 def _report(job: _Job) -> BuildReport:

@@ -21,6 +21,8 @@ class BuildOutcome:
     """Images that this run read; 0 if all shards were done before."""
     built_records: int
     """Records that this run made of them."""
+    restored: tuple[str, ...] = ()
+    """Lost files beside the shards that this run wrote again."""
 
     def to_json(self) -> dict[str, Any]:
         """For scripts: what was built, how fast, what was left out."""
@@ -28,6 +30,7 @@ class BuildOutcome:
             "fingerprint": self.index.fingerprint,
             "read_images": self.read_images,
             "built_records": self.built_records,
+            "restored": list(self.restored),
             "splits": {
                 name: {
                     "records": split.records,
@@ -59,6 +62,8 @@ class BuildOutcome:
             )
         else:
             lines.append("nothing to build: all shards were done")
+        if self.restored:
+            lines.append(f"restored {', '.join(self.restored)}")
         if left_out := self._left_out():
             lines.append(f"left out {left_out}: see {store.where(REPORT)}")
         lines.append(f"next: imgprep verify {store} --decode; imgprep stats {store}")

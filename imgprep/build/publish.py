@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,15 @@ from imgprep.dataset.format import (
     label_digits,
     sources_name,
 )
-from imgprep.dataset.index import fingerprint_of
+from imgprep.dataset.index import DatasetIndex, fingerprint_of
 from imgprep.dataset.markers import Marker, remove_marker
+from imgprep.dataset.npyfile import read_npy
 from imgprep.errors import BuildError
 from imgprep.sources.manifest import SourceScan, SplitManifest
 from imgprep.spec import BuildSpec
 from imgprep.storage import Store
 from imgprep.storage.atomic import json_bytes
-from imgprep.storage.reading import in_order
+from imgprep.storage.reading import in_order, read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +80,74 @@ def merge_moments(paths: StatePaths, markers: Sequence[Marker], size_px: int) ->
 
 def publish_files(paths: StatePaths, built: BuiltShards) -> dict[str, str]:
     """Write statistics, labels and sources; returns the SHA-256 of each file the index names."""
-    files: dict[str, str] = {}
 
-    def keep(name: str, data: bytes) -> None:
-        paths.store.write(name, data)
-        files[name] = hashlib.sha256(data).hexdigest()
+    def moments() -> Moments:
+        return merge_moments(paths, built.markers["train"], built.spec.image.size_px)
 
+    contents = contents_by_name(built, moments)
+    return _write_files(paths.store, contents, list(contents))
+
+
+def restore_files(
+    store: Store, built: BuiltShards, index: DatasetIndex, lost: Sequence[str], report: BuildReport
+) -> None:
+    """Write lost files of a finished dataset again, from what is not lost; no image is read.
+
+    The floats of ``rgb_pca.json`` and the compression of the lists of sources depend on libraries
+    that are not part of the identity: if their bytes differ, the index gets their new hashes.
+
+    Raises:
+        BuildError: another file would not be as the index states.
+    """
+
+    def moments() -> Moments:
+        pixel_sum = read_npy(read_bytes(store, PIXEL_SUM)).astype(np.int64)
+        train = built.markers["train"]
+        seconds = [marker.rgb_second for marker in train if marker.rgb_second is not None]
+        rr, gg, bb, rg, rb, gb = map(sum, zip(*seconds, strict=True))
+        return Moments(sum(marker.records for marker in train), pixel_sum, (rr, gg, bb, rg, rb, gb))
+
+    files = {**index.files, **_write_files(store, contents_by_name(built, moments), lost)}
+    if REPORT in lost:
+        store.write(REPORT, json_bytes(report.to_json()))
+    info = _index(built, files)
+    if info["fingerprint"] != index.fingerprint:
+        raise BuildError(
+            f"{store}: {', '.join(lost)}: restored, but not as the index states: the source or a "
+            "done marker was changed; start over with --force"
+        )
+    if files != index.files:
+        store.write(DATASET_INFO, json_bytes(info))
+
+
+def contents_by_name(
+    built: BuiltShards, moments: Callable[[], Moments]
+) -> dict[str, Callable[[], bytes]]:
+    """What makes the content of each file beside the shards, except report and index."""
+    merged = cache(moments)
+    contents: dict[str, Callable[[], bytes]] = {}
     if built.markers.get("train"):
-        _publish_stats(paths, built, keep)
-    keep(LABELS, json_bytes(built.scan.labels.to_json()))
+        contents[PIXEL_SUM] = lambda: _npy(merged().pixel_sum_hwc)
+        contents[MEAN_IMAGE_NPY] = lambda: _npy(merged().mean_image_hwc())
+        contents[MEAN_IMAGE_PNG] = lambda: _png(merged().mean_image_hwc())
+        contents[RGB_PCA] = lambda: _rgb_pca(merged())
+    contents[LABELS] = lambda: json_bytes(built.scan.labels.to_json())
     for split in built.markers:
-        name = sources_name(split)
-        files[name] = _write_sources(paths.store, name, built.scan.splits[split])
+        contents[sources_name(split)] = partial(_sources, built.scan.splits[split])
+    return contents
+
+
+def _write_files(
+    store: Store, contents: dict[str, Callable[[], bytes]], names: Sequence[str]
+) -> dict[str, str]:
+    """Write some of the files; returns the SHA-256 of those that the index names."""
+    files: dict[str, str] = {}
+    for name in names:
+        if name in contents:
+            data = contents[name]()
+            store.write(name, data)
+            files[name] = hashlib.sha256(data).hexdigest()
+    files.pop(MEAN_IMAGE_PNG, None)
     return files
 
 
@@ -101,18 +159,11 @@ def publish_index(
     paths.store.write(DATASET_INFO, json_bytes(_index(built, files)))
 
 
-def _publish_stats(
-    paths: StatePaths, built: BuiltShards, keep: Callable[[str, bytes], None]
-) -> None:
+def _rgb_pca(moments: Moments) -> bytes:
     from imgprep.colour.pca import fit_pca
     from imgprep.colour.stats import rgb_pca_json
 
-    moments = merge_moments(paths, built.markers["train"], built.spec.image.size_px)
-    mean_image = moments.mean_image_hwc()
-    keep(PIXEL_SUM, _npy(moments.pixel_sum_hwc))
-    keep(MEAN_IMAGE_NPY, _npy(mean_image))
-    paths.store.write(MEAN_IMAGE_PNG, _png(mean_image))
-    keep(RGB_PCA, json_bytes(rgb_pca_json(moments, fit_pca(moments))))
+    return json_bytes(rgb_pca_json(moments, fit_pca(moments)))
 
 
 def _npy(array: np.ndarray[Any, Any]) -> bytes:
@@ -129,11 +180,8 @@ def _png(mean_image: np.ndarray[Any, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _write_sources(store: Store, name: str, manifest: SplitManifest) -> str:
-    """Write a line for each manifest row: number in the key, label, source file (tabs escaped).
-
-    Returns the SHA-256 (hex) of the file.
-    """
+def _sources(manifest: SplitManifest) -> bytes:
+    """A line for each manifest row: number in the key, label, source file (tabs escaped)."""
     labels = manifest.rows["label"]
     file = io.BytesIO()  # 20 MB for ImageNet
     with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
@@ -143,8 +191,7 @@ def _write_sources(store: Store, name: str, manifest: SplitManifest) -> str:
                 for row in range(start, min(start + 4096, len(manifest)))
             ]
             packed.write("".join(lines).encode("utf-8", "surrogateescape"))
-    store.write(name, file.getvalue())
-    return hashlib.sha256(file.getbuffer()).hexdigest()
+    return file.getvalue()
 
 
 def _one_line(text: str) -> str:

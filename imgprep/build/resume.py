@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from imgprep.build.state import StatePaths, load_pixel_sum
-from imgprep.dataset.format import NPY_HEADER_BYTES
+from imgprep.dataset.format import MEAN_IMAGE_PNG, NPY_HEADER_BYTES, PIXEL_SUM, REPORT
 from imgprep.dataset.index import DatasetIndex, load_index
 from imgprep.dataset.markers import Marker, done_markers
 from imgprep.errors import FormatError
@@ -17,16 +17,27 @@ Shard = tuple[str, int]
 """Split and number."""
 
 
-def finished_index(store: Store) -> DatasetIndex | None:
-    """The index, if the dataset was published and the files beside the shards are whole."""
+def finished_index(store: Store) -> tuple[DatasetIndex | None, tuple[str, ...]]:
+    """The index of a published dataset, and which files beside its shards are lost or damaged.
+
+    Without a whole ``pixel_sum.npy`` there is no index: the statistics need all training images.
+    """
     try:
         index = load_index(store)
-        for name, sha256 in index.files.items():
-            if hashlib.sha256(read_bytes(store, name)).hexdigest() != sha256:
-                return None
-    except (FormatError, OSError):
-        return None
-    return index
+    except FormatError:
+        return None, ()
+    names = [*index.files, REPORT, *([MEAN_IMAGE_PNG] if PIXEL_SUM in index.files else [])]
+    lost = tuple(name for name in names if not _is_whole(store, name, index.files.get(name)))
+    return (None, ()) if PIXEL_SUM in lost else (index, lost)
+
+
+def _is_whole(store: Store, name: str, sha256: str | None) -> bool:
+    """Whether a file has the hash that the index states; one without a hash must only exist."""
+    try:
+        data = read_bytes(store, name)
+    except OSError:
+        return False
+    return bool(data) if sha256 is None else hashlib.sha256(data).hexdigest() == sha256
 
 
 def done_shards(

@@ -23,7 +23,9 @@ from imgprep.dataset.format import (
     DATASET_INFO,
     LABELS,
     MEAN_IMAGE_NPY,
+    MEAN_IMAGE_PNG,
     PIXEL_SUM,
+    REPORT,
     RGB_PCA,
     SPLITS,
     sources_name,
@@ -31,7 +33,8 @@ from imgprep.dataset.format import (
 from imgprep.dataset.index import DatasetIndex, SplitInfo, load_index
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.npyfile import read_npy
-from imgprep.errors import EXIT_DAMAGED, EXIT_DONE, DamageError, FormatError
+from imgprep.errors import EXIT_DAMAGED, EXIT_DONE, DamageError, FormatError, ImageError
+from imgprep.image.decode import decode_image
 from imgprep.runners.choose import open_runner, runner_for
 from imgprep.runners.runner import LOCAL, Progress, Workload
 from imgprep.storage import Location, Store, open_store
@@ -84,7 +87,10 @@ class VerifyReport:
             )
         lines += [f"DAMAGED {damage.where}: {damage.what}" for damage in self.damages]
         if self.damages:
-            lines.append("To repair a shard, remove its .tar and .idx and run build-shards again.")
+            lines.append(
+                "To repair a shard, remove its .tar and .idx; to repair another file, remove it. "
+                "Then run build-shards again."
+            )
         else:
             lines.append("OK: everything is as the index states")
         return "\n".join(lines)
@@ -135,6 +141,7 @@ def verify(
         _check_labels(report, index, split, found)
     _check_files(report, index)
     _check_strays(report, index)
+    _check_picture(report, index)
     _check_stats(report, index, totals[0] if totals else None)
     report.seconds = time.monotonic() - started
     return report
@@ -207,6 +214,10 @@ def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
         if found != sha256:
             report.damages.append(Damage(name, "its bytes are not those that were written"))
     try:
+        load_json(index.store, REPORT, "report")
+    except FormatError as exc:
+        report.damages.append(Damage(REPORT, str(exc)))
+    try:
         labels = LabelMap.from_json(load_json(index.store, LABELS, "labels"))
     except FormatError as exc:
         report.damages.append(Damage(LABELS, str(exc)))
@@ -250,3 +261,21 @@ def _check_stats(report: VerifyReport, index: DatasetIndex, decoded: Moments | N
     report.covariance_difference = apart / max(float(np.abs(stored).max()), 1e-9)
     if encoding_of(index.encoding).is_lossless and decoded != moments:
         report.damages.append(Damage(RGB_PCA, "differs from the statistics of the decoded records"))
+
+
+def _check_picture(report: VerifyReport, index: DatasetIndex) -> None:
+    """``mean_image.png`` must be the rounded mean image; the index has no hash of it."""
+    if MEAN_IMAGE_NPY not in index.files:
+        return
+    try:
+        data = read_bytes(index.store, MEAN_IMAGE_PNG)
+        picture = decode_image(data, max_megapixels=1 + index.size_px**2 // 10**6, exif="ignore")
+        if any(damage.where == MEAN_IMAGE_NPY for damage in report.damages):
+            return
+        mean_image = read_npy(read_bytes(index.store, MEAN_IMAGE_NPY))
+    except (OSError, ImageError, ValueError) as exc:
+        why = (exc.strerror if isinstance(exc, OSError) else None) or exc
+        report.damages.append(Damage(MEAN_IMAGE_PNG, f"cannot be read: {why}"))
+        return
+    if not np.array_equal(picture.image_hwc, np.floor(mean_image + 0.5)):
+        report.damages.append(Damage(MEAN_IMAGE_PNG, f"is not the picture of {MEAN_IMAGE_NPY}"))
