@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, features
 
 from imgprep.errors import ImageError
 from imgprep.image import jpegregion, kernel
@@ -83,6 +83,11 @@ def _check_region(data: bytes, region: Region) -> None:
     assert (pixels[:, left:right] == expected).all()
 
 
+TIFF_COMPRESSIONS = (
+    ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg") if features.check("libtiff") else ()
+)
+
+
 def _images() -> list[bytes]:
     small = Image.fromarray(picture(16, 16))
     grey = small.convert("L")
@@ -102,6 +107,8 @@ def _images() -> list[bytes]:
         saved(small.convert("P"), "BMP"),
         saved(small, "TIFF"),
         saved(grey, "TIFF"),
+        *(saved(small, "TIFF", compression=each) for each in TIFF_COMPRESSIONS),
+        *([saved(small, "WEBP")] if features.check("webp") else []),
         saved(small, "PPM"),
         saved(grey, "PPM"),
         b"P3\n3 2\n255\n" + b"255 0 9 " * 6,

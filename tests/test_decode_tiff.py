@@ -92,6 +92,13 @@ def test_a_missing_tile_makes_an_image_bad() -> None:
         decode(tiff(tags, [*parts[:5], parts[5][:700]], tiled=True))
 
 
+def test_a_tile_above_the_limit_is_rejected_before_decoding() -> None:
+    for compression in (1, 8):
+        tags = tags_of(8, 8, tile_width=[50_000], tile_height=[50_000], compression=[compression])
+        with pytest.raises(ImageError, match=r"50000x50000 pixels, above the limit|libtiff"):
+            decode(tiff(tags, [bytes(64)], tiled=True))
+
+
 @pytest.mark.parametrize(
     ("bits", "photometric", "channels"),
     [([1], 0, 1), ([1], 1, 1), ([4], 1, 1), ([8], 3, 1), ([16], 1, 1), ([8] * 4, 5, 4),

@@ -117,6 +117,8 @@ def check_parts(tags: Mapping[int, Any], data: bytes, *, max_megapixels: int) ->
     if compression == _NONE and tags.get(_PHOTOMETRIC) == _YCBCR and len(bits) == 3:
         raise ImageError("unsupported TIFF: YCbCr pixels without JPEG compression")
     parts = _parts(tags)
+    if parts.name == "tile":
+        check_megapixels(parts.height_px, parts.width_px, max_megapixels)
     for index, (offset, size) in enumerate(parts.extents()):
         name = f"{parts.name} {index + 1} of {parts.count}"
         needed = parts.raw_bytes(index, bits) if compression == _NONE else size or 1
