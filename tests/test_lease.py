@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -94,6 +95,33 @@ def test_a_lease_is_renewed_until_the_block_ends(store: RemoteStore) -> None:
             assert time.monotonic() < deadline, "it was not renewed"
             time.sleep(0.01)
         lease.check()
+
+
+@pytest.mark.parametrize("ahead_seconds", [3600, 2**39])
+def test_a_lease_from_the_future_is_taken_over_unless_it_is_renewed(
+    store: RemoteStore, ahead_seconds: int
+) -> None:
+    leave(store, renewed=time.time() + ahead_seconds)
+    with Lease(store, NAME, renew_seconds=0.05) as lease:
+        assert json.loads(store.read(NAME))["token"] == lease.token
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(0.01):
+            leave(store, renewed=time.time() + ahead_seconds)
+
+    leave(store, renewed=time.time() + ahead_seconds)
+    holder = threading.Thread(target=renew)
+    holder.start()
+    try:
+        with (
+            pytest.raises(BusyError, match="run the same command again in 90 s"),
+            Lease(store, NAME, renew_seconds=1),
+        ):
+            pass
+    finally:
+        ended.set()
+        holder.join()
 
 
 def test_a_lost_lease_is_reported_and_the_new_one_is_kept(store: RemoteStore) -> None:

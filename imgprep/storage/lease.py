@@ -105,14 +105,23 @@ class Lease:
             return
         renewed = found.get("renewed")
         silent = time.time() - renewed if _is_time(renewed) else self._stale_seconds
-        if silent >= self._stale_seconds:
+        if silent >= self._stale_seconds or self._is_forgotten(found, silent):
             return
-        # A clock ahead of ours must not make us wait longer.
         wait = min(self._stale_seconds, self._stale_seconds - silent)
         raise BusyError(
             f"{self._store.location}: {self._busy}{in_words(found)}: wait for it to finish; if it "
             f"was killed, run the same command again in {wait:.0f} s"
         )
+
+    def _is_forgotten(self, found: dict[str, Any], silent: float) -> bool:
+        """Whether a lease from the future is not renewed any more.
+
+        Its age is unknown: the clocks differ, or the time is forged. So watch for a renewal.
+        """
+        if silent > -self._renew_seconds:
+            return False
+        time.sleep(1.5 * self._renew_seconds)
+        return self._found() == found
 
     def _found(self) -> dict[str, Any] | None:
         """The present content of the lease; None if there is none."""
