@@ -239,33 +239,6 @@ def test_numbers_out_of_numeric_order_are_noted(
     assert says in ran.out
 
 
-def make_tiny_imagenet(root: Path) -> Path:
-    """The shape of tiny-imagenet-200."""
-    for name in Shape().classes:
-        write_files(root / "train" / name / "images", {f"{name}_0.JPEG": tiny_jpeg(name, 0)})
-        write_files(root / "train" / name, {f"{name}_boxes.txt": b"x"})
-    write_files(root / "val" / "images", {"val_0.JPEG": tiny_jpeg("v", 0)})
-    write_files(root / "val", {"val_annotations.txt": b"x"})
-    write_files(root / "test" / "images", {"test_0.JPEG": tiny_jpeg("t", 0)})
-    return root
-
-
-@pytest.mark.parametrize("inside", ["", "train"])
-def test_images_one_folder_deeper_are_explained_and_the_fix_works(
-    inside: str, tmp_path: Path
-) -> None:
-    root = make_tiny_imagenet(tmp_path / "tiny imagenet") / inside
-    ran = imgprep("scan", root)
-    assert ran.code == 2
-    assert "images are one folder deeper than expected" in ran.err
-    command = ran.err.strip().splitlines()[-1].replace("LINKS", str(tmp_path / "links"))
-    assert os.waitstatus_to_exitcode(os.system(command)) == 0
-    scan = scan_source(tmp_path / "links")
-    assert scan.labels.names == Shape().classes
-    assert len(scan.splits["train"]) == 3
-    assert scan.problem_counts == {}
-
-
 def test_train_alone_does_not_need_a_val_that_can_be_labelled(tmp_path: Path) -> None:
     source = make_archives(tmp_path / "source", Shape(train_per_class=12))
     reference = tmp_path / "whole"

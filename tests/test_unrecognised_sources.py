@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import unicodedata
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 from imgprep.errors import SourceError, UsageError
 from imgprep.sources.scan import scan_source
+from tests.conftest import imgprep
 from tests.trees import (
     Shape,
     make_archives,
@@ -132,3 +134,30 @@ def test_a_class_name_in_two_forms_is_explained(in_train: str, in_val: str, tmp_
         write_files(tmp_path / split / name, {"a.jpg": tiny_jpeg(name, 1)})
     with pytest.raises(SourceError, match="in another Unicode form or in other letter case"):
         scan_source(tmp_path)
+
+
+def make_tiny_imagenet(root: Path) -> Path:
+    """The shape of tiny-imagenet-200."""
+    for name in Shape().classes:
+        write_files(root / "train" / name / "images", {f"{name}_0.JPEG": tiny_jpeg(name, 0)})
+        write_files(root / "train" / name, {f"{name}_boxes.txt": b"x"})
+    write_files(root / "val" / "images", {"val_0.JPEG": tiny_jpeg("v", 0)})
+    write_files(root / "val", {"val_annotations.txt": b"x"})
+    write_files(root / "test" / "images", {"test_0.JPEG": tiny_jpeg("t", 0)})
+    return root
+
+
+@pytest.mark.parametrize("inside", ["", "train"])
+def test_images_one_folder_deeper_are_explained_and_the_fix_works(
+    inside: str, tmp_path: Path
+) -> None:
+    root = make_tiny_imagenet(tmp_path / "tiny imagenet") / inside
+    ran = imgprep("scan", root)
+    assert ran.code == 2
+    assert "images are one folder deeper than expected" in ran.err
+    command = ran.err.strip().splitlines()[-1].replace("LINKS", str(tmp_path / "links"))
+    assert os.waitstatus_to_exitcode(os.system(command)) == 0
+    scan = scan_source(tmp_path / "links")
+    assert scan.labels.names == Shape().classes
+    assert len(scan.splits["train"]) == 3
+    assert scan.problem_counts == {}

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from threading import Event
 
-from imgprep.sources.tarwalk import BLOCK_BYTES, TarMember, is_header, padded, walk
+from imgprep.sources.tarheader import BLOCK_BYTES, is_header, padded
+from imgprep.sources.tarwalk import TarMember, walk
 from imgprep.sources.tree import RangeFile
 
 LANE_BYTES = 2 * 1024 * 1024

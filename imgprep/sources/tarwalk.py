@@ -2,39 +2,34 @@
 
 ``tarfile`` builds an object of a dozen fields for each member and seeks through a file object;
 for the 1.28 million members of ImageNet that takes minutes. This walk reads headers only, keeps
-nothing, and reports what is wrong with a member instead of raising. It understands USTAR, the
-old V7 form, GNU long names and base-256 numbers, and PAX ``path`` and ``size``.
+nothing, and reports what is wrong with a member instead of raising.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 from imgprep.sources.filekind import not_a_tar
+from imgprep.sources.tarheader import (
+    BLOCK_BYTES,
+    EXTENSION_TYPES,
+    Extension,
+    HeaderError,
+    check_header,
+    member_name,
+    padded,
+)
 from imgprep.sources.tree import RangeFile
 
-BLOCK_BYTES = 512
 CLOSE_BYTES = 16 * 1024
 """Headers no further apart are read together."""
-MAX_EXTENSION_BYTES = 1024 * 1024
-MAX_NAME_BYTES = 4096
-"""PATH_MAX: no file can have a longer name."""
 TAIL_CHECK_BYTES = 16 * 1024
-MAX_MEMBER_BYTES = 1 << 62
-# sum() over a header costs 3 us and Adler-32, whose low half is the same sum, 0.3 us.
-ADLER_MODULUS = 65521
 ZERO_BLOCK = bytes(BLOCK_BYTES)
 _DOTS = re.compile(rb"(?:\./+)*")
-# The only PAX records that are read; a tar may hold a million others.
-_PAX_KEPT = frozenset({b"path", b"size", b"GNU.volume.offset"})
-_PAX_SPARSE = b"GNU.sparse."
-_PAX_VOLUME = b"GNU.volume.offset"
 
 REGULAR_TYPES = frozenset(b"0\x007")
-EXTENSION_TYPES = frozenset(b"LKxXg")
 UNUSABLE_TYPES = {
     ord("1"): "a hard link",
     ord("2"): "a symbolic link",
@@ -66,14 +61,6 @@ class TarMember(NamedTuple):
     metadata, data-after-end.
     """
     cause: str = ""
-
-
-class _WalkError(Exception):
-    """The walk cannot continue; ``problem`` is the slug."""
-
-    def __init__(self, cause: str, problem: str = "bad-header") -> None:
-        super().__init__(cause)
-        self.problem = problem
 
 
 class _Reader:
@@ -126,7 +113,7 @@ def walk(
     that does not depend on an earlier one; where it returns true, the walk returns that offset.
     """
     reader = _Reader(file, end)
-    extension = _Extension()
+    extension = Extension()
     position = start if first is None else first
     while True:
         if stop_at is not None and not extension.in_force and stop_at(position):
@@ -137,15 +124,15 @@ def walk(
             return None
         data = position + BLOCK_BYTES
         try:
-            kind, size_bytes = _check_header(header)
+            kind, size_bytes = check_header(header)
             if kind in EXTENSION_TYPES:
-                extension.read(reader, kind, data, size_bytes)
+                extension.read(reader.span, kind, data, size_bytes)
                 position = data + padded(size_bytes)
                 continue
-            name = _name(header)
+            name = member_name(header)
             if extension.in_force:
                 kind, name, size_bytes = extension.apply(kind, name, size_bytes)
-        except _WalkError as exc:
+        except HeaderError as exc:
             yield _header_fault(header, position - start, exc)
             return None
         if kind == ord("S"):
@@ -167,7 +154,7 @@ def walk(
         position = data + padded(stored)
 
 
-def _header_fault(header: bytes, position: int, error: _WalkError) -> TarMember:
+def _header_fault(header: bytes, position: int, error: HeaderError) -> TarMember:
     """Report a damaged header, or what the file is if its first header is not that of a tar."""
     kind = not_a_tar(header) if position == 0 else ""
     if kind:
@@ -212,122 +199,6 @@ def _classify(kind: int, name: bytes, offset: int, size_bytes: int) -> TarMember
         cause = "its name is empty, absolute or leads out of the archive with '..'"
         return TarMember(name, offset, size_bytes, "unsafe-name", cause)
     return TarMember(name, offset, size_bytes)
-
-
-def is_header(block: bytes) -> bool:
-    """Whether 512 bytes are a USTAR or GNU header with a correct checksum."""
-    if block[257:262] != b"ustar" or len(block) != BLOCK_BYTES:
-        return False
-    try:
-        _check_header(block)
-    except _WalkError:
-        return False
-    return True
-
-
-def padded(size_bytes: int) -> int:
-    """``size_bytes`` rounded up to whole blocks."""
-    return (size_bytes + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
-
-
-def _check_header(header: bytes) -> tuple[int, int]:
-    """Return (type, size) of a header; raise _WalkError if its checksum is wrong."""
-    stored = _number(header[148:156])
-    total = zlib.adler32(header[156:], zlib.adler32(header[:148])) & 0xFFFF
-    if (total + 255 - stored) % ADLER_MODULUS:
-        # Some old writers summed signed bytes, which differs for non-ASCII names.
-        counted = header[:148] + header[156:]
-        signed = sum(counted) - 256 * sum(byte > 127 for byte in counted) + 256
-        if signed != stored:
-            raise _WalkError("its checksum is wrong")
-    return header[156], _number(header[124:136])
-
-
-def _number(field: bytes) -> int:
-    """A number field: octal digits, or base 256 with the top bit set."""
-    if field[0] & 0x80:
-        value = int.from_bytes(field, "big") & ~(0x80 << (8 * (len(field) - 1)))
-        if field[0] & 0x40 or value > MAX_MEMBER_BYTES:
-            raise _WalkError(f"the number {field.hex()} is negative or too large")
-        return value
-    digits = field.split(b"\0", 1)[0].strip(b" ")
-    if not digits:
-        return 0
-    try:
-        if digits.isdigit():
-            return int(digits, 8)
-    except ValueError:
-        pass
-    raise _WalkError(f"{field!r} is not an octal number")
-
-
-def _name(header: bytes) -> bytes:
-    name = header[:100].split(b"\0", 1)[0]
-    # GNU tar stores times where POSIX stores the prefix.
-    if header[345] and header[257:263] == b"ustar\0":
-        return header[345:500].split(b"\0", 1)[0] + b"/" + name
-    return name
-
-
-class _Extension:
-    """GNU long names and PAX records, which describe the members after them."""
-
-    def __init__(self) -> None:
-        self._next: dict[bytes, bytes] = {}
-        self._all: dict[bytes, bytes] = {}
-        self.in_force = False
-
-    def read(self, reader: _Reader, kind: int, position: int, size_bytes: int) -> None:
-        """Read an extension: for the next member, or (``g``) for all members that follow."""
-        if size_bytes > MAX_EXTENSION_BYTES:
-            raise _WalkError(f"an extension header of {size_bytes} bytes")
-        content = reader.span(position, size_bytes)
-        if len(content) < size_bytes:
-            raise _WalkError("the archive ends inside an extension header", "cut-short")
-        if kind == ord("L"):
-            self._next[b"path"] = content.split(b"\0", 1)[0]
-        elif kind != ord("K"):
-            (self._all if kind == ord("g") else self._next).update(_pax_records(content))
-        self.in_force = True
-
-    def apply(self, kind: int, name: bytes, size_bytes: int) -> tuple[int, bytes, int]:
-        """Replace the name and size of the header by those of the extension."""
-        records = {**self._all, **self._next}
-        self._next = {}
-        self.in_force = bool(self._all)
-        name = records.get(b"path", name).split(b"\0", 1)[0]
-        if len(name) > MAX_NAME_BYTES:
-            raise _WalkError(f"a name of {len(name)} bytes")
-        text = records.get(b"size")
-        if text is not None:
-            if not text.isdigit() or len(text) > 19 or int(text) > MAX_MEMBER_BYTES:
-                raise _WalkError(f"the PAX size {text!r} is not a size")
-            size_bytes = int(text)
-        if _PAX_SPARSE in records:
-            kind = ord("S")
-        if self._all.pop(_PAX_VOLUME, None) is not None:
-            kind = ord("M")  # It describes the first member of a further volume only.
-            self.in_force = bool(self._all)
-        return kind, name, size_bytes
-
-
-def _pax_records(content: bytes) -> dict[bytes, bytes]:
-    """Parse repeated ``b"<length> <key>=<value>\\n"``; return the records in ``_PAX_KEPT``."""
-    records: dict[bytes, bytes] = {}
-    at = 0
-    while at < len(content) and content[at] != 0:
-        digits, space, _ = content[at : at + 20].partition(b" ")
-        length = int(digits) if digits.isdigit() else 0
-        record = content[at + len(digits) + 1 : at + length]
-        key, equals, value = record.partition(b"=")
-        if not (space and equals and record.endswith(b"\n")):
-            raise _WalkError("a PAX record is malformed")
-        if key in _PAX_KEPT:
-            records[key] = value[:-1]
-        elif key.startswith(_PAX_SPARSE):
-            records[_PAX_SPARSE] = b""
-        at += length
-    return records
 
 
 def _skip_sparse_headers(reader: _Reader, header: bytes, data: int) -> int:
