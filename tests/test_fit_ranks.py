@@ -89,6 +89,20 @@ def test_a_stop_of_two_processes_prints_one_message(
     fit(built, tmp_path / "run", "--parallel", "data", "--epochs", 1)
 
 
+def test_a_stop_before_the_first_update_says_that_nothing_is_saved(
+    built: Path, tmp_path: Path
+) -> None:
+    process = start(built, tmp_path / "run", "--parallel", "data")
+    with ended(process):
+        while len(children(process)) < 2:
+            assert process.poll() is None
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == "train: stopped before the first update: there was nothing to save\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_ranks_save_and_end_when_their_launcher_is_killed(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(built, out, "--parallel", "data")

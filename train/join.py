@@ -105,7 +105,7 @@ class _Joining:
         return store
 
     def _reach(self) -> None:
-        """Wait until somebody listens on the port."""
+        """Wait until the port accepts connections."""
         world, server = self._world, "the launcher" if self._world.served else "rank 0"
         while True:
             try:
@@ -116,7 +116,7 @@ class _Joining:
                 return
 
     def _wait(self, what: str) -> None:
-        """Wait a moment for ``what``; say so once; TrainError after the limit."""
+        """Wait a moment for ``what`` and announce it once; TrainError after the limit."""
         world, waited = self._world, time.monotonic() - self._started
         where = (
             f"{what} at {world.host}:{world.port}; this is rank {world.rank} of {world.size}, as "

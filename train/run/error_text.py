@@ -1,6 +1,6 @@
 """Classification errors as text: per cent, and top-5 only where there are more than five classes.
 
-Imports nothing heavy, so that whoever only reads logs can use it.
+Imports nothing heavy, because readers of logs use it too.
 """
 
 from __future__ import annotations

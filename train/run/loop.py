@@ -180,7 +180,7 @@ class Loop:
         except ImgprepError as exc:
             self._end_by_fault(exc)
         if not math.isfinite(found.loss):
-            if parts.world.is_main:  # its file is no longer the one of before this validation
+            if parts.world.is_main:  # last.pt is then the one before this epoch
                 self._saved_at = checkpoints.withdraw(parts.folder)
             raise self._diverged(f"the validation loss is {found.loss}")
         self.progress = schedule.after_validation(
