@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from imgprep.errors import SourceError, UsageError
+from imgprep.sources.layouts import LAYOUT_NAMES, load_layouts
 from imgprep.sources.manifest import SourceScan
 from imgprep.sources.reader import SourceReader
 from imgprep.sources.scan import scan_source
+from tests.conftest import imgprep
 from tests.layouts import SHAPE, WHOLE, archives, archives_unpacked_once, folders, kaggle_above
 from tests.trees import (
     make_archives,
@@ -51,6 +53,12 @@ def test_every_layout_gives_every_image_its_class(
     assert contents(scan, "train") == TRAIN
     assert contents(scan, "val") == VAL
     assert scan.labels.names == SHAPE.classes
+
+
+def test_every_layout_is_registered_offered_and_tested() -> None:
+    assert tuple(load_layouts()) == LAYOUT_NAMES
+    assert set(WHOLE.values()) == set(LAYOUT_NAMES)
+    assert f"[{'|'.join(LAYOUT_NAMES)}]" in imgprep("scan", "--help").out
 
 
 @pytest.mark.parametrize("inside", [".", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
