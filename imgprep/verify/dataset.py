@@ -158,8 +158,8 @@ def _check_labels(
     report: VerifyReport, index: DatasetIndex, split: SplitInfo, checks: list[ShardCheck]
 ) -> None:
     """Each key must occur once, with the label of its source."""
-    rows = np.array([row for check in checks for row in check.rows], dtype=np.int64)
-    labels = np.array([label for check in checks for label in check.labels], dtype=np.int64)
+    rows = np.concatenate([np.zeros(0, np.int64), *(check.rows for check in checks)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(check.labels for check in checks)])
     unique, counts = np.unique(rows, return_counts=True)
     for row in unique[counts > 1][:20]:
         report.damages.append(Damage(f"{split.name}-{row:08d}", "the key appears more than once"))

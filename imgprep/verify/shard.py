@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,9 +79,10 @@ class ShardCheck:
     task: VerifyTask
     damages: list[Damage] = field(default_factory=list)
     records: int = 0
-    rows: list[int] = field(default_factory=list)
+    rows: array[int] = field(default_factory=lambda: array("q"))
     """Row number in each key, in order."""
-    labels: list[int] = field(default_factory=list)
+    labels: array[int] = field(default_factory=lambda: array("q"))
+    """Label of each record, in order."""
     moments: Moments | None = None
     """Moments of the decoded training records, if they were decoded."""
 
