@@ -67,6 +67,14 @@ def test_a_run_trains_with_our_modules(
     assert (out / "last.pt").is_file()
 
 
+def test_torchrun_starts_the_installed_command(folder: Path, built: Path, tmp_path: Path) -> None:
+    launcher = IMGPREP_TRAIN.with_name("torchrun")
+    options = ("--standalone", "--nproc-per-node", 2, "--no-python", IMGPREP_TRAIN)
+    run = ("fit", built, "--out", tmp_path / "run", *SMALL, "--steps", 1, "--parallel", "data")
+    run_in(folder, launcher, *options, *run)
+    assert (tmp_path / "run" / "last.pt").is_file()
+
+
 def test_the_wrapper_runs_our_training_and_help_names_the_wrapper(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -77,6 +85,7 @@ def test_the_wrapper_runs_our_training_and_help_names_the_wrapper(
 def test_help_names_the_installed_command(folder: Path) -> None:
     shown = run_in(folder, IMGPREP_TRAIN, "--help") + run_in(folder, IMGPREP_TRAIN, "fit", "--help")
     assert "  imgprep-train fit DATASET --out RUN" in shown
+    assert "Usage: imgprep-train fit" in shown
     assert "tools/train" not in shown
     shown = run_in(REPOSITORY, sys.executable, "-m", "train", "--help")
     assert "  python -m train fit DATASET --out RUN" in shown

@@ -24,7 +24,7 @@ from train.options import (
     preset_options,
     settings_of,
 )
-from train.program import command
+from train.program import command, program_name
 
 SHOWN_CODES = (0, 1, 2)
 EPILOG = "Exit codes: " + "; ".join(f"{code} {EXIT_CODES[code]}" for code in SHOWN_CODES) + "."
@@ -56,7 +56,7 @@ def fit(dataset: str, **given: Any) -> None:
       tools/train fit /data/imagenet-256 --out runs/first --preset source-2012
       tools/train fit /data/imagenet-256 --out runs/first --lr 0.001    (resume, at another rate)
       tools/train fit s3://bucket/imagenet-256 --out runs/first --cache /scratch/shards
-      torchrun --nproc-per-node 4 -m train fit DATASET --out RUN --parallel data
+      torchrun --nproc-per-node 4 --no-python imgprep-train fit DATASET --out RUN --parallel data
     """
     from train.errors import DivergedError, PeerLostError, RunStoppedError
     from train.run.fit import run
@@ -279,4 +279,4 @@ def main() -> None:
     """Entry point of ``imgprep-train``, ``tools/train`` and ``python -m train``."""
     for each in (cli, *cli.commands.values()):  # the examples show the command that was used
         each.help = (each.help or "").replace("tools/train", command())
-    console.run(cli, "train")
+    console.run(cli, program_name())

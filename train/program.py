@@ -15,3 +15,9 @@ def command() -> str:
     name = Path(sys.argv[0]).name
     started = "python -m train" if name == "__main__.py" else name
     return os.environ.get(COMMAND_VARIABLE) or started
+
+
+def program_name() -> str:
+    """Return the name of this program in its usage and its messages."""
+    installed = "imgprep-train"
+    return installed if Path(command()).name == installed else "train"
