@@ -128,6 +128,7 @@ def test_a_dry_run_prints_the_size_and_writes_nothing(built: Path, tmp_path: Pat
     assert budget["link_bytes_per_step"] > 0
     expected = EPOCHS_OF_SMALL * STEPS_PER_EPOCH * budget["step_seconds"]
     assert 0 < budget["run_seconds"] == pytest.approx(expected)
+    assert budget["data_step_seconds"] > 0
 
 
 def test_a_run_prints_a_short_summary_and_all_settings_with_verbose(
@@ -141,6 +142,18 @@ def test_a_run_prints_a_short_summary_and_all_settings_with_verbose(
     assert len(rest.splitlines()) == len(short.out.splitlines())
     settings = resolve(None, tomllib.loads(all_settings), {})
     assert settings.net.width_divisor == 16
+
+
+def test_a_dry_run_in_columns_compares_them_with_two_processes(built: Path, tmp_path: Path) -> None:
+    command = ("fit", built, "--out", tmp_path / "run", *SMALL, "--dry-run")
+    columns = train(*command, "--parallel", "columns")
+    found = re.search(
+        r"^columns   (\d+\.\d\d) times as long per step as --parallel data", columns.out, re.M
+    )
+    assert found, columns.out
+    assert float(found[1]) > 0
+    alone = train(*command, "--parallel", "none", "--json").json
+    assert alone["data_step_seconds"] is None
 
 
 def test_a_dry_run_says_what_it_timed(built: Path, tmp_path: Path) -> None:

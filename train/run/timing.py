@@ -25,55 +25,93 @@ CPU_ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepTiming:
-    """What was timed, and the time that follows for the run."""
+class TimedUpdates:
+    """A few updates that were timed."""
 
     updates: int
     images: int
-    """Of each timed update."""
-    timed_seconds: float
+    """Images of each timed update."""
+    seconds: float
     step_seconds: float
-    """Of an update with the images of one process."""
+    """Time of an update with all images of one process."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTiming:
+    """What was timed, and the time that follows for the run."""
+
+    timed: TimedUpdates
+    data: TimedUpdates | None
+    """For a run in columns: one of two processes of ``--parallel data``, without its exchange of
+    gradients. Else None."""
     run_seconds: float
-    """Of all updates of the run."""
+    """Time of all updates of the run."""
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
-        return {"step_seconds": self.step_seconds, "run_seconds": self.run_seconds}
+        return {
+            "step_seconds": self.timed.step_seconds,
+            "run_seconds": self.run_seconds,
+            "data_step_seconds": None if self.data is None else self.data.step_seconds,
+        }
 
     def render(self) -> str:
-        """For people: one line."""
-        return (
+        """For people: one line, and one more for a run in columns."""
+        timed = self.timed
+        lines = [
             f"time      about {duration(self.run_seconds)} (h:mm:ss), "
-            f"{1000 * self.step_seconds:,.0f} ms per step, if input keeps up; timed: "
-            f"{self.updates} update{'s' * (self.updates != 1)} of {self.images} images in "
-            f"{self.timed_seconds:.1f} s, without input and other processes"
-        )
+            f"{1000 * timed.step_seconds:,.0f} ms per step, if input keeps up; timed: "
+            f"{timed.updates} update{'s' * (timed.updates != 1)} of {timed.images} images in "
+            f"{timed.seconds:.1f} s, without input and other processes"
+        ]
+        if self.data is not None:
+            ratio = timed.step_seconds / self.data.step_seconds
+            lines.append(
+                f"columns   {ratio:.2f} times as long per step as --parallel data in two processes "
+                f"({1000 * self.data.step_seconds:,.0f} ms, timed in one of them without the "
+                "exchange of gradients)"
+            )
+        return "\n".join(lines)
 
 
 def time_steps(job: FitJob) -> StepTiming:
     """Time updates of one process of the run with random images; reads and writes no files."""
-    config, device = job.config, job.devices[0]
-    torch.set_num_threads(job.placement.threads_per_process)
-    share = -(-min(job.budget.batch_images, job.budget.train_images) // job.budget.processes)
+    images, place = job.budget.batch_images, job.placement
+    share = -(-min(images, job.budget.train_images) // job.budget.processes)
+    columns = place.parallel == "columns"
+    timed = _time(job, job.devices, share, threads=place.threads_per_process, columns=columns)
+    data = None
+    if columns:
+        threads = max(1, place.threads_per_process // 2)
+        data = _time(job, job.devices[:1], -(-share // 2), threads=threads, columns=False)
+    run_seconds = timed.step_seconds * job.budget.steps
+    return StepTiming(timed=timed, data=data, run_seconds=run_seconds)
+
+
+def _time(
+    job: FitJob, devices: tuple[torch.device, ...], share: int, *, threads: int, columns: bool
+) -> TimedUpdates:
+    """Time updates of ``share`` images on ``devices``."""
+    config, device = job.config, devices[0]
+    torch.set_num_threads(threads)
     rows = min(share, CPU_ROWS) if device.type == "cpu" else share
     net = build_net(
         config.net,
         classes=job.budget.classes,
-        devices=job.devices,
-        columns=job.placement.parallel == "columns",
+        devices=devices,
+        columns=columns,
         seed=config.seed,
         image_px=config.input.crop_px,
     )
-    sgd = Sgd(net, config.optim)
-    stepper = Stepper(net, sgd, config, World())
+    stepper = Stepper(net, Sgd(net, config.optim), config, World())
     rates = schedule.rate(config.optim, schedule.start(config.optim), 0)
     batch = _random_batch(rows, job)
 
     def update(batch: Batch, number: int) -> None:
         stepper(batch, rates, global_step=number)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        for each in devices:
+            if each.type == "cuda":
+                torch.cuda.synchronize(each)
 
     update(_random_batch(1, job), 0)
     updates, seconds, started = 0, 0.0, time.monotonic()
@@ -81,13 +119,11 @@ def time_steps(job: FitJob) -> StepTiming:
         updates += 1
         update(batch, updates)
         seconds = time.monotonic() - started
-    step_seconds = seconds / updates * share / rows
-    return StepTiming(
+    return TimedUpdates(
         updates=updates,
         images=rows,
-        timed_seconds=seconds,
-        step_seconds=step_seconds,
-        run_seconds=step_seconds * job.budget.steps,
+        seconds=seconds,
+        step_seconds=seconds / updates * share / rows,
     )
 
 
