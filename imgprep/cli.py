@@ -297,7 +297,7 @@ def preview(dest: str, out: Path, as_json: bool, **given: int) -> None:
 
     drawn = write_preview(dest, out, PreviewOptions(**given))
     if drawn.trainer_missing is not None:
-        click.echo(f"imgprep: without the network's view: {drawn.trainer_missing}", err=True)
+        click.echo(f"imgprep: the network's view was not drawn: {drawn.trainer_missing}", err=True)
     with summary():
         print_json(drawn.to_json()) if as_json else click.echo(out)
 

@@ -64,7 +64,7 @@ class UnreachableError(SourceError):
 
 
 class SourceFaultError(SourceError):
-    """A file that the scan saw cannot be read now, or has changed: no image is bad for that."""
+    """A file that the scan saw cannot be read now, or has changed; this makes no image bad."""
 
 
 class ImageError(ImgprepError):

@@ -24,7 +24,7 @@ def _escaped(letter: str) -> str:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """A count with its noun: ``1 class``, ``1,000 classes``; ``many`` if it is not ``one`` + s."""
+    """A count with its noun, such as ``1,000 classes``; ``many`` is a plural other than one + s."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 

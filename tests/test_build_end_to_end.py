@@ -108,3 +108,12 @@ def test_dry_run_measures_and_writes_nothing(mini: Path, tmp_path: Path) -> None
     tar_bytes = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.tar"))
     assert abs(estimate["total_bytes"] / tar_bytes - 1) < 0.1  # the sample is the whole set
     assert "about" in imgprep("build-shards", mini, tmp_path / "none", "--dry-run").out
+
+
+def test_the_next_step_names_only_commands_that_work(mini: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "imgprep stats" not in imgprep("build-shards", mini, out, "--split", "val").out
+    assert (
+        f"next: imgprep verify {out} --decode\n"
+        in imgprep("build-shards", mini, out, "--split", "val").out
+    )

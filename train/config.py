@@ -172,11 +172,11 @@ class OptimConfig:
 
     lr: float = 0.01
     lr_bias_multiplier: float = 1.0
-    """2 in the source."""
+    """The 2012 source uses 2."""
     momentum: float = 0.9
     weight_decay: float = 0.0005
     decay_biases: bool = True
-    """Off in the source."""
+    """The 2012 source turns this off."""
     lars: float = 0.0
     """Trust coefficient of layer-wise adaptive rates (LARS), for very large batches; 0 is off."""
     schedule: ScheduleKind = "plateau"

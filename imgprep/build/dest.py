@@ -28,7 +28,7 @@ def check_places(source: Location, dest: Location) -> None:
 
 
 def _parts(location: Location) -> tuple[object, ...]:
-    """The parts of the real path from its root: of two nested folders one starts as the other."""
+    """Return the parts of the real path; those of a nested folder start with the outer one's."""
     store = open_store(location)
     if store.folder is not None:
         return ("file", *real_path(store.folder).parts)

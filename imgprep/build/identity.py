@@ -76,7 +76,7 @@ def refuse_changes(store: Store, begun: BuildIdentity, identity: BuildIdentity) 
     ]
     if changes:
         raise ChangedError(
-            f"{store} was begun from something else:\n  "
+            f"{store} was started from another source or with other options:\n  "
             + "\n  ".join(changes)
             + "\nRestore that, choose another DEST, or start over with --force."
         )

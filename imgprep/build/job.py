@@ -118,7 +118,7 @@ def dry_run(
 def _scan(
     source: str | Path, spec: BuildSpec, options: BuildOptions, listener: ProgressListener
 ) -> SourceScan:
-    """Scan the source; stop where its classes are not certain, or where the policy says so."""
+    """Scan the source; raise if its classes are uncertain, or if the policy rejects a bad entry."""
     scan = scan_source(source, options.layout, split=spec.split, progress=listener.scanning)
     listener.scanned(scan)
     check_classes(scan, options.label_order)

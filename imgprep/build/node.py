@@ -22,7 +22,7 @@ class NodeNeeds:
     """What a node must have: the versions that decide the bytes, and the same files."""
 
     versions: tuple[tuple[str, str], ...]
-    """Of imgprep and of all that decides pixels and bytes."""
+    """Versions of imgprep and of every library that decides pixels or bytes."""
     source: tuple[str, ...]
     """Paths of the source that must exist; none if it is a URL."""
     dest: str

@@ -66,7 +66,8 @@ class BuildOutcome:
             lines.append(f"restored {', '.join(self.restored)}")
         if left_out := self._left_out():
             lines.append(f"left out {left_out}: see {store.where(REPORT)}")
-        lines.append(f"next: imgprep verify {store} --decode; imgprep stats {store}")
+        stats = f"; imgprep stats {store}" if "train" in self.index.splits else ""
+        lines.append(f"next: imgprep verify {store} --decode{stats}")
         return "\n".join(lines)
 
     def _left_out(self) -> str:

@@ -30,7 +30,7 @@ from imgprep.errors import FormatError
 from imgprep.spec import SOLVERS, Solver, require_one_of
 
 Reading = Literal["source", "paper"]
-"""Of AlexNet's colour noise: as the 2012 source computes it, or as the paper describes it."""
+"""AlexNet's lighting noise as the 2012 source computes it, or as the paper describes it."""
 
 LEVELS = 255
 """Factor from the 0-1 scale to the 0-255 scale."""
@@ -83,7 +83,7 @@ class RgbPca:
         return np.sqrt(self.eigenvalues)
 
     def noise_multiplier(self, reading: Reading) -> NDArray[np.float64]:
-        """Factor of each axis in AlexNet's colour noise, besides alpha (3,); levels 0-255.
+        """Factor of each axis in AlexNet's lighting noise, besides alpha (3,); levels 0-255.
 
         ``source``: standard deviations on 0-255 (2012 source, convdata_jpeg.py 65). ``paper``: the
         eigenvalues, as the text says (4.1), with pixels on 0-1, and the shift scaled back by 255.

@@ -30,6 +30,7 @@ from imgprep.errors import FormatError
 from imgprep.spec import Solver
 from imgprep.storage import Location
 from imgprep.storage.atomic import json_object
+from imgprep.wording import counted
 
 SCALE_NOTE = (
     "pixels in levels 0-255; eigenvalues and covariance in levels squared, divisor n - 1; divide "
@@ -217,7 +218,7 @@ class StatsReport:
     def _components(self) -> list[str]:
         rgb, pca = self.rgb, self.pca
         rows = [
-            f"RGB PCA of {rgb.images:,} images of {rgb.size_px}x{rgb.size_px}: "
+            f"RGB PCA of {counted(rgb.images, 'image')} of {rgb.size_px}x{rgb.size_px}: "
             f"all {rgb.pixels:,} pixels",
             "",
             _heading(f"Components, by {pca.solver}", "PC1", "PC2", "PC3"),

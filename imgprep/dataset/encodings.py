@@ -31,7 +31,7 @@ class RecordEncoding(ABC):
 
     name: ClassVar[Encoding]
     extension: ClassVar[str]
-    """Of the image file in a shard."""
+    """Extension of the image file in a shard."""
     is_lossless: ClassVar[bool]
     needs_decoder: ClassVar[bool] = True
     """False where the file holds the pixels themselves, which ``view`` gives without a copy."""
@@ -111,7 +111,7 @@ class HeaderCheck:
         self._size_px = size_px
         self._known: set[bytes] = set()
         self._known_bytes = 0
-        """Length of each of them."""
+        """Length of every known header."""
 
     def fault(self, content: bytes) -> str | None:
         """See ``RecordEncoding.fault``."""

@@ -69,7 +69,7 @@ class _Parts:
 
     def extents(self) -> list[tuple[int, int]]:
         """Offset and size of each part, 0 for an unknown size; ImageError if some are missing."""
-        first = len(self.offsets) - 1 if self.count == 1 else 0  # Pillow uses the last one then
+        first = len(self.offsets) - 1 if self.count == 1 else 0  # Pillow then uses the last entry
         offsets, sizes = self.offsets[first:], self.sizes[first:]
         if len(offsets) != self.count:
             raise ImageError(

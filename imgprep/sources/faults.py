@@ -1,4 +1,4 @@
-"""Faults of the machine and changes of the source, told from bad images.
+"""Distinguish machine faults and changed sources from bad images.
 
 Only the content of a file can make an image bad. A file that the scan saw and that cannot be read
 now, or is not the same any more, ends a build under either policy of ``--on-error``.
@@ -12,7 +12,7 @@ from imgprep.errors import SourceFaultError
 
 _ADVICE = {
     errno.EMFILE: "raise the limit of open files (ulimit -n) or use fewer --jobs",
-    errno.ENFILE: "the system has no more open files: close other programs",
+    errno.ENFILE: "the system's limit of open files is reached: close other programs",
     errno.ENOMEM: "free some memory or use fewer --jobs",
     errno.ENOENT: "put it back",
     errno.ENOTDIR: "put it back",

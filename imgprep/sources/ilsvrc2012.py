@@ -14,6 +14,6 @@ MD5_BY_ARCHIVE = {
 BYTES_BY_ARCHIVE = {TRAIN_TAR: 147_897_477_120, VAL_TAR: 6_744_924_160}
 CLASSES = 1000
 CLASS_ORDER_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
-"""Of the 1000 WordNet ids in order: what ``dataset.labels.order_digest`` returns for them."""
+"""SHA-256 of the 1000 sorted WordNet ids, as ``dataset.labels.order_digest`` computes it."""
 IMAGES_BY_SPLIT = {"train": 1_281_167, "val": 50_000}
 VAL_IMAGES_PER_CLASS = 50

@@ -26,7 +26,7 @@ from imgprep.storage.locks import in_words, is_dead, this_process
 ANOTHER_BUILD = "another build is writing here"
 RENEW_SECONDS = 20.0
 STALE_SECONDS = 90.0
-"""A holder that has not renewed its lease for so long is taken for dead."""
+"""A holder that has not renewed its lease for this long counts as dead."""
 RELEASE_SECONDS = 5.0
 """Longest wait at the end of a build for a store that does not answer; the lease then expires."""
 

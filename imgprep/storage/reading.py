@@ -23,11 +23,11 @@ R = TypeVar("R")
 
 _MACHINE_FAULTS = {
     errno.EMFILE: "raise the limit of open files (ulimit -n) or use fewer --jobs",
-    errno.ENFILE: "the system has no more open files: close other programs",
+    errno.ENFILE: "the system's limit of open files is reached: close other programs",
     errno.ENOMEM: "free some memory or use fewer --jobs",
     errno.ESTALE: "mount its file system again",
 }
-"""What says nothing of a file, and what to do about it."""
+"""Errors of the machine, not of the file, and the advice for each."""
 READS_AT_ONCE = 16
 """Small objects that are read at the same time."""
 

@@ -23,7 +23,7 @@ ATTEMPTS = 6
 FIRST_PAUSE_SECONDS = 0.5
 """Pause after the first failure; each later one is twice as long."""
 GIVE_UP_SECONDS = 180.0
-"""After so long no further attempt is made, even if attempts are left."""
+"""No attempt starts after this many seconds, even if attempts remain."""
 S3_REQUESTS = {
     "connect_timeout": 10,
     "read_timeout": 20,

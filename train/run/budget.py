@@ -29,7 +29,7 @@ class RunBudget:
     preset: str
     placement: Placement
     processes: int
-    """Of all machines."""
+    """Processes on all machines."""
     classes: int
     parameters: int
     train_images: int
@@ -87,7 +87,7 @@ class RunBudget:
                 f"batch     {batch:,} images per update, {each:,} per process",
                 f"length    {self.epochs:,} epoch{'s' * (self.epochs != 1)} of "
                 f"{self.steps_per_epoch:,} step{'s' * (self.steps_per_epoch != 1)}; "
-                f"at most {self.steps:,} steps in all",
+                f"at most {self.steps:,} step{'s' * (self.steps != 1)} in all",
                 f"memory    about {self.memory_bytes_per_device / MIB:,.0f} MiB per device, "
                 "plus libraries and input buffers",
                 *(

@@ -30,7 +30,7 @@ class Placement:
     parallel: str
     """``none``, ``data`` or ``columns``."""
     processes: int
-    """On this machine."""
+    """Processes on this machine."""
     device_type: str
     devices_per_process: int
     threads_per_process: int

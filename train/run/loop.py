@@ -42,7 +42,7 @@ class Loop:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     _batch: Batch | None = None
-    """Of the last update."""
+    """The batch of the last update."""
     _saved_at: Position | None = None
     _warned: bool = False
 

@@ -31,9 +31,9 @@ class Origin:
     fingerprint: str
     parallel: str
     processes: int
-    """On all machines."""
+    """Processes on all machines."""
     devices: tuple[str, ...]
-    """Of the main process."""
+    """Devices of the main process."""
 
 
 @dataclass(frozen=True, slots=True)

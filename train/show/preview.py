@@ -218,7 +218,7 @@ def _captions(
         crop += ", mirrored" if draws.flip[k] else ""
         crop += ", upside down" if draws.flip_vertical[k] else ""
         crop += f", x {draws.scale[k]:.2f}" if config.input.scale_jitter else ""
-        noise = "no colour noise"
+        noise = "no lighting noise"
         if lighting_on(config.input, epoch):
             noise = "noise " + " ".join(f"{a:+.2f}" for a in (alphas[k].round(2) + 0.0).tolist())
         found.append((crop, noise))
