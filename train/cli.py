@@ -13,7 +13,7 @@ from imgprep import __version__, console
 from imgprep.console import CONTEXT, ErrorGroup, json_option, print_json, quiet_option, summary
 from imgprep.dataset.format import SPLITS
 from imgprep.errors import EXIT_CODES
-from imgprep.wording import plain
+from imgprep.wording import plain, readable_bytes
 from train.options import (
     FILE,
     FOLDER,
@@ -237,7 +237,7 @@ def report(run: Path, html: Path, **given: Any) -> None:
     output = StderrOutput(quiet=given["quiet"])
     found = make_report(request, output.line)
     page_bytes = write_report_page(found, html)
-    output.line(f"wrote {html}: {page_bytes / 2**10:,.0f} KiB")
+    output.line(f"wrote {html}: {readable_bytes(page_bytes)}")
     with summary():
         print_json(found.to_json()) if given["as_json"] else click.echo(html)
 

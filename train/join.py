@@ -66,6 +66,17 @@ def is_lost_peer(world: World, error: Exception) -> bool:
     return world.size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
+def any_process(world: World, flag: bool) -> bool:
+    """Whether ``flag`` is set in a process of ``world``: all call it, and get the same answer."""
+    if world.size == 1:
+        return flag
+    import torch
+
+    shared = torch.tensor([int(flag)])  # on the CPU, where gloo sends it
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return bool(shared.item())
+
+
 class _Joining:
     """One process that waits for the others."""
 

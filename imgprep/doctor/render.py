@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from imgprep.doctor.finding import Finding, Report
+from imgprep.wording import counted
 
 COLUMNS = 100
 _LEVEL, _WHAT = 5, 13
@@ -70,10 +71,8 @@ def _wrapped(text: str, head: str) -> list[str]:
 def _verdict(report: Report) -> str:
     fixes = sum(finding.level == "fix" for finding in report.findings)
     notes = sum(finding.level == "note" for finding in report.findings)
-    noted = f"{notes} note{'s' * (notes != 1)}"
-    if fixes:
-        return f"{fixes} thing{'s' * (fixes != 1)} must be fixed; {noted}"
-    return f"nothing must be fixed; {noted}"
+    what = counted(fixes, "thing") if fixes else "nothing"
+    return f"{what} must be fixed; {counted(notes, 'note')}"
 
 
 def _printable(text: str) -> str:

@@ -16,6 +16,7 @@ from imgprep.doctor import nvidia
 from imgprep.doctor.child import NoAnswerError
 from imgprep.doctor.finding import Finding, Level
 from imgprep.doctor.software import Answer, pip, version_of
+from imgprep.wording import counted
 
 TORCH_QUESTION = """
 import torch
@@ -132,8 +133,7 @@ def links_finding(
     else:
         value = f"none: GPUs are linked by {'/'.join(dict.fromkeys(topology.values()))}"
     if peers is not None:
-        pairs = len(peers) // 2
-        value += f"; peer access: {pairs} pair{'s' * (pairs != 1)}"
+        value += f"; peer access: {counted(len(peers) // 2, 'pair')}"
     if joined and (0, 1) not in joined:
         a, b = joined[0]
         why = "columns use GPUs 0 and 1, which are not linked by NVLink"

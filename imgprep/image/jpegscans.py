@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from imgprep.errors import ImageError
 from imgprep.image.decoded import megapixels
 from imgprep.image.jpegfile import DNL, EOI, SOS, JpegHeader, iter_segments
+from imgprep.wording import counted
 
 SCANS_MAX = 100
 """Scans that an image of the largest allowed size may have; a smaller image may have more.
@@ -87,10 +88,9 @@ def check_scans(scans: JpegScans, header: JpegHeader, max_megapixels: int) -> No
     The time to decode is proportional to scans times pixels, even if the file is small.
     """
     if scans.incomplete_components:
-        total = header.components
         raise ImageError(
             f"{'damaged' if scans.has_end else 'truncated'} JPEG: scans are missing: "
-            f"{scans.incomplete_components} of {total} component{'s' * (total != 1)} incomplete"
+            f"{scans.incomplete_components} of {counted(header.components, 'component')} incomplete"
         )
     if scans.count * header.height_px * header.width_px > SCANS_MAX * max_megapixels * 1_000_000:
         raise ImageError(

@@ -27,7 +27,7 @@ from imgprep.pages.stats_data import (
 )
 from imgprep.spec import Solver
 from imgprep.storage import Location
-from imgprep.wording import printable
+from imgprep.wording import printable, readable_bytes
 
 LISTED = 20
 """How many skipped images and problems are listed by name."""
@@ -59,7 +59,7 @@ def stats_page(data: StatsData) -> Page:
     facts = [
         *((f"{name} records", f"{split.records:,}") for name, split in index.splits.items()),
         ("classes", f"{index.classes:,}"),
-        ("shards", f"{shards:,}, {total_bytes / 2**20:,.1f} MiB"),
+        ("shards", f"{shards:,}, {readable_bytes(total_bytes)}"),
         ("pixels in the statistics", f"{rgb.pixels:,}"),
         ("mean colour, R G B", " ".join(f"{level:.1f}" for level in data.report.pca.mean_rgb)),
         ("fingerprint", index.fingerprint[:12]),

@@ -9,17 +9,15 @@ from __future__ import annotations
 import errno
 
 from imgprep.errors import SourceFaultError
+from imgprep.storage.reading import MACHINE_FAULTS
 
 _ADVICE = {
-    errno.EMFILE: "raise the limit of open files (ulimit -n) or use fewer --jobs",
-    errno.ENFILE: "the system's limit of open files is reached: close other programs",
-    errno.ENOMEM: "free some memory or use fewer --jobs",
+    **MACHINE_FAULTS,
     errno.ENOENT: "put it back",
     errno.ENOTDIR: "put it back",
     errno.EACCES: "restore the permission to read it",
     errno.EPERM: "restore the permission to read it",
     errno.EIO: "check the disk and the file system",
-    errno.ESTALE: "mount its file system again",
 }
 _OTHER_ADVICE = "check its disk and file system"
 

@@ -21,7 +21,7 @@ from imgprep.storage.atomic import json_object
 T = TypeVar("T")
 R = TypeVar("R")
 
-_MACHINE_FAULTS = {
+MACHINE_FAULTS = {
     errno.EMFILE: "raise the limit of open files (ulimit -n) or use fewer --jobs",
     errno.ENFILE: "the system's limit of open files is reached: close other programs",
     errno.ENOMEM: "free some memory or use fewer --jobs",
@@ -48,8 +48,8 @@ def store_errors(store: Store, name: str = "") -> Iterator[None]:
         where = store.where(name) if name else store.location
         if store.folder is None:
             raise StoreError(f"{where}: {store_words(exc)}") from exc
-        if exc.errno in _MACHINE_FAULTS:
-            advice = _MACHINE_FAULTS[exc.errno]
+        if exc.errno in MACHINE_FAULTS:
+            advice = MACHINE_FAULTS[exc.errno]
             raise StoreError(f"{where}: {exc.strerror}: {advice}") from exc
         raise
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from imgprep.wording import counted
 from train.config import NetConfig
 from train.errors import ConfigError
 from train.net.base import DROPPED, Masks, Net
@@ -32,7 +33,7 @@ class ColumnNet(Net):
         if layout.columns != 2 or len(devices) != 2:
             raise ConfigError(
                 f"columns need an architecture with two columns and two devices; got "
-                f"{config.architecture} and {len(devices)} device{'s' * (len(devices) != 1)}"
+                f"{config.architecture} and {counted(len(devices), 'device')}"
             )
         halves = {name: layer.half() for name, layer in layout.layers.items()}
         second = {name: layer for name, layer in halves.items() if layer.split}

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from imgprep.wording import counted
 from train.config import RunConfig
 from train.feed.dataset import TrainingSet
 from train.feed.remote.shards import check_cache
@@ -81,13 +82,13 @@ class RunBudget:
             (
                 f"network   preset {self.preset}, {self.classes:,} classes, "
                 f"{self.parameters:,} parameters",
-                f"devices   parallel {place.parallel}, {self.processes} process"
-                f"{'es' * (self.processes > 1)}: {ranks}",
+                f"devices   parallel {place.parallel}, "
+                f"{counted(self.processes, 'process', 'processes')}: {ranks}",
                 f"images    {self.train_images:,} for training, {self.val_images:,} for validation",
                 f"batch     {batch:,} images per update, {each:,} per process",
-                f"length    {self.epochs:,} epoch{'s' * (self.epochs != 1)} of "
-                f"{self.steps_per_epoch:,} step{'s' * (self.steps_per_epoch != 1)}; "
-                f"at most {self.steps:,} step{'s' * (self.steps != 1)} in all",
+                f"length    {counted(self.epochs, 'epoch')} of "
+                f"{counted(self.steps_per_epoch, 'step')}; "
+                f"at most {counted(self.steps, 'step')} in all",
                 f"memory    about {self.memory_bytes_per_device / MIB:,.0f} MiB per device, "
                 "plus libraries and input buffers",
                 *(

@@ -11,7 +11,12 @@ def has_top5(classes: int | None) -> bool:
     return classes is None or classes > 5
 
 
+def per_cent(fraction: float, digits: int = 2) -> str:
+    """``40.66 %`` of 0.4066."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
 def error_text(top1: float, top5: float, classes: int | None, *, digits: int = 2) -> str:
     """``top-1 error 40.66 %, top-5 error 18.21 %`` of two fractions."""
-    text = f"top-1 error {100 * top1:.{digits}f} %"
-    return f"{text}, top-5 error {100 * top5:.{digits}f} %" if has_top5(classes) else text
+    text = f"top-1 error {per_cent(top1, digits)}"
+    return f"{text}, top-5 error {per_cent(top5, digits)}" if has_top5(classes) else text

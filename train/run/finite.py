@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from train.feed.loader import Batch
+from train.join import any_process
 from train.run.components import RunComponents
 from train.world import World
 
@@ -31,8 +32,4 @@ def network_is_finite(components: RunComponents, batch: Batch | None, world: Wor
     finite = all_finite(net.parameters()) and all_finite(velocities.values())
     if finite and batch is not None and len(batch.labels_n):
         finite = all_finite([net(batch.images[:PROBE_ROWS].float(), None)])
-    if world.size == 1:
-        return finite
-    flag = torch.tensor([int(finite)])
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
-    return bool(flag.item())
+    return not any_process(world, not finite)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imgprep.processors import processors
+from imgprep.wording import counted
 from train import program
 from train.config import RunConfig
 from train.errors import ConfigError
@@ -79,9 +80,9 @@ def place(config: RunConfig, hardware: Hardware, world: World, processes: int | 
         count = processes or _processes(parallel, hardware, on_gpu)
     if on_gpu and count * per_process > hardware.gpus:
         raise ConfigError(
-            f"the run needs {count * per_process} GPUs ({count} process{'es' * (count > 1)} of "
-            f"{per_process} GPU{'s' * (per_process > 1)}), but only {hardware.gpus} "
-            f"{'is' if hardware.gpus == 1 else 'are'} visible"
+            f"the run needs {count * per_process} GPUs "
+            f"({counted(count, 'process', 'processes')} of {counted(per_process, 'GPU')}), "
+            f"but only {hardware.gpus} {'is' if hardware.gpus == 1 else 'are'} visible"
         )
     if parallel == "none" and (count > 1 or world.size > 1):
         raise ConfigError(

@@ -18,6 +18,7 @@ from datetime import timedelta
 
 from train import program
 from train.errors import RunStoppedError, TrainError
+from train.run.stop import SIGNALS
 
 LAUNCHER_VARIABLE = "IMGPREP_TRAIN_LAUNCHER"
 """Environment variable with the number of the process that started a rank."""
@@ -25,7 +26,6 @@ HOST = "127.0.0.1"
 POLL_S = 0.1
 GRACE_S = 30.0
 """Time that ranks get to save after a request to stop."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG = 1
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import torch
-
+from train.join import any_process
 from train.world import World
 
 STEPS_BETWEEN_CHECKS_ON_GPU = 8
@@ -50,11 +49,7 @@ class StopSignal:
         All processes must call it at the same points. On a GPU they compare notes only at every
         8th call, unless ``now``.
         """
-        if world.size == 1:
-            return self._asked
         self._calls += 1
-        if not now and self._calls % self._every:
+        if world.size > 1 and not now and self._calls % self._every:
             return False
-        flag = torch.tensor([int(self._asked)])  # on the CPU, where gloo sends it
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
+        return any_process(world, self._asked)

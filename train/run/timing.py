@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from imgprep.progress import duration
+from imgprep.wording import counted
 from train.feed.loader import Batch
 from train.net import build_net
 from train.optim import schedule
@@ -61,7 +62,7 @@ class StepTiming:
         lines = [
             f"time      about {duration(self.run_seconds)} (h:mm:ss), "
             f"{1000 * timed.step_seconds:,.0f} ms per step, if input keeps up; timed: "
-            f"{timed.updates} update{'s' * (timed.updates != 1)} of {timed.images} images in "
+            f"{counted(timed.updates, 'update')} of {counted(timed.images, 'image')} in "
             f"{timed.seconds:.1f} s, without input and other processes"
         ]
         if self.data is not None:

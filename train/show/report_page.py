@@ -25,9 +25,9 @@ from imgprep.pages.page import (
     Table,
     write_page,
 )
-from imgprep.wording import printable
+from imgprep.wording import counted, printable
 from train.presets import preset
-from train.run.error_text import error_text, has_top5
+from train.run.error_text import error_text, has_top5, per_cent
 from train.show import figures
 from train.show.guesses import Guesses
 from train.show.neighbours import Neighbour
@@ -94,7 +94,7 @@ def _safe(text: str) -> str:
 
 def _lead(report: RunReport) -> str:
     state = report.state
-    updates = f"{state.updates:,} update{'s' if state.updates != 1 else ''}"
+    updates = counted(state.updates, "update")
     begun = f"AlexNet, preset {state.config.preset}, {updates} so far."
     if report.measured is None:
         return f"{begun} No network has been saved yet, so this page shows only the curves."
@@ -103,7 +103,7 @@ def _lead(report: RunReport) -> str:
     errors = error_text(found.top1_error, found.top5_error, classes, digits=1)
     return (
         f"{begun} {state.saved_name} on {found.count:,} photographs: {errors} "
-        f"(top-1 error by chance: {100 * (1 - 1 / classes):.1f} %)."
+        f"(top-1 error by chance: {per_cent(1 - 1 / classes, 1)})."
     )
 
 
@@ -117,10 +117,10 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     if state.lowest is not None:
         lowest, last = state.lowest, state.validations[-1]
         epoch = lowest["epoch"]
-        yield "lowest top-1 error", f"{_per_cent(float(lowest['top1_error']))}, epoch {epoch}"
-        yield "last top-1 error", _per_cent(float(last["top1_error"]))
+        yield "lowest top-1 error", f"{per_cent(float(lowest['top1_error']))}, epoch {epoch}"
+        yield "last top-1 error", per_cent(float(last["top1_error"]))
         if has_top5(_classes(state)):
-            yield "last top-5 error", _per_cent(float(last["top5_error"]))
+            yield "last top-5 error", per_cent(float(last["top5_error"]))
     if saved is not None:
         yield "classes", f"{saved.classes:,}"
         yield "parameters", f"{sum(tensor.numel() for tensor in saved.model.values()):,}"
@@ -138,10 +138,6 @@ def _facts(report: RunReport) -> Iterator[tuple[str, str]]:
     yield "dataset fingerprint", (state.fingerprint or "unknown")[:16]
 
 
-def _per_cent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
-
-
 def _classes(state: RunState) -> int | None:
     return None if state.saved is None else state.saved.classes
 
@@ -157,7 +153,7 @@ def _curves(state: RunState) -> Section:
             row["epoch"],
             f"{int(row['global_step']):,}",
             f"{float(row['loss']):.4f}",
-            *(_per_cent(float(row[name])) for name in errors),
+            *(per_cent(float(row[name])) for name in errors),
             f"{float(row['lr']):.3g}",
         ]
         for row in state.validations[-VALIDATIONS:]
@@ -217,7 +213,7 @@ def _confusion(measured: Measured, names: Sequence[str]) -> Section:
         [
             names[label],
             f"{images[label]:,}",
-            f"{100 * errors[label]:.1f} %",
+            per_cent(errors[label], 1),
             ", ".join(f"{names[p.taken_for]} {p.images}" for p in confusion.mistakes(label, 3)),
         ]
         for label in worst
