@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from imgprep.errors import ImgprepError
+from imgprep.wording import counted
 from train.errors import DivergedError, PeerLostError, RunStoppedError
 from train.feed.loader import Batch, EvalBatch, EvalLoader
 from train.join import is_lost_peer
@@ -102,9 +103,9 @@ class Loop:
         if position.step_in_epoch == self.components.train.steps_per_epoch:
             return None  # this epoch is not validated yet
         if position.epoch >= config.optim.epochs:
-            return f"{config.optim.epochs} epochs are done"
+            return _done(config.optim.epochs, "epoch")
         if config.steps is not None and position.global_step >= config.steps:
-            return f"{config.steps:,} steps are done"
+            return _done(config.steps, "step")
         if self.progress.finished:
             return "the validation error has stopped falling"
         return None
@@ -299,6 +300,10 @@ class Loop:
             scaler=self.components.stepper.scaler_state(),
             window=totals,
         )
+
+
+def _done(count: int, noun: str) -> str:
+    return f"{counted(count, noun)} {'is' if count == 1 else 'are'} done"
 
 
 def _history_entry(position: Position, found: Evaluation) -> dict[str, Any]:
