@@ -255,7 +255,7 @@ class StderrOutput:
 
     def warn(self, text: str) -> None:
         """Print a warning, with --quiet too."""
-        click.echo(plain(f"train: warning: {text}"), err=True)
+        click.echo(plain(f"{program_name()}: warning: {text}"), err=True)
 
 
 def _verify(dataset: str) -> None:
