@@ -16,6 +16,7 @@ import pytest
 from PIL import features
 
 import imgprep
+from tests.environments import readers_python
 
 ROOT = Path(__file__).resolve().parents[1]
 # Each of these requires pillow, which would overwrite pillow-simd in the same folder.
@@ -36,11 +37,10 @@ def project() -> dict[str, Any]:
     return table
 
 
-@pytest.fixture(scope="module")
-def pins() -> dict[str, str]:
+def pins_in(name: str) -> dict[str, str]:
     """Map canonical names to versions; fail on anything but exact pins."""
     found: dict[str, str] = {}
-    for line in (ROOT / "tools" / "constraints.txt").read_text("utf-8").splitlines():
+    for line in (ROOT / "tools" / name).read_text("utf-8").splitlines():
         if line and not line.startswith("#"):
             name, exact, version = line.partition("==")
             assert exact, f"{line!r} is not an exact pin"
@@ -48,6 +48,11 @@ def pins() -> dict[str, str]:
             assert canonical(name) not in found, f"{name} is pinned twice"
             found[canonical(name)] = version
     return found
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, str]:
+    return pins_in("constraints.txt")
 
 
 def direct_requirements(project: dict[str, Any]) -> list[str]:
@@ -91,6 +96,26 @@ def test_the_environment_is_the_pinned_one(pins: dict[str, str]) -> None:
     assert not differing
 
 
+def test_the_readers_environment_adds_pinned_packages_and_replaces_none(
+    pins: dict[str, str],
+) -> None:
+    readers = pins_in("readers.txt")
+    assert "torchvision" in readers
+    assert not readers.keys() & (pins.keys() | {"torch"})
+    code = (
+        "import PIL, imgprep, torch, torchvision; print(PIL.__file__, torch.__file__, "
+        "imgprep.__file__, torchvision.transforms.RandomResizedCrop(8).scale)"
+    )
+    shown = subprocess.run(
+        [readers_python(), "-c", code], capture_output=True, text=True, check=True, cwd="/"
+    )
+    pillow, torch, ours, scale = shown.stdout.split(maxsplit=3)
+    assert Path(pillow).is_relative_to(ROOT / ".readers")
+    assert not Path(torch).is_relative_to(ROOT / ".readers")
+    assert Path(ours) == Path(imgprep.__file__)
+    assert scale.strip() == "(0.08, 1.0)"
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="pillow-simd is for x86_64")
 def test_pillow_simd_is_installed_and_intact() -> None:
     installed = {canonical(each.metadata["Name"]) for each in importlib.metadata.distributions()}
@@ -110,7 +135,8 @@ def test_version_and_commands_are_those_of_the_package(project: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    "script", ["tools/setup", "tools/demo", "tools/test", "tools/train", ".ci/run"]
+    "script",
+    [f"tools/{name}" for name in ("setup", "setup_readers", "demo", "test", "train")] + [".ci/run"],
 )
 def test_scripts_are_executable_and_parse(script: str) -> None:
     path = ROOT / script
