@@ -10,6 +10,7 @@ import pytest
 from tests.checkpoints import make_checkpoint
 from train.config import InputConfig, NetConfig, OptimConfig, RunConfig
 from train.errors import CheckpointError
+from train.older_runs import ADDED
 from train.saved.checkpoint import BatchSplit, Checkpoint, Position
 from train.saved.compatible import (
     AT_START_ONLY,
@@ -53,6 +54,8 @@ OTHER_VALUES: dict[str, Any] = {
     "lrn_size": 7,
     "dropout_keep": 0.75,
     "width_divisor": 4,
+    "leave_out": "conv4",
+    "pool_stride": 3,
 }
 
 
@@ -132,6 +135,19 @@ def test_a_setting_missing_in_the_checkpoint_counts_as_changed() -> None:
     old["optim"]["step_epochs"] = []
     with pytest.raises(CheckpointError, match=r"net\.activation: the checkpoint has nothing"):
         check_resume(replace(saved(), config=old), expected())
+
+
+def test_a_checkpoint_from_before_a_setting_existed_resumes() -> None:
+    old = asdict(RunConfig())
+    old["optim"]["step_epochs"] = []
+    for dotted, value in ADDED.items():
+        section, _, name = dotted.partition(".")
+        assert old[section].pop(name) == value
+    check_resume(replace(saved(), config=old), expected())
+    assert changed_settings(replace(saved(), config=old), RunConfig()) == []
+    other = expected(RunConfig(net=NetConfig(leave_out="fc7")))
+    with pytest.raises(CheckpointError, match=r"net\.leave_out: the checkpoint has None"):
+        check_resume(replace(saved(), config=old), other)
 
 
 OLD_DEFAULTS = {"input.layout": "channels-last", "net.init": "normal"}

@@ -52,6 +52,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"lrn_alpha_divided": True, "first_layer": "conv-lrn-pool-relu", "spatial_norm": True},
     {"architecture": "one-gpu", "activation": "tanh", "dropout": "inverted"},
     {"architecture": "conv6", "activation": "leaky-relu", "lrn": False},
+    {"pool_size": 2, "leave_out": "conv3"},
+    {"leave_out": "fc6", "dropout_keep": 1.0},
     {"activation": "sigmoid", "lrn_size": 3, "lrn_k": 1.0, "dropout_keep": 0.25},
 ]
 

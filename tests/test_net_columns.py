@@ -97,6 +97,10 @@ def test_a_net_of_the_papers_width_in_columns_equals_the_grouped_net() -> None:
         SOURCE,
         {"dropout": "inverted", "dropout_keep": 0.8, "activation": "tanh"},
         {"lrn": False, "activation": "leaky-relu", "init_sd": 0.02, "init_sd_conv345": 0.05},
+        {"pool_size": 2},
+        {"leave_out": "conv3"},
+        {"leave_out": "conv5", "architecture": "conv6"},
+        {"leave_out": "fc6"},
     ],
 )
 def test_columns_equal_the_grouped_net(settings: dict[str, Any]) -> None:
@@ -194,6 +198,25 @@ def test_conv6_is_a_joint_and_one_device_sends_nothing() -> None:
     assert net.link.forward_bytes == expected  # twice: this net is in double precision
     assert list(expected) == ["conv3", "conv6", "fc6", "fc7", "fc8"]
     assert make_net(columns=False).link_bytes_per_image() == {}
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "joints"),
+    [
+        ("conv3", ["conv4", "fc6", "fc7", "fc8"]),
+        ("conv4", ["conv3", "fc6", "fc7", "fc8"]),
+        ("conv5", ["conv3", "fc6", "fc7", "fc8"]),
+        ("fc6", ["conv3", "fc7", "fc8"]),
+        ("fc7", ["conv3", "fc6", "fc8"]),
+    ],
+)
+def test_without_a_layer_the_columns_meet_at_the_next(leave_out: str, joints: list[str]) -> None:
+    net = make_net(columns=True, settings={**SMALL, "leave_out": leave_out})
+    assert isinstance(net, ColumnNet)
+    net(batch(1)[0])
+    expected = {joint: 2 * count for joint, count in net.link_bytes_per_image().items()}
+    assert net.link.forward_bytes == expected  # twice: this net is in double precision
+    assert list(expected) == joints
 
 
 def _train_in_a_process(rank: int, folder: str) -> None:

@@ -164,6 +164,53 @@ def test_conv6_starts_with_the_authors_weights_and_biases() -> None:
     assert state["conv6.weight"].std().item() == pytest.approx(0.03, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("settings", "parameters", "last_side"),
+    [
+        ({"pool_size": 2}, 60_965_224, 6),  # the paper's plane sizes: "equivalent dimensions"
+        ({"pool_stride": 3}, 60_965_224 - 32 * 4096 * 256, 2),
+        ({"leave_out": "conv3"}, 60_965_224 - 885_120 + (256 - 192) * 9 * 384, 6),
+        ({"leave_out": "conv4"}, 60_965_224 - 663_936, 6),
+        ({"leave_out": "conv5"}, 60_965_224 - 442_624 + 128 * 36 * 4096, 6),
+        ({"leave_out": "fc6"}, 60_965_224 - 16_781_312, 6),
+        ({"leave_out": "fc7"}, 60_965_224 - 16_781_312, 6),
+    ],
+)
+def test_pooling_and_left_out_layers_decide_the_sizes(
+    settings: dict[str, Any], parameters: int, last_side: int
+) -> None:
+    layout = net_layout(NetConfig(**settings), classes=1000)
+    assert layout.sides[-1] == last_side
+    assert layout.parameters == parameters
+    net = paper_net(**settings)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+    with torch.no_grad():
+        assert net(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("architecture", ["two-column", "one-gpu", "conv6"])
+def test_narrow_nets_work_at_96_pixels_with_every_setting(architecture: str) -> None:
+    changes: list[dict[str, Any]] = [{}, {"pool_size": 2}, {"lrn": False}, {"dropout_keep": 1.0}]
+    changes += [{"leave_out": name} for name in ("conv3", "conv4", "conv5", "fc6", "fc7")]
+    for change in changes:
+        settings = {"width_divisor": 16, "architecture": architecture, **change}
+        net = make_net(columns=False, settings=settings)
+        images, labels = batch(2)
+        masks = net.draw_masks(MaskKey.whole(seed=0, step=0, rows=2))
+        torch.autograd.backward(functional.cross_entropy(net(images, masks), labels))
+        assert all(each.grad is not None for each in net.parameters())
+        assert set(masks) == set(net.layout.hidden)
+
+
+def test_keeping_all_units_turns_dropout_off() -> None:
+    for kind in ("vanilla", "inverted"):
+        net = make_net(columns=False, settings={**SMALL, "dropout": kind, "dropout_keep": 1.0})
+        images, _ = batch(2)
+        masks = net.draw_masks(MaskKey.whole(seed=0, step=0, rows=2))
+        with torch.no_grad():
+            assert torch.equal(net(images, masks), net(images))
+
+
 @pytest.mark.parametrize("columns", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_images_of_a_smaller_type_are_computed_in_the_type_of_the_weights(
@@ -238,3 +285,13 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         build_net(NetConfig(), classes=10, devices=[CPU, CPU], columns=False, seed=0)
     with pytest.raises(ConfigError, match="width_divisor"):
         NetConfig(width_divisor=3)
+    with pytest.raises(ConfigError, match=r"63 px are too small: the net needs at least 64 px"):
+        net_layout(NetConfig(), classes=10, image_px=63)
+    with pytest.raises(ConfigError, match=r"30 px are too small: the net needs at least 36 px"):
+        net_layout(NetConfig(pool_size=2), classes=10, image_px=30)
+    with pytest.raises(ConfigError, match=r"pool_size must be from 2 to 8; got 9"):
+        NetConfig(pool_size=9)
+    with pytest.raises(ConfigError, match=r"pool_stride must be from 1 to pool_size, which is 3"):
+        NetConfig(pool_stride=4)
+    with pytest.raises(ConfigError, match=r"leave_out must be one of conv3, .*; got 'conv1'"):
+        NetConfig(leave_out="conv1")  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ MeanKind = Literal["centre", "aligned", "channel", "none"]
 Lighting = Literal["sqrt-eigenvalue", "eigenvalue", "off"]
 FloatType = Literal["float32", "float16", "bfloat16"]
 Architecture = Literal["two-column", "one-gpu", "conv6"]
+LeaveOut = Literal["conv3", "conv4", "conv5", "fc6", "fc7"]
 Activation = Literal["relu", "tanh", "sigmoid", "leaky-relu"]
 FirstLayer = Literal["conv-relu-lrn-pool", "conv-lrn-pool-relu"]
 DropoutKind = Literal["vanilla", "inverted"]
@@ -49,6 +50,8 @@ class InputConfig:
     """What is subtracted: the central window of the mean image for every crop and flip (as in the
     2012 source), the window under the crop (``aligned``), one value per channel, or nothing."""
     flip: bool = True
+    random_crop: bool = True
+    """Each crop is at a random place; off: always the central crop, as in evaluation."""
     crop_chunk: int = 1
     """Consecutive images that share a crop position and a flip: 1, or 32 in the 2012 source."""
     lighting: Lighting = "eigenvalue"
@@ -91,6 +94,11 @@ class InputConfig:
             f"lighting_sd must be at least 0 and below 10; got {self.lighting_sd}",
         )
         _require(
+            self.random_crop or not self.translate_px,
+            f"translate_px moves random crops: with random_crop off it must be 0; "
+            f"got {self.translate_px}",
+        )
+        _require(
             0 <= self.scale_jitter < 1,
             f"scale_jitter must be at least 0 and below 1; got {self.scale_jitter}",
         )
@@ -122,7 +130,14 @@ class NetConfig:
     """``one-gpu`` is the author's one-GPU net (half the filters in conv1-4, paper 3.2);
     ``conv6`` has a sixth convolution after the last pooling layer (paper 6.1, for pre-training)."""
     activation: Activation = "relu"
+    leave_out: LeaveOut | None = None
+    """Middle layer that is left out (paper 7); the next layer reads its input. Without conv3 the
+    columns meet at conv4."""
     first_layer: FirstLayer = "conv-relu-lrn-pool"
+    pool_size: int = 3
+    """Side of the windows of max pooling, pixels."""
+    pool_stride: int = 2
+    """Distance between the windows; as long as ``pool_size``, they do not overlap (paper 3.4)."""
     lrn: bool = True
     lrn_size: int = 5
     lrn_k: float = 2.0
@@ -141,6 +156,7 @@ class NetConfig:
     """``vanilla`` masks in training and multiplies by ``dropout_keep`` at test (paper 4.2);
     ``inverted`` divides by it in training (torch)."""
     dropout_keep: float = 0.5
+    """Probability that a unit of fc6 or fc7 is kept; 1 turns dropout off."""
     classes: int | None = None
     """None: as many as the dataset has."""
     width_divisor: int = 1
@@ -150,6 +166,14 @@ class NetConfig:
         _one_of("architecture", self.architecture, Architecture)
         _one_of("activation", self.activation, Activation)
         _one_of("first_layer", self.first_layer, FirstLayer)
+        if self.leave_out is not None:
+            _one_of("leave_out", self.leave_out, LeaveOut)
+        _require(2 <= self.pool_size <= 8, f"pool_size must be from 2 to 8; got {self.pool_size}")
+        _require(
+            1 <= self.pool_stride <= self.pool_size,
+            f"pool_stride must be from 1 to pool_size, which is {self.pool_size}; got "
+            f"{self.pool_stride}",
+        )
         _one_of("dropout", self.dropout, DropoutKind)
         _at_least(self, 2, "classes")
         _require(

@@ -1,4 +1,4 @@
-"""Settings files of older runs: settings that no longer exist, and one that they lack."""
+"""Settings files of older runs: settings that no longer exist, and those that they lack."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ RETIRED: Mapping[str, object] = {
     "optim.scale_lr_from_batch": None,
 }
 """Removed settings by dotted name, with the default, which is the only behaviour that remains."""
+
+
+ADDED: Mapping[str, object] = {
+    "input.random_crop": True,
+    "net.leave_out": None,
+    "net.pool_size": 3,
+    "net.pool_stride": 2,
+}
+"""Settings by dotted name that older checkpoints lack, with what their runs did."""
 
 
 def without_retired(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,6 +37,16 @@ def changed_retired(settings: Mapping[str, Any]) -> dict[str, object]:
         for section, name, value in _retired_in(settings)
         if (None if value == "none" else value) != RETIRED[f"{section}.{name}"]
     }
+
+
+def with_added(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the stored nested settings of a run from before some settings existed."""
+    completed = dict(stored)
+    for dotted, value in ADDED.items():
+        section, _, name = dotted.partition(".")
+        if isinstance(completed.get(section), Mapping):
+            completed[section] = {name: value, **completed[section]}
+    return completed
 
 
 def with_schedule_epochs(stored: Mapping[str, Any]) -> dict[str, Any]:

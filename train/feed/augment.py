@@ -114,7 +114,10 @@ def epoch_draws(
 
     outside_px = config.translate_px
     places = size_px - config.crop_px + 1 + 2 * outside_px
-    crop_yx = streams.integers("crop", 2 * chunks, places).reshape(chunks, 2) - outside_px
+    if config.random_crop:
+        crop_yx = streams.integers("crop", 2 * chunks, places).reshape(chunks, 2) - outside_px
+    else:
+        crop_yx = np.full((chunks, 2), (size_px - config.crop_px) // 2)
     flip, flip_vertical = np.zeros(chunks, np.bool_), np.zeros(chunks, np.bool_)
     if config.flip:
         flip = streams.integers("flip", chunks, 2) == 1

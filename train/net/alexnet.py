@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from train.config import NetConfig
-from train.net.base import DROPPED, Masks, Net
+from train.net.base import Masks, Net
 from train.net.layout import NetLayout
 from train.net.randomness import MaskKey
 from train.net.tower import Tower
@@ -26,12 +26,13 @@ class GroupedNet(Net):
         if "conv6" in self.layout.layers:
             x = tower.conv6_output(x)
         x = x.flatten(1)
-        for name in DROPPED:
+        for name in self.layout.hidden:
             x = tower.hidden(name, x, None if masks is None else masks[name][0])
         return x
 
     def draw_masks(self, key: MaskKey) -> Masks:
         (device,) = self.devices
         return {
-            name: (torch.cat(self._column_masks(name, key, device, 0, 1), 1),) for name in DROPPED
+            name: (torch.cat(self._column_masks(name, key, device, 0, 1), 1),)
+            for name in self.layout.hidden
         }

@@ -23,9 +23,7 @@ from train.net.randomness import MaskKey, keep_mask
 from train.net.tower import Tower
 
 Masks = dict[str, tuple[Tensor, ...]]
-"""Dropout masks of fc6 and fc7: True keeps a unit, bool (rows, units), one tensor per device."""
-
-DROPPED = ("fc6", "fc7")
+"""Masks of the layers with dropout: True keeps a unit, bool (rows, units), one per device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +60,13 @@ class Net(nn.Module, ABC):
 
     @abstractmethod
     def forward_features(self, images: Tensor, masks: Masks | None = None) -> Tensor:
-        """Compute the input of fc8: fc7 after dropout, (n, 4096), on ``devices[0]``."""
+        """Compute the input of the last layer: fc7 after dropout, (n, 4096), on ``devices[0]``."""
 
     def classify(self, features: Tensor) -> Tensor:
-        """Apply fc8 to the features: logits (n, classes)."""
+        """Apply the last layer to the features: logits (n, classes)."""
         tower = self.towers[0]
         assert isinstance(tower, Tower)
-        return tower.run("fc8", features)
+        return tower.run(self.layout.output, features)
 
     def link_bytes_per_image(self) -> dict[str, int]:
         """Float32 bytes that one image sends forward at each joint; training sends as many back.

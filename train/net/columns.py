@@ -15,7 +15,7 @@ from torch import Tensor
 from imgprep.wording import counted
 from train.config import NetConfig
 from train.errors import ConfigError
-from train.net.base import DROPPED, Masks, Net
+from train.net.base import Masks, Net
 from train.net.layout import NetLayout
 from train.net.link import Link
 from train.net.randomness import MaskKey
@@ -48,13 +48,13 @@ class ColumnNet(Net):
     def forward_features(self, images: Tensor, masks: Masks | None = None) -> Tensor:
         a, b = self.columns
         pair = (a.pool2(a.pool1(images)), b.pool2(b.pool1(self.link.deliver(images))))
-        joined = self._join("conv3", pair)
+        joined = self._join(self.layout.body[0], pair)
         pair = (a.pool5(joined[0]), b.pool5(joined[1]))
         if "conv6" in self.layout.layers:
             joined = self._join("conv6", pair)
             pair = (a.conv6_output(joined[0]), b.conv6_output(joined[1]))
         pair = (pair[0].flatten(1), pair[1].flatten(1))
-        for name in DROPPED:
+        for name in self.layout.hidden:
             joined = self._join(name, pair)
             mask_a, mask_b = (None, None) if masks is None else masks[name]
             pair = (a.hidden(name, joined[0], mask_a), b.hidden(name, joined[1], mask_b))
@@ -72,7 +72,7 @@ class ColumnNet(Net):
                 self._column_masks(name, key, device, column)[0]
                 for column, device in enumerate(self.devices)
             )
-            for name in DROPPED
+            for name in self.layout.hidden
         }
 
     def link_bytes_per_image(self) -> dict[str, int]:

@@ -6,18 +6,19 @@ of a grouped convolution. A column owns one half of every layer's outputs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from train.config import Architecture, NetConfig
 from train.errors import ConfigError
 
-POOL_SIZE = 3
-POOL_STRIDE = 2
 CONV1_KERNEL = 11
 CONV1_STRIDE = 4
 HIDDEN_UNITS = 4096
 FLOAT_BYTES = 4
+BODY = ("conv3", "conv4", "conv5")
+HIDDEN = ("fc6", "fc7")
 
 _WIDTHS: Mapping[Architecture, tuple[int, ...]] = {
     "two-column": (96, 256, 384, 384, 256),
@@ -68,7 +69,8 @@ class NetLayout:
 
     layers: Mapping[str, Layer]
     columns: int
-    """2 if conv2, conv4 and conv5 read only their own column, else 1."""
+    """2 if conv2, and all convolutions after the first joint, read only their own column; else 1.
+    """
     image_px: int
     padding_px: int
     """Zeros to the right of and below the image, so that conv1's last window fits (3 for 224)."""
@@ -81,9 +83,24 @@ class NetLayout:
         return sum(layer.parameters for layer in self.layers.values())
 
     @property
+    def body(self) -> tuple[str, ...]:
+        """Convolutions between the second and the last pooling; the columns meet at the first."""
+        return tuple(name for name in BODY if name in self.layers)
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Fully connected layers with dropout."""
+        return tuple(name for name in HIDDEN if name in self.layers)
+
+    @property
+    def output(self) -> str:
+        """Name of the last layer, whose outputs are the logits."""
+        return list(self.layers)[-1]
+
+    @property
     def hidden_units(self) -> int:
-        """Outputs of fc6, and also of fc7, over both columns."""
-        return self.layers["fc7"].outputs
+        """Outputs of each hidden layer over both columns, which the last layer reads."""
+        return self.layers[self.output].inputs
 
     def joints(self) -> dict[str, int]:
         """Values per image that a column sends at each joint, by the layer that reads them.
@@ -94,13 +111,15 @@ class NetLayout:
             return {}
         half = {name: layer.outputs // 2 for name, layer in self.layers.items()}
         _, _, pool2, pool5 = self.sides
-        values = {"conv3": half["conv2"] * pool2**2}
+        values = {self.body[0]: half["conv2"] * pool2**2}
+        last = self.body[-1]
         if "conv6" in self.layers:
-            values["conv6"] = half["conv5"] * pool5**2
-            values["fc6"] = half["conv6"] * pool5**2
-        else:
-            values["fc6"] = half["conv5"] * pool5**2
-        return {**values, "fc7": half["fc6"], "fc8": half["fc7"]}
+            values["conv6"] = half[last] * pool5**2
+            last = "conv6"
+        values[self.hidden[0]] = half[last] * pool5**2
+        for reader, sender in zip((*self.hidden[1:], self.output), self.hidden, strict=True):
+            values[reader] = half[sender]
+        return values
 
     def link_bytes_per_image(self) -> dict[str, int]:
         """Float32 bytes that one image sends forward at each joint; training sends as many back.
@@ -113,9 +132,9 @@ class NetLayout:
         }
 
 
-def pooled(side: int) -> int:
-    """Side after 3/2 max pooling; the published sides 55, 27, 13 divide without remainder."""
-    return (side - POOL_SIZE) // POOL_STRIDE + 1
+def pooled(side: int, size: int = 3, stride: int = 2) -> int:
+    """Side after max pooling; the published sides 55, 27, 13 divide without remainder."""
+    return (side - size) // stride + 1
 
 
 def net_layout(config: NetConfig, *, classes: int, image_px: int = 224) -> NetLayout:
@@ -124,34 +143,57 @@ def net_layout(config: NetConfig, *, classes: int, image_px: int = 224) -> NetLa
     Raises:
         ConfigError: the image is too small for them.
     """
-    widths = tuple(width // config.width_divisor for width in _WIDTHS[config.architecture])
-    hidden = HIDDEN_UNITS // config.width_divisor
-    columns = 1 if config.architecture == "one-gpu" else 2
+    sides = _sides(config, image_px)
+    if sides[-1] < 1:
+        least = next(px for px in itertools.count(image_px) if _sides(config, px)[-1] >= 1)
+        raise ConfigError(
+            f"images of {image_px} px are too small: the net needs at least {least} px"
+        )
+    layers = _layers(config, classes, sides[-1])
+    return NetLayout(
+        layers={layer.name: layer for layer in layers},
+        columns=_columns(config),
+        image_px=image_px,
+        padding_px=(sides[0] - 1) * CONV1_STRIDE + CONV1_KERNEL - image_px,
+        sides=sides,
+    )
+
+
+def _columns(config: NetConfig) -> int:
+    return 1 if config.architecture == "one-gpu" else 2
+
+
+def _sides(config: NetConfig, image_px: int) -> tuple[int, int, int, int]:
     # The source rounds up, so the last window reaches over the edge: 1 + ceil(213 / 4) = 55.
     conv1 = 1 + -(-(image_px - CONV1_KERNEL) // CONV1_STRIDE)
-    pool1 = pooled(conv1)
-    pool2 = pooled(pool1)
-    pool5 = pooled(pool2)
-    if pool5 < 1:
-        raise ConfigError(f"images of {image_px} px are too small: the net needs at least 64 px")
+    pool1 = pooled(conv1, config.pool_size, config.pool_stride)
+    pool2 = pooled(pool1, config.pool_size, config.pool_stride)
+    return conv1, pool1, pool2, pooled(pool2, config.pool_size, config.pool_stride)
+
+
+def _layers(config: NetConfig, classes: int, last_side: int) -> list[Layer]:
+    widths = [width // config.width_divisor for width in _WIDTHS[config.architecture]]
+    units = HIDDEN_UNITS // config.width_divisor
+    columns = _columns(config)
     layers = [
         _conv("conv1", 3, widths[0], kernel=CONV1_KERNEL, stride=CONV1_STRIDE),
         _conv("conv2", widths[0], widths[1], kernel=5, padding=2, groups=columns),
-        _conv("conv3", widths[1], widths[2]),
-        _conv("conv4", widths[2], widths[3], groups=columns),
-        _conv("conv5", widths[3], widths[4], groups=columns),
-        *(_conv("conv6", widths[4], wide) for wide in widths[5:]),
-        Layer(name="fc6", inputs=widths[-1] * pool5**2, outputs=hidden),
-        Layer(name="fc7", inputs=hidden, outputs=hidden),
-        Layer(name="fc8", inputs=hidden, outputs=classes, split=False),
     ]
-    return NetLayout(
-        layers={layer.name: layer for layer in layers},
-        columns=columns,
-        image_px=image_px,
-        padding_px=(conv1 - 1) * CONV1_STRIDE + CONV1_KERNEL - image_px,
-        sides=(conv1, pool1, pool2, pool5),
-    )
+    width, groups = widths[1], 1  # the first layer of the body reads both columns
+    for name, outputs in zip(BODY, widths[2:5], strict=True):
+        if name != config.leave_out:
+            layers.append(_conv(name, width, outputs, groups=groups))
+            width, groups = outputs, columns
+    for outputs in widths[5:]:
+        layers.append(_conv("conv6", width, outputs))
+        width = outputs
+    inputs = width * last_side**2
+    for name in HIDDEN:
+        if name != config.leave_out:
+            layers.append(Layer(name=name, inputs=inputs, outputs=units))
+            inputs = units
+    layers.append(Layer(name="fc8", inputs=inputs, outputs=classes, split=False))
+    return layers
 
 
 def _conv(

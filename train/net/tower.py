@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.config import Activation, NetConfig
-from train.net.layout import POOL_SIZE, POOL_STRIDE, Layer, NetLayout
+from train.net.layout import Layer, NetLayout
 from train.net.norms import ChannelNorm, NormConstants, SpatialNorm
 
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
@@ -19,11 +19,6 @@ ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "leaky-relu": lambda x: functional.leaky_relu(x, 0.01, inplace=True),
 }
 """The in-place ones may only take the fresh output of a convolution or a matrix product."""
-
-
-def max_pool(x: Tensor) -> Tensor:
-    """Take overlapping 3/2 maxima (paper 3.4); the gradient goes to the first of equal values."""
-    return functional.max_pool2d(x, POOL_SIZE, POOL_STRIDE)
 
 
 def _module(layer: Layer) -> nn.Module:
@@ -52,6 +47,8 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         self.padding_px = layout.padding_px
+        self.body = layout.body
+        self.pool_size, self.pool_stride = config.pool_size, config.pool_stride
         self.activation = ACTIVATIONS[config.activation]
         self.rectifies = config.activation == "relu"
         self.first_layer = config.first_layer
@@ -81,6 +78,10 @@ class Tower(nn.Module):
         assert isinstance(result, Tensor)
         return result
 
+    def max_pool(self, x: Tensor) -> Tensor:
+        """Take maxima of windows (paper 3.4); the gradient goes to the first of equal values."""
+        return functional.max_pool2d(x, self.pool_size, self.pool_stride)
+
     def _normalised(self, x: Tensor, *, rectify: bool = False) -> Tensor:
         if self.lrn is None:
             return x
@@ -107,8 +108,8 @@ class Tower(nn.Module):
     def after_conv1(self, x: Tensor) -> Tensor:
         """Apply what follows conv1: activation, LRN and pooling."""
         if self.first_layer == "conv-lrn-pool-relu":
-            return self.activation(max_pool(self._normalised(x)))
-        return max_pool(self._activated_and_normalised(x))
+            return self.activation(self.max_pool(self._normalised(x)))
+        return self.max_pool(self._activated_and_normalised(x))
 
     def pool2(self, x: Tensor) -> Tensor:
         """(n, conv1, 27, 27) -> (n, conv2, 13, 13)."""
@@ -116,13 +117,13 @@ class Tower(nn.Module):
 
     def after_conv2(self, x: Tensor) -> Tensor:
         """Apply what follows conv2: activation, norms and pooling."""
-        return max_pool(self.spatial(self._activated_and_normalised(x)))
+        return self.max_pool(self.spatial(self._activated_and_normalised(x)))
 
     def pool5(self, joined: Tensor) -> Tensor:
         """(n, both columns of conv2, 13, 13) -> (n, conv5, 6, 6)."""
-        for name in ("conv3", "conv4", "conv5"):
+        for name in self.body:
             joined = self.activation(self.run(name, joined))
-        return max_pool(joined)
+        return self.max_pool(joined)
 
     def conv6_output(self, joined: Tensor) -> Tensor:
         """(n, both columns of conv5, 6, 6) -> (n, conv6, 6, 6)."""

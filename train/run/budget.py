@@ -13,7 +13,6 @@ from train.feed.dataset import TrainingSet
 from train.feed.remote.shards import check_cache
 from train.net import net_layout
 from train.net.alexnet import GroupedNet
-from train.net.base import DROPPED
 from train.net.layout import FLOAT_BYTES, NetLayout
 from train.run.launch import Placement
 from train.world import World
@@ -166,5 +165,5 @@ def _saved_bytes(config: RunConfig, layout: NetLayout) -> int:
     image = torch.zeros((1, 3, config.input.crop_px, config.input.crop_px))
     mask = torch.zeros((1, layout.hidden_units), dtype=torch.bool)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        net(image, dict.fromkeys(DROPPED, (mask,)))
+        net(image, dict.fromkeys(layout.hidden, (mask,)))
     return sum(storage.nbytes() for storage in seen.values())

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from train.config import NetConfig
-from train.net.layout import POOL_SIZE, POOL_STRIDE, NetLayout
+from train.net.layout import NetLayout
 from train.net.norms import SPATIAL_CONSTANTS, SPATIAL_SIDE
 
 OPSET = 17
@@ -37,7 +37,7 @@ def onnx_model(
     """
     graph = _Graph(layout, config, state)
     graph.build()
-    px, classes = layout.image_px, layout.layers["fc8"].outputs
+    px, classes = layout.image_px, layout.layers[layout.output].outputs
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -85,7 +85,7 @@ class _Graph:
         if config.spatial_norm:
             self._spatial_norm()
         self._pool()
-        for name in ("conv3", "conv4", "conv5"):
+        for name in self._layout.body:
             self._layer(name)
             self._activate()
         self._pool()
@@ -93,13 +93,13 @@ class _Graph:
             self._layer("conv6")
             self._activate()
         self._node("Flatten", self._x, axis=1)
-        for name in ("fc6", "fc7"):
+        for name in self._layout.hidden:
             self._layer(name)
             self._activate()
             if config.dropout == "vanilla":
                 keep = self._constant(f"{name}.keep", np.float32(config.dropout_keep))
                 self._node("Mul", self._x, keep)
-        self._layer("fc8", output="logits")
+        self._layer(self._layout.output, output="logits")
 
     def _node(self, kind: str, *inputs: str, output: str | None = None, **options: Any) -> str:
         name = output or f"value{len(self.nodes)}"
@@ -138,7 +138,8 @@ class _Graph:
         self._node(kind, self._x, **options)
 
     def _pool(self) -> None:
-        self._node("MaxPool", self._x, kernel_shape=[POOL_SIZE] * 2, strides=[POOL_STRIDE] * 2)
+        size, stride = self._config.pool_size, self._config.pool_stride
+        self._node("MaxPool", self._x, kernel_shape=[size] * 2, strides=[stride] * 2)
 
     def _channel_norm(self) -> None:
         """LRN within each column. ONNX divides alpha by the size, as torch does."""
