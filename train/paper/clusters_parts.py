@@ -1,0 +1,152 @@
+"""The clusters of photographs as a chart, tables and contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.pages.charts import SERIES, svg
+from imgprep.pages.images import Picture, jpeg
+from imgprep.pages.page import Chart, Grid, Part, Table
+from imgprep.wording import counted
+from train.paper.clusters import NEAREST, Cluster, Clustering
+from train.run.error_text import per_cent
+
+TILE_PX = 64
+GAP_PX = 4
+MEASURES = ("purity", "mutual information")
+
+
+def cluster_parts(
+    found: Sequence[Clustering],
+    photographs: Sequence[NDArray[np.uint8]],
+    names: Sequence[str],
+    labels_n: NDArray[np.int64],
+) -> list[Part]:
+    """Lay out the clusterings of ``photographs`` (rows, columns, 3); ``names`` are of classes."""
+    sheets = [_sheet(each, photographs, names, labels_n) for each in found]
+    return [
+        Chart(
+            svg=_chart(found),
+            caption="Bars: the clusters of k-means. Marks: clusters of the same sizes, filled at "
+            "random.",
+        ),
+        _table(found, len(photographs)),
+        *sheets,
+    ]
+
+
+def _chart(found: Sequence[Clustering]) -> str:
+    rows: list[dict[str, Any]] = [
+        {"what": each.description, "measure": measure, "value": value, "chance": chance}
+        for each in found
+        for measure, value, chance in zip(
+            MEASURES,
+            (each.purity, each.information),
+            (each.chance_purity, each.chance_information),
+            strict=True,
+        )
+    ]
+    order = [each.description for each in found]
+    x = {"type": "quantitative", "title": None, "scale": {"domain": [0, 1]}}
+    spec = {
+        "data": {"values": rows},
+        "facet": {"row": {"field": "measure", "title": None, "header": {"orient": "top"}}},
+        "spec": {
+            "width": 260,
+            "height": {"step": 22},
+            "encoding": {"y": {"field": "what", "sort": order, "title": None}},
+            "layer": [
+                {
+                    "mark": {"type": "bar", "color": SERIES[0]},
+                    "encoding": {"x": {**x, "field": "value"}},
+                },
+                {
+                    "mark": {"type": "tick", "color": "currentColor", "thickness": 3},
+                    "encoding": {"x": {**x, "field": "chance"}},
+                },
+                {
+                    "mark": {"type": "text", "align": "left", "dx": 6, "fontSize": 11},
+                    "encoding": {
+                        "x": {**x, "field": "value"},
+                        "text": {"field": "value", "format": ".2f"},
+                    },
+                },
+            ],
+        },
+    }
+    said = "; ".join(
+        f"{each.description}: purity {each.purity:.2f} (chance {each.chance_purity:.2f}), "
+        f"mutual information {each.information:.2f} (chance {each.chance_information:.2f})"
+        for each in found
+    )
+    label = "Bar chart: agreement of clusters and classes"
+    return svg(spec, name="clusters", label=label, description=f"{said}.")
+
+
+def _table(found: Sequence[Clustering], photographs: int) -> Table:
+    rows = [
+        [
+            each.description,
+            f"{each.dimensions:,}",
+            per_cent(each.purity),
+            per_cent(each.chance_purity),
+            f"{each.information:.3f}",
+            f"{each.chance_information:.3f}",
+        ]
+        for each in found
+    ]
+    return Table(
+        head=["", "numbers", "purity", "by chance", "mutual information", "by chance"],
+        rows=rows,
+        caption=f"Clusters of {counted(photographs, 'photograph')} against their classes; the "
+        "mutual information is normalised",
+    )
+
+
+def _sheet(
+    found: Clustering,
+    photographs: Sequence[NDArray[np.uint8]],
+    names: Sequence[str],
+    labels_n: NDArray[np.int64],
+) -> Grid:
+    rows = [
+        (_title(each, names), [_strip(each, photographs, names, labels_n)])
+        for each in found.clusters
+    ]
+    return Grid(
+        columns=["nearest to the centre"],
+        rows=rows,
+        caption=f"Clusters of {found.description}, those with the largest share of one class first",
+        compact=True,
+    )
+
+
+def _title(cluster: Cluster, names: Sequence[str]) -> str:
+    return (
+        f"{counted(cluster.photographs, 'photograph')}, {cluster.of_that_class} of "
+        f"{names[cluster.most_frequent]}"
+    )
+
+
+def _strip(
+    cluster: Cluster,
+    photographs: Sequence[NDArray[np.uint8]],
+    names: Sequence[str],
+    labels_n: NDArray[np.int64],
+) -> Picture:
+    """Draw the photographs of a cluster side by side, always in the width of a full row."""
+    from PIL import Image
+
+    strip = np.full((TILE_PX, NEAREST * (TILE_PX + GAP_PX) - GAP_PX, 3), 255, np.uint8)
+    for place, at in enumerate(cluster.nearest):
+        small = Image.fromarray(photographs[at]).resize(
+            (TILE_PX, TILE_PX), Image.Resampling.LANCZOS
+        )
+        left = place * (TILE_PX + GAP_PX)
+        strip[:, left : left + TILE_PX] = np.asarray(small)
+    shown = ", ".join(names[int(labels_n[at])] for at in cluster.nearest)
+    return jpeg(strip, alt=f"The photographs nearest to the centre, of the classes: {shown}")
