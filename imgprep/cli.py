@@ -30,6 +30,7 @@ from imgprep.spec import (
     EXIF_POLICIES,
     FILTERS,
     ON_ERRORS,
+    SHAPES,
     SOLVERS,
     SPLIT_CHOICES,
     SUBSAMPLINGS,
@@ -118,6 +119,9 @@ def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: 
 _SPEC_OPTIONS = options(
     click.option("--size", "size_px", type=int, default=IMAGE.size_px, show_default=True,
                  metavar="PX", help="Side of a record; the short side is resized to it."),
+    click.option("--shape", type=click.Choice(SHAPES), default=IMAGE.shape, show_default=True,
+                 help="square: the central square; adm: the same, resized as for image generators "
+                      "(guided-diffusion, DiT)."),
     click.option("--filter", "filter_name", type=click.Choice(FILTERS), default=IMAGE.filter,
                  show_default=True,
                  help="area: area averaging to shrink, bicubic to enlarge, as in the 2012 code."),
@@ -196,8 +200,8 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C
     image = ImageSpec(
         filter=given["filter_name"],
-        **{name: given[name] for name in ("size_px", "encoding", "quality", "subsampling",
-                                            "exif", "max_megapixels")},
+        **{name: given[name] for name in ("size_px", "shape", "encoding", "quality",
+                                            "subsampling", "exif", "max_megapixels")},
     )  # fmt: skip
     names = ("split", "shard_images", "seed", "limit")
     spec = BuildSpec(image=image, **{name: given[name] for name in names})

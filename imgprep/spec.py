@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from imgprep.errors import UsageError
 
 FilterName = Literal["area", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Shape = Literal["square", "adm"]
 Encoding = Literal["jpeg", "png", "raw"]
 Subsampling = Literal["420", "422", "444"]
 ExifPolicy = Literal["ignore", "apply"]
@@ -20,6 +21,7 @@ Solver = Literal["scikit-learn", "gradient-ascent"]
 
 # The choices, as the command line shows them.
 FILTERS: tuple[FilterName, ...] = get_args(FilterName)
+SHAPES: tuple[Shape, ...] = get_args(Shape)
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 SUBSAMPLINGS: tuple[Subsampling, ...] = get_args(Subsampling)
 EXIF_POLICIES: tuple[ExifPolicy, ...] = get_args(ExifPolicy)
@@ -48,8 +50,12 @@ class ImageSpec:
 
     size_px: int = 256
     """Side of the square record, and the length that the short side is resized to."""
+    shape: Shape = "square"
+    """``square``: the central square. ``adm``: the central square as image generators are trained
+    on it (openai/guided-diffusion, ``center_crop_arr``)."""
     filter: FilterName = "area"
-    """``area`` is the author's choice: area averaging to shrink, bicubic to enlarge."""
+    """``area`` is the author's choice: area averaging to shrink, bicubic to enlarge. ``adm`` has
+    filters of its own."""
     encoding: Encoding = "jpeg"
     quality: int = 95
     """JPEG quality, 1-100; no effect on ``png`` and ``raw``."""
@@ -63,6 +69,12 @@ class ImageSpec:
     def __post_init__(self) -> None:
         _require(8 <= self.size_px <= 4096, f"size must be 8 to 4096 pixels; got {self.size_px}")
         require_one_of("filter", self.filter, FILTERS)
+        require_one_of("shape", self.shape, SHAPES)
+        _require(
+            self.shape != "adm" or self.filter == "area",
+            "shape adm has its own filters (box, then bicubic): leave out the filter "
+            f"{self.filter!r}",
+        )
         require_one_of("encoding", self.encoding, ENCODINGS)
         _require(1 <= self.quality <= 100, f"quality must be 1 to 100; got {self.quality}")
         require_one_of("subsampling", self.subsampling, SUBSAMPLINGS)
@@ -101,6 +113,8 @@ class BuildSpec:
         """The spec as flat JSON values; image fields are prefixed with ``image.``."""
         fields = asdict(self)
         image = fields.pop("image")
+        if self.image.shape == "adm":
+            image["filter"] = None
         return {**{f"image.{name}": value for name, value in image.items()}, **fields}
 
 

@@ -1,4 +1,4 @@
-"""Datasets of schema version 1, made from those of version 2, and done markers with a checksum."""
+"""Datasets of schema versions 1 and 2, made from those of version 3, and checksums of markers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,29 @@ from contextlib import suppress
 from pathlib import Path
 
 from imgprep.dataset.format import DONE_FOLDER, IDENTITY
-from imgprep.dataset.version1 import IDENTITY_V1
+from imgprep.dataset.older_versions import IDENTITY_V1, NEW_IN_3
 from imgprep.spec import digest_of
 from imgprep.storage.atomic import json_bytes
 
 
+def as_version_2(dest: Path) -> Path:
+    """Rewrite a dataset, finished or not, as version 2 had it on disk; returns it."""
+    for marker in (dest / DONE_FOLDER).glob("*.json"):
+        value = {**json.loads(marker.read_bytes()), "schema_version": 2}
+        marker.write_bytes(with_checksum(json.dumps(value).encode()))
+    for name in (IDENTITY, "dataset_info.json", "report.json"):
+        path = dest / name
+        if path.exists():
+            value = {**json.loads(path.read_bytes()), "schema_version": 2}
+            for field in NEW_IN_3:
+                value.get("spec", {}).pop(field, None)
+            path.write_bytes(json_bytes(value))
+    return dest
+
+
 def as_version_1(dest: Path) -> Path:
     """Rewrite a dataset, finished or not, as version 1 had it on disk; returns it."""
+    as_version_2(dest)
     for marker in sorted((dest / DONE_FOLDER).glob("*.json")):
         value = json.loads(marker.read_bytes())
         del value["content_sha256"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgprep.dataset.format import IDENTITY, SCHEMA_VERSION
-from imgprep.dataset.version1 import IDENTITY_V1, from_v1
+from imgprep.dataset.older_versions import IDENTITY_V1, as_current, is_known, spec_for_digests
 from imgprep.errors import ChangedError
 from imgprep.spec import digest_of
 from imgprep.storage import Store
@@ -26,9 +26,11 @@ class BuildIdentity:
     def sha256(self) -> str:
         """Digest that done markers carry.
 
-        It names the codecs as schema version 1 did, so that markers of version 1 remain valid.
+        It names the codecs as schema version 1 did, and leaves out of the spec what is as in
+        earlier versions, so that markers of all versions remain valid.
         """
-        return digest_of({"source": self.source, "spec": self.spec, "engine": self.codecs})
+        spec = spec_for_digests(self.spec)
+        return digest_of({"source": self.source, "spec": spec, "engine": self.codecs})
 
     def to_json(self) -> dict[str, Any]:
         """The three parts as one JSON object."""
@@ -40,7 +42,7 @@ class BuildIdentity:
 
 
 def stored_identity(store: Store) -> BuildIdentity | None:
-    """The identity of the build that was begun in a store, of either version; None if none was.
+    """The identity of the build that was begun in a store, of any version; None if none was.
 
     Its parts may be of any type, as the file may have been edited.
 
@@ -52,14 +54,25 @@ def stored_identity(store: Store) -> BuildIdentity | None:
     name = next((name for name in (IDENTITY, IDENTITY_V1) if exists(store, name)), None)
     if name is None:
         return None
-    value = from_v1(load_json(store, name, "build identity"))
-    if value.get("schema_version") != SCHEMA_VERSION:
+    value = as_current(load_json(store, name, "build identity"))
+    if not is_known(value):
         raise ChangedError(
             f"{store}: begun with schema version {value.get('schema_version')!r:.80}; this imgprep "
             f"reads versions 1 to {SCHEMA_VERSION}: choose another DEST, or start over with --force"
         )
     source, spec, codecs = (value.get(part) for part in ("source", "spec", "codecs"))
     return BuildIdentity(source, spec, codecs)  # type: ignore[arg-type]
+
+
+def is_current(store: Store) -> bool:
+    """Whether the stored identity is of the current schema version.
+
+    Raises:
+        FormatError: it cannot be read.
+        StoreError: the store does not answer, or refuses.
+    """
+    value = load_json(store, IDENTITY, "build identity")
+    return bool(value.get("schema_version") == SCHEMA_VERSION)
 
 
 def refuse_changes(store: Store, begun: BuildIdentity, identity: BuildIdentity) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from imgprep.build.identity import BuildIdentity, refuse_changes, stored_identity
+from imgprep.build.identity import BuildIdentity, is_current, refuse_changes, stored_identity
 from imgprep.build.split_plan import SplitPlan
 from imgprep.dataset.format import (
     DATASET_INFO,
@@ -26,7 +26,7 @@ from imgprep.dataset.format import (
 )
 from imgprep.dataset.markers import Marker
 from imgprep.dataset.npyfile import read_npy
-from imgprep.dataset.version1 import IDENTITY_V1, is_marker_v1
+from imgprep.dataset.older_versions import IDENTITY_V1, is_marker_v1
 from imgprep.errors import ChangedError
 from imgprep.sources.manifest import SplitManifest
 from imgprep.storage import Store
@@ -84,13 +84,16 @@ def begin(paths: StatePaths, identity: BuildIdentity, *, force: bool) -> bool:
 
 
 def upgrade(paths: StatePaths, identity: BuildIdentity, markers: Iterable[Marker]) -> None:
-    """Turn the state of a version 1 build into version 2, and leave that of version 2 alone.
+    """Turn the state of a build of version 1 or 2 into version 3.
 
     It may be interrupted anywhere and repeated: markers and identity are written first, then what
-    version 1 left is removed, its identity last. An index of version 1 stays: it is still read.
+    version 1 left is removed, its identity last. An older index, and the markers of version 2,
+    stay: they are still read.
     """
     store = paths.store
     if not exists(store, IDENTITY_V1):
+        if not is_current(store):
+            identity.write(store)
         return
     present = set(store.names(DONE_FOLDER))
     for marker in markers:

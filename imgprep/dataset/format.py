@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Final
 
-SCHEMA_VERSION: Final = 2
-"""Version of the index, the build identity, the done markers and the report. 1 is still read."""
+SCHEMA_VERSION: Final = 3
+"""Version of the index, the build identity, the done markers and the report.
+
+Versions 1 and 2 are still read."""
 RGB_PCA_VERSION: Final = 1
-"""Version of ``rgb_pca.json``, which did not change with schema version 2."""
+"""Version of ``rgb_pca.json``, which did not change with schema versions 2 and 3."""
 FORMAT_NAME: Final = "imgprep"
 SPLITS: Final = ("train", "val")
 

@@ -21,9 +21,9 @@ from imgprep.dataset.format import (
     sources_name,
 )
 from imgprep.dataset.labels import LabelMap
-from imgprep.dataset.version1 import from_v1, is_v1
+from imgprep.dataset.older_versions import as_current, is_known, spec_for_digests
 from imgprep.errors import FormatError, UsageError
-from imgprep.spec import ImageSpec, digest_of
+from imgprep.spec import ImageSpec, Shape, digest_of
 from imgprep.storage import Location, Store, open_store
 from imgprep.storage.reading import exists, load_json, read_bytes
 
@@ -60,6 +60,7 @@ class DatasetIndex:
     store: Store
     size_px: int
     encoding: str
+    shape: Shape
     classes: int
     label_digits: int
     label_order_sha256: str
@@ -106,10 +107,11 @@ def fingerprint_of(info: Mapping[str, Any]) -> str:
     depend in their last bits on the processor's LAPACK, and the packed lists of sources, whose
     bytes depend on zlib. The data that they are computed from counts.
     """
-    parts = ("spec", "classes", "label_digits", "label_order_sha256", "splits")
+    parts = ("classes", "label_digits", "label_order_sha256", "splits")
     left_out = {RGB_PCA, *map(sources_name, SPLITS)}
     files = {name: digest for name, digest in info["files"].items() if name not in left_out}
-    return digest_of({**{name: info[name] for name in parts}, "files": files})
+    spec = spec_for_digests(info["spec"])
+    return digest_of({"spec": spec, **{name: info[name] for name in parts}, "files": files})
 
 
 def load_index(location: Location) -> DatasetIndex:
@@ -128,14 +130,13 @@ def load_index(location: Location) -> DatasetIndex:
             f"{store}: no {DATASET_INFO}: not a finished dataset; run imgprep build-shards again"
         )
     info = load_json(store, DATASET_INFO, "dataset index")
-    known = info.get("schema_version") == SCHEMA_VERSION or is_v1(info)
-    if info.get("format") != FORMAT_NAME or not known:
+    if info.get("format") != FORMAT_NAME or not is_known(info):
         raise FormatError(
             f"{path}: format {info.get('format')!r:.80} version "
             f"{info.get('schema_version')!r:.80}; this imgprep reads {FORMAT_NAME!r} versions 1 "
             f"to {SCHEMA_VERSION}"
         )
-    info = from_v1(info)
+    info = as_current(info)
     try:
         index = _from_json(store, info)
         stated = fingerprint_of(info)
@@ -208,11 +209,13 @@ def _from_json(store: Store, info: dict[str, Any]) -> DatasetIndex:
     image = ImageSpec(
         size_px=_natural(info["spec"]["image.size_px"]),
         encoding=info["spec"]["image.encoding"],
+        shape=info["spec"]["image.shape"],
     )
     return DatasetIndex(
         store=store,
         size_px=image.size_px,
         encoding=image.encoding,
+        shape=image.shape,
         classes=_natural(info["classes"]),
         label_digits=_label_digits(info["label_digits"]),
         label_order_sha256=str(info["label_order_sha256"]),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from imgprep.dataset.format import DONE_FOLDER, SCHEMA_VERSION, marker_name, shard_stem
-from imgprep.dataset.version1 import is_marker_v1, is_v1, marker_name_v1
+from imgprep.dataset.older_versions import is_known, is_marker_v1, is_v1, marker_name_v1
 from imgprep.errors import FormatError
 from imgprep.spec import digest_of
 from imgprep.storage import Store
@@ -104,7 +104,7 @@ def read_marker(store: Store, stem: str) -> Marker:
             raise
         name = marker_name_v1(stem)
         value = load_json(store, name, "done marker")
-    if value.get("schema_version") != SCHEMA_VERSION and not is_v1(value):
+    if not is_known(value):
         raise FormatError(
             f"{store.where(name)}: schema version {value.get('schema_version')!r:.80}; this "
             f"imgprep reads versions 1 to {SCHEMA_VERSION}"

@@ -8,6 +8,7 @@ from importlib import metadata
 import numpy as np
 from numpy.typing import NDArray
 
+from imgprep.image.adm import adm_crop
 from imgprep.image.decode import Notes, decode_image
 from imgprep.image.geometry import Region
 from imgprep.image.kernel import BACKEND
@@ -28,6 +29,8 @@ class Prepared:
 
 def prepare(data: bytes, spec: ImageSpec) -> Prepared:
     """Decode, resize the short side and crop the centre; ImageError if the image cannot be used."""
+    if spec.shape == "adm":
+        return _prepare_adm(data, spec)
     size_px, filter_name = spec.size_px, spec.filter
 
     def region_of(height: int, width: int) -> Region:
@@ -42,6 +45,12 @@ def prepare(data: bytes, spec: ImageSpec) -> Prepared:
     # A region is never smaller than the record; only a whole image can be.
     enlarged = min(decoded.image_hwc.shape[:2]) < size_px
     return Prepared(image_hwc, decoded.notes, enlarged)
+
+
+def _prepare_adm(data: bytes, spec: ImageSpec) -> Prepared:
+    decoded = decode_image(data, max_megapixels=spec.max_megapixels, exif=spec.exif)
+    enlarged = min(decoded.image_hwc.shape[:2]) < spec.size_px
+    return Prepared(adm_crop(decoded.image_hwc, spec.size_px), decoded.notes, enlarged)
 
 
 def codecs() -> dict[str, str]:

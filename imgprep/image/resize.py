@@ -120,14 +120,14 @@ def _both(resampler: Resampler) -> Filter:
     return Filter(resampler, resampler)
 
 
-_BICUBIC = PillowFilter(Image.Resampling.BICUBIC, 2.0, box_sensitive=True)
+BICUBIC = PillowFilter(Image.Resampling.BICUBIC, 2.0, box_sensitive=True)
 _FILTERS: dict[str, Filter] = {
     # As cuda-convnet2: INTER_AREA shrinks, INTER_CUBIC enlarges.
-    "area": Filter(shrink=area_shrink, enlarge=_BICUBIC, shrinks_region=True),
+    "area": Filter(shrink=area_shrink, enlarge=BICUBIC, shrinks_region=True),
     "box": _both(PillowFilter(Image.Resampling.BOX, 0.5, box_sensitive=True)),
     "bilinear": _both(PillowFilter(Image.Resampling.BILINEAR, 1.0, box_sensitive=False)),
     "hamming": _both(PillowFilter(Image.Resampling.HAMMING, 1.0, box_sensitive=False)),
-    "bicubic": _both(_BICUBIC),
+    "bicubic": _both(BICUBIC),
     "lanczos": _both(PillowFilter(Image.Resampling.LANCZOS, 3.0, box_sensitive=True)),
 }
 

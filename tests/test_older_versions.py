@@ -1,9 +1,10 @@
-"""Datasets and unfinished builds of schema version 1 are read, verified, resumed and repaired."""
+"""Datasets and builds of schema versions 1 and 2 are read, verified, resumed and repaired."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,20 +14,22 @@ from imgprep.build.state import StatePaths, upgrade
 from imgprep.dataset.format import DONE_FOLDER, IDENTITY
 from imgprep.dataset.index import load_index
 from imgprep.dataset.markers import Marker, done_markers
-from imgprep.dataset.version1 import IDENTITY_V1
+from imgprep.dataset.older_versions import IDENTITY_V1
 from imgprep.storage.local import LocalStore
 from tests.conftest import files_of, imgprep
-from tests.schemas import as_version_1
+from tests.schemas import as_version_1, as_version_2
 from train.feed.dataset import open_dataset
 
 SHARDED = ("--shard-images", 20, "--jobs", 2)
 SKIP = ("--on-error", "skip")
+both_versions = pytest.mark.parametrize("older", [as_version_1, as_version_2])
 
 
-@pytest.fixture
-def finished(built: Path, tmp_path: Path) -> Path:
-    """A finished dataset of version 1."""
-    return as_version_1(shutil.copytree(built, tmp_path / "finished"))
+@pytest.fixture(params=[as_version_1, as_version_2])
+def finished(built: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A finished dataset of an older version."""
+    dest: Path = request.param(shutil.copytree(built, tmp_path / "finished"))
+    return dest
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def flawed(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unfinished_v2(flawed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unfinished(flawed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A build that stopped at its bad image: all other shards are done."""
     dest = tmp_path_factory.mktemp("unfinished") / "out"
     assert imgprep("build-shards", flawed, dest, *SHARDED).code == 1
@@ -48,10 +51,23 @@ def unfinished_v2(flawed: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def undisturbed(flawed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset as an uninterrupted build of version 2 makes it."""
+    """The dataset as an uninterrupted build of the current version makes it."""
     dest = tmp_path_factory.mktemp("undisturbed") / "out"
     assert imgprep("build-shards", flawed, dest, *SHARDED, *SKIP).code == 3
     return dest
+
+
+def without_kept_markers(dest: Path, *, beside: Path | None = None) -> dict[str, bytes]:
+    """The files of a dataset, except the markers of version 2, which stay as they are.
+
+    With ``beside``, the markers of version 2 are those of another dataset.
+    """
+    kept = {
+        f"{DONE_FOLDER}/{path.name}"
+        for path in ((beside or dest) / DONE_FOLDER).glob("*.json")
+        if json.loads(path.read_bytes())["schema_version"] == 2
+    }
+    return {name: data for name, data in files_of(dest).items() if name not in kept}
 
 
 def everything(dest: Path) -> dict[str, bytes]:
@@ -84,7 +100,8 @@ def test_a_lost_shard_of_a_finished_dataset_is_rebuilt(
     (finished / "train-000001.tar").unlink()
     ran = imgprep("build-shards", mini, finished, *SHARDED)
     assert ran.code == 0, ran.err
-    rebuilt, original = files_of(finished), files_of(built)
+    rebuilt = without_kept_markers(finished)
+    original = without_kept_markers(built, beside=finished)
     assert rebuilt.pop("dataset_info.json") != original.pop("dataset_info.json")
     assert rebuilt == original
     assert load_index(finished).fingerprint == load_index(built).fingerprint
@@ -92,28 +109,34 @@ def test_a_lost_shard_of_a_finished_dataset_is_rebuilt(
     assert "nothing to build" in imgprep("build-shards", mini, finished, *SHARDED).out
 
 
-def test_an_unfinished_build_is_resumed_and_becomes_version_2(
-    flawed: Path, unfinished_v2: Path, undisturbed: Path, tmp_path: Path
+@both_versions
+def test_an_unfinished_build_is_resumed_and_becomes_version_3(
+    older: Callable[[Path], Path],
+    flawed: Path,
+    unfinished: Path,
+    undisturbed: Path,
+    tmp_path: Path,
 ) -> None:
-    dest = as_version_1(shutil.copytree(unfinished_v2, tmp_path / "out"))
-    done = len(list(dest.glob("*-[0-9]*.json")))
+    dest = older(shutil.copytree(unfinished, tmp_path / "out"))
+    done = len([*dest.glob("*-[0-9]*.json"), *(dest / DONE_FOLDER).glob("*.json")])
     ran = imgprep("build-shards", flawed, dest, *SHARDED, *SKIP)
     assert ran.code == 3, ran.err
     assert f"already done: {done} of 7 shards" in ran.err
-    assert files_of(dest) == files_of(undisturbed)
+    assert without_kept_markers(dest) == without_kept_markers(undisturbed, beside=dest)
+    assert (dest / IDENTITY).read_bytes().count(b'"schema_version": 3') == 1
     assert sorted(path.name for path in (dest / ".imgprep").iterdir()) == [
         "done",
         "identity.json",
         "lock",
     ]
-    assert json.loads((dest / "dataset_info.json").read_bytes())["schema_version"] == 2
+    assert json.loads((dest / "dataset_info.json").read_bytes())["schema_version"] == 3
     assert imgprep("verify", dest, "--decode").code == 0
 
 
 def test_changes_of_an_unfinished_build_are_refused_by_name(
-    flawed: Path, unfinished_v2: Path, tmp_path: Path
+    flawed: Path, unfinished: Path, tmp_path: Path
 ) -> None:
-    dest = as_version_1(shutil.copytree(unfinished_v2, tmp_path / "out"))
+    dest = as_version_1(shutil.copytree(unfinished, tmp_path / "out"))
     plan = json.loads((dest / IDENTITY_V1).read_bytes())
     plan["engine"]["numpy"] = "1.0"
     (dest / IDENTITY_V1).write_text(json.dumps(plan))
@@ -159,22 +182,22 @@ def known(dest: Path) -> tuple[BuildIdentity, dict[tuple[str, int], Marker]]:
     return identity, done_markers(store, shards, identity.sha256)
 
 
-def test_the_upgrade_may_be_interrupted_anywhere(unfinished_v2: Path, tmp_path: Path) -> None:
-    expected = everything(unfinished_v2)
-    identity, markers = known(unfinished_v2)
+def test_the_upgrade_may_be_interrupted_anywhere(unfinished: Path, tmp_path: Path) -> None:
+    expected = everything(unfinished)
+    identity, markers = known(unfinished)
     for changes in range(100):
-        dest = as_version_1(shutil.copytree(unfinished_v2, tmp_path / str(changes)))
+        dest = as_version_1(shutil.copytree(unfinished, tmp_path / str(changes)))
         assert known(dest) == (identity, markers)
         try:
             upgrade(StatePaths(InterruptedStore(dest, changes)), identity, known(dest)[1].values())
         except KeyboardInterrupt:
             assert known(dest) == (identity, markers)
-            upgrade(StatePaths(LocalStore(dest)), *known(dest)[:1], known(dest)[1].values())
+            upgrade(StatePaths(LocalStore(dest)), identity, known(dest)[1].values())
             interrupted = True
         else:
             interrupted = False
         found = {
-            name.replace(str(dest), str(unfinished_v2)): d for name, d in everything(dest).items()
+            name.replace(str(dest), str(unfinished)): d for name, d in everything(dest).items()
         }
         assert found == expected
         if not interrupted:
