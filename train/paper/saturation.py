@@ -33,8 +33,8 @@ class LayerState:
 
     layer: str
     saturated: float | None
-    """Share of all values (photographs, positions, units) that are saturated; None for fc8, which
-    has no activation."""
+    """Share of all values (photographs, positions, units) that are saturated; None for the last
+    layer, which has no activation."""
     dead: float | None
     """Share of the channels or units that are saturated everywhere in every photograph."""
     slope: float | None
@@ -93,7 +93,7 @@ def net_state(net: Net, images: Tensor, labels_n: Tensor, *, updates: int, seed:
     """
     (tower,) = net.towers
     assert isinstance(tower, Tower)
-    names = [name for name in net.layout.layers if name != "fc8"]
+    names = [name for name in net.layout.layers if name != net.layout.output]
     slopes: dict[str, Tensor] = {}
     masks = net.draw_masks(MaskKey.whole(seed=seed, step=updates, rows=len(labels_n)))
 
