@@ -54,6 +54,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"architecture": "conv6", "activation": "leaky-relu", "lrn": False},
     {"pool_size": 2, "leave_out": "conv3"},
     {"leave_out": "fc6", "dropout_keep": 1.0},
+    {"architecture": "cifar4"},
+    {"architecture": "cifar4", "lrn": False, "pool_size": 2, "activation": "sigmoid"},
     {"activation": "sigmoid", "lrn_size": 3, "lrn_k": 1.0, "dropout_keep": 0.25},
 ]
 

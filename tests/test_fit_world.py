@@ -66,6 +66,7 @@ def test_a_contradicting_environment_is_rejected(environment: dict[str, str]) ->
         (1, RunConfig(), "none", [("cuda:0",)]),
         (2, RunConfig(), "columns", [("cuda:0", "cuda:1")]),
         (2, RunConfig(net=NetConfig(architecture="one-gpu")), "data", [("cuda:0",), ("cuda:1",)]),
+        (2, RunConfig(net=NetConfig(architecture="cifar4")), "data", [("cuda:0",), ("cuda:1",)]),
         (2, RunConfig(device="cpu"), "none", [("cpu",)]),
         (2, RunConfig(parallel="data"), "data", [("cuda:0",), ("cuda:1",)]),
         (0, RunConfig(parallel="data"), "data", [("cpu",), ("cpu",)]),

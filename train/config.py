@@ -13,7 +13,7 @@ from train.errors import ConfigError
 MeanKind = Literal["centre", "aligned", "channel", "none"]
 Lighting = Literal["sqrt-eigenvalue", "eigenvalue", "off"]
 FloatType = Literal["float32", "float16", "bfloat16"]
-Architecture = Literal["two-column", "one-gpu", "conv6"]
+Architecture = Literal["two-column", "one-gpu", "conv6", "cifar4"]
 LeaveOut = Literal["conv3", "conv4", "conv5", "fc6", "fc7"]
 Activation = Literal["relu", "tanh", "sigmoid", "leaky-relu"]
 FirstLayer = Literal["conv-relu-lrn-pool", "conv-lrn-pool-relu"]
@@ -128,7 +128,9 @@ class NetConfig:
 
     architecture: Architecture = "two-column"
     """``one-gpu`` is the author's one-GPU net (half the filters in conv1-4, paper 3.2);
-    ``conv6`` has a sixth convolution after the last pooling layer (paper 6.1, for pre-training)."""
+    ``conv6`` has a sixth convolution after the last pooling layer (paper 6.1, for pre-training).
+    ``cifar4`` is the four-layer net for 32-pixel images (paper, figure 1): it has no dropout, no
+    spatial norm and no initial biases, and the order of its first layer is fixed."""
     activation: Activation = "relu"
     leave_out: LeaveOut | None = None
     """Middle layer that is left out (paper 7); the next layer reads its input. Without conv3 the
@@ -162,12 +164,21 @@ class NetConfig:
     width_divisor: int = 1
     """Every width except the classes is divided by this: small nets for trials on slow machines."""
 
+    @property
+    def columns(self) -> int:
+        """Columns of the net, which two devices can share: 2 or 1."""
+        return 2 if self.architecture in ("two-column", "conv6") else 1
+
     def __post_init__(self) -> None:
         _one_of("architecture", self.architecture, Architecture)
         _one_of("activation", self.activation, Activation)
         _one_of("first_layer", self.first_layer, FirstLayer)
         if self.leave_out is not None:
             _one_of("leave_out", self.leave_out, LeaveOut)
+        _require(
+            self.leave_out is None or self.architecture != "cifar4",
+            f"leave_out must be none for cifar4, which has no middle layers; got {self.leave_out}",
+        )
         _require(2 <= self.pool_size <= 8, f"pool_size must be from 2 to 8; got {self.pool_size}")
         _require(
             1 <= self.pool_stride <= self.pool_size,
@@ -285,6 +296,7 @@ class RunConfig:
         _at_least(self, 1, "steps", "checkpoint_every_steps", "log_every_steps")
         _at_least(self, 1, "keep_checkpoints", "eval_every_epochs", "eval_batch_images")
         _require(
-            not (self.parallel == "columns" and self.net.architecture == "one-gpu"),
-            "the one-gpu architecture has only one column: use --parallel none or data",
+            not (self.parallel == "columns" and self.net.columns == 1),
+            f"the {self.net.architecture} architecture has only one column: use --parallel none or "
+            "data",
         )

@@ -15,12 +15,29 @@ from train.config import NetConfig
 from train.errors import ConfigError
 from train.net.alexnet import GroupedNet
 from train.net.base import Masks, Net, Role, check_state
+from train.net.cifar import CifarNet
 from train.net.columns import ColumnNet
 from train.net.init import initial_state
 from train.net.layout import NetLayout, net_layout
 from train.net.randomness import MaskKey
 
-__all__ = ["MaskKey", "Masks", "Net", "NetLayout", "Role", "build_net", "check_state", "net_layout"]
+__all__ = [
+    "MaskKey",
+    "Masks",
+    "Net",
+    "NetLayout",
+    "Role",
+    "build_net",
+    "check_state",
+    "empty_net",
+    "net_layout",
+]
+
+
+def empty_net(layout: NetLayout, config: NetConfig, device: torch.device) -> Net:
+    """Build the whole net on one device, with uninitialised weights."""
+    kind = CifarNet if config.architecture == "cifar4" else GroupedNet
+    return kind(layout, config, device)
 
 
 def build_net(
@@ -44,7 +61,7 @@ def build_net(
     if columns:
         net = ColumnNet(layout, config, devices)
     elif len(devices) == 1:
-        net = GroupedNet(layout, config, devices[0])
+        net = empty_net(layout, config, devices[0])
     else:
         raise ConfigError(f"a net without columns runs on one device; got {len(devices)}")
     net.load_canonical_state(initial_state(layout, config, seed=seed))

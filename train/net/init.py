@@ -15,8 +15,15 @@ BIASED = ("conv2", "conv4", "conv5", "conv6", "fc6", "fc7")
 """Layers whose biases start at ``init_bias`` (paper 5; conv6: as above)."""
 
 
+CIFAR_CONV1_FACTOR = 0.01
+"""conv1 of ``cifar4`` starts at 0.0001 where the other layers start at 0.01 (layers-18pct.cfg of
+cuda-convnet)."""
+
+
 def weight_sd(layer: Layer, config: NetConfig) -> float:
     """Standard deviation of the zero-mean normal that the weights are drawn from."""
+    if config.architecture == "cifar4":
+        return config.init_sd * (CIFAR_CONV1_FACTOR if layer.name == "conv1" else 1)
     return config.init_sd_conv345 if layer.name in WIDE_SD else config.init_sd
 
 
@@ -27,7 +34,12 @@ def precision_warning(config: NetConfig, amp: FloatType) -> str | None:
     is 1/75 of the whole. bfloat16 keeps 8 bits, and changes that part by 19 to 27 % in the first
     step (float16: 2 to 3 %; with 0.03 in conv3-5, or biases of 0.1, bfloat16: 3 %).
     """
-    if amp != "bfloat16" or config.init_bias < 0.5 or config.init_sd_conv345 >= 0.02:
+    if (
+        amp != "bfloat16"
+        or config.architecture == "cifar4"
+        or config.init_bias < 0.5
+        or config.init_sd_conv345 >= 0.02
+    ):
         return None
     return (
         f"bfloat16 is too coarse for these initial weights (biases {config.init_bias:g}, weights "
@@ -44,6 +56,7 @@ def initial_state(layout: NetLayout, config: NetConfig, *, seed: int) -> dict[st
         generator = torch_generator(seed, 0, f"init.{name}", cpu)
         weight = torch.empty(layer.weight_shape, device=cpu)
         state[f"{name}.weight"] = weight.normal_(0, weight_sd(layer, config), generator=generator)
-        bias = config.init_bias if name in BIASED else 0.0
+        biased = name in BIASED and config.architecture != "cifar4"
+        bias = config.init_bias if biased else 0.0
         state[f"{name}.bias"] = torch.full((layer.outputs,), bias, device=cpu)
     return state

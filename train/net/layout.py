@@ -24,6 +24,7 @@ _WIDTHS: Mapping[Architecture, tuple[int, ...]] = {
     "two-column": (96, 256, 384, 384, 256),
     "one-gpu": (48, 128, 192, 192, 256),  # half the filters in conv1 to conv4 (paper, 3.2)
     "conv6": (96, 256, 384, 384, 256, 256),
+    "cifar4": (32, 32, 64),
 }
 
 
@@ -75,7 +76,7 @@ class NetLayout:
     padding_px: int
     """Zeros to the right of and below the image, so that conv1's last window fits (3 for 224)."""
     sides: tuple[int, int, int, int]
-    """Sides in pixels after conv1, pool1, pool2 and pool5."""
+    """Sides in pixels after conv1, pool1, pool2 and pool5 (of ``cifar4``: pool3)."""
 
     @property
     def parameters(self) -> int:
@@ -149,32 +150,37 @@ def net_layout(config: NetConfig, *, classes: int, image_px: int = 224) -> NetLa
         raise ConfigError(
             f"images of {image_px} px are too small: the net needs at least {least} px"
         )
-    layers = _layers(config, classes, sides[-1])
+    make = _cifar_layers if config.architecture == "cifar4" else _layers
+    layers = {layer.name: layer for layer in make(config, classes, sides[-1])}
+    conv1 = layers["conv1"]
     return NetLayout(
-        layers={layer.name: layer for layer in layers},
-        columns=_columns(config),
+        layers=layers,
+        columns=config.columns,
         image_px=image_px,
-        padding_px=(sides[0] - 1) * CONV1_STRIDE + CONV1_KERNEL - image_px,
+        padding_px=(sides[0] - 1) * conv1.stride + conv1.kernel - image_px - 2 * conv1.padding,
         sides=sides,
     )
 
 
-def _columns(config: NetConfig) -> int:
-    return 1 if config.architecture == "one-gpu" else 2
-
-
 def _sides(config: NetConfig, image_px: int) -> tuple[int, int, int, int]:
+    size, stride = config.pool_size, config.pool_stride
+    if config.architecture == "cifar4":  # its windows may reach over the edge: 32, 16, 8, 4
+        sides = [image_px]
+        for _ in range(3):
+            last = sides[-1]
+            sides.append(1 + -(-(last - size) // stride) if last >= size else 0)
+        return sides[0], sides[1], sides[2], sides[3]
     # The source rounds up, so the last window reaches over the edge: 1 + ceil(213 / 4) = 55.
     conv1 = 1 + -(-(image_px - CONV1_KERNEL) // CONV1_STRIDE)
-    pool1 = pooled(conv1, config.pool_size, config.pool_stride)
-    pool2 = pooled(pool1, config.pool_size, config.pool_stride)
-    return conv1, pool1, pool2, pooled(pool2, config.pool_size, config.pool_stride)
+    pool1 = pooled(conv1, size, stride)
+    pool2 = pooled(pool1, size, stride)
+    return conv1, pool1, pool2, pooled(pool2, size, stride)
 
 
 def _layers(config: NetConfig, classes: int, last_side: int) -> list[Layer]:
     widths = [width // config.width_divisor for width in _WIDTHS[config.architecture]]
     units = HIDDEN_UNITS // config.width_divisor
-    columns = _columns(config)
+    columns = config.columns
     layers = [
         _conv("conv1", 3, widths[0], kernel=CONV1_KERNEL, stride=CONV1_STRIDE),
         _conv("conv2", widths[0], widths[1], kernel=5, padding=2, groups=columns),
@@ -194,6 +200,16 @@ def _layers(config: NetConfig, classes: int, last_side: int) -> list[Layer]:
             inputs = units
     layers.append(Layer(name="fc8", inputs=inputs, outputs=classes, split=False))
     return layers
+
+
+def _cifar_layers(config: NetConfig, classes: int, last_side: int) -> list[Layer]:
+    layers, width = [], 3
+    for number, outputs in enumerate(_WIDTHS["cifar4"], 1):
+        outputs //= config.width_divisor
+        layers.append(_conv(f"conv{number}", width, outputs, kernel=5, padding=2))
+        width = outputs
+    inputs = width * last_side**2
+    return [*layers, Layer(name="fc4", inputs=inputs, outputs=classes, split=False)]
 
 
 def _conv(

@@ -82,7 +82,8 @@ class Tower(nn.Module):
         """Take maxima of windows (paper 3.4); the gradient goes to the first of equal values."""
         return functional.max_pool2d(x, self.pool_size, self.pool_stride)
 
-    def _normalised(self, x: Tensor, *, rectify: bool = False) -> Tensor:
+    def normalised(self, x: Tensor, *, rectify: bool = False) -> Tensor:
+        """Apply LRN, of ``max(x, 0)`` with ``rectify``; without the setting ``lrn``, return x."""
         if self.lrn is None:
             return x
         normalised: Tensor = self.lrn(x, rectify=rectify)
@@ -90,8 +91,8 @@ class Tower(nn.Module):
 
     def _activated_and_normalised(self, x: Tensor) -> Tensor:
         if self.lrn is not None and self.rectifies:
-            return self._normalised(x, rectify=True)  # both in one pass over memory
-        return self._normalised(self.activation(x))
+            return self.normalised(x, rectify=True)  # both in one pass over memory
+        return self.normalised(self.activation(x))
 
     def pool1(self, images: Tensor) -> Tensor:
         """(n, 3, px, px) -> (n, conv1, 27, 27): layer 1 in either order (paper or source)."""
@@ -108,7 +109,7 @@ class Tower(nn.Module):
     def after_conv1(self, x: Tensor) -> Tensor:
         """Apply what follows conv1: activation, LRN and pooling."""
         if self.first_layer == "conv-lrn-pool-relu":
-            return self.activation(self.max_pool(self._normalised(x)))
+            return self.activation(self.max_pool(self.normalised(x)))
         return self.max_pool(self._activated_and_normalised(x))
 
     def pool2(self, x: Tensor) -> Tensor:

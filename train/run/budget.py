@@ -11,8 +11,7 @@ from imgprep.wording import counted
 from train.config import RunConfig
 from train.feed.dataset import TrainingSet
 from train.feed.remote.shards import check_cache
-from train.net import net_layout
-from train.net.alexnet import GroupedNet
+from train.net import empty_net, net_layout
 from train.net.layout import FLOAT_BYTES, NetLayout
 from train.run.launch import Placement
 from train.world import World
@@ -152,7 +151,7 @@ def _saved_bytes(config: RunConfig, layout: NetLayout) -> int:
     One image goes through a network whose weights are never written and so take no memory.
     torch's "meta" device would need two seconds to import its tracing modules.
     """
-    net = GroupedNet(layout, config.net, torch.device("cpu"))
+    net = empty_net(layout, config.net, torch.device("cpu"))
     weights = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
     seen: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is reused
 

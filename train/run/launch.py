@@ -100,8 +100,7 @@ def place(config: RunConfig, hardware: Hardware, world: World, processes: int | 
 def _parallel(config: RunConfig, hardware: Hardware, world: World, *, on_gpu: bool) -> str:
     if config.parallel != "auto":
         return config.parallel
-    two_columns = config.net.architecture != "one-gpu"
-    if on_gpu and two_columns and hardware.gpus >= 2 * world.local_size:
+    if on_gpu and config.net.columns == 2 and hardware.gpus >= 2 * world.local_size:
         return "columns"
     return "data" if world.size > 1 or (on_gpu and hardware.gpus >= 2) else "none"
 

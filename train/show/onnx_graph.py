@@ -70,6 +70,9 @@ class _Graph:
     def build(self) -> None:
         """Add all layers, in the order of ``train.net.tower``."""
         config = self._config
+        if config.architecture == "cifar4":
+            self._build_cifar()
+            return
         self._layer("conv1")
         if config.first_layer == "conv-lrn-pool-relu":
             self._channel_norm()
@@ -99,6 +102,22 @@ class _Graph:
             if config.dropout == "vanilla":
                 keep = self._constant(f"{name}.keep", np.float32(config.dropout_keep))
                 self._node("Mul", self._x, keep)
+        self._layer(self._layout.output, output="logits")
+
+    def _build_cifar(self) -> None:
+        """Add all layers, in the order of ``train.net.cifar``."""
+        self._layer("conv1")
+        self._pool("MaxPool", ceil_mode=1)
+        self._activate()
+        self._channel_norm()
+        self._layer("conv2")
+        self._activate()
+        self._pool("AveragePool", ceil_mode=1)
+        self._channel_norm()
+        self._layer("conv3")
+        self._activate()
+        self._pool("AveragePool", ceil_mode=1)
+        self._node("Flatten", self._x, axis=1)
         self._layer(self._layout.output, output="logits")
 
     def _node(self, kind: str, *inputs: str, output: str | None = None, **options: Any) -> str:
@@ -137,9 +156,9 @@ class _Graph:
         kind, options = ACTIVATIONS[self._config.activation]
         self._node(kind, self._x, **options)
 
-    def _pool(self) -> None:
+    def _pool(self, kind: str = "MaxPool", **options: Any) -> None:
         size, stride = self._config.pool_size, self._config.pool_stride
-        self._node("MaxPool", self._x, kernel_shape=[size] * 2, strides=[stride] * 2)
+        self._node(kind, self._x, kernel_shape=[size] * 2, strides=[stride] * 2, **options)
 
     def _channel_norm(self) -> None:
         """LRN within each column. ONNX divides alpha by the size, as torch does."""
