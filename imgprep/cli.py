@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,8 @@ from imgprep.console import (
     summary,
 )
 from imgprep.errors import EXIT_CODES, EXIT_FAILED, ImgprepError
-from imgprep.progress import StatusLine
-from imgprep.sources.layouts import LAYOUT_NAMES
+from imgprep.progress_lines import ProgressLines
+from imgprep.source_options import source_options, take_of
 from imgprep.spec import (
     ENCODINGS,
     EXIF_POLICIES,
@@ -32,16 +32,13 @@ from imgprep.spec import (
     ON_ERRORS,
     SHAPES,
     SOLVERS,
-    SPLIT_CHOICES,
     SUBSAMPLINGS,
     BuildSpec,
     ImageSpec,
 )
-from imgprep.wording import counted, plain, readable_bytes
+from imgprep.wording import plain, readable_bytes
 
 if TYPE_CHECKING:
-    from imgprep.dataset.markers import Skip
-    from imgprep.sources.manifest import SourceScan
     from imgprep.spec import Solver
 
 IMAGE, BUILD = ImageSpec(), BuildSpec()
@@ -66,11 +63,6 @@ def cli() -> None:
 
 source_argument = click.argument("source")
 dest_argument = click.argument("dest", type=click.Path())
-layout_option = click.option(
-    "--layout",
-    type=click.Choice(LAYOUT_NAMES),
-    help="Read SOURCE as this layout instead of recognising it.",
-)
 
 
 def _jobs_option(help_text: str) -> Callable[..., Any]:
@@ -81,11 +73,11 @@ def _jobs_option(help_text: str) -> Callable[..., Any]:
 
 @cli.command()
 @source_argument
-@layout_option
+@source_options
 @click.option("--checksum", is_flag=True, help="Compare the archives with the published MD5s.")
 @json_option
 @quiet_option
-def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: bool) -> None:
+def scan(source: str, checksum: bool, as_json: bool, quiet: bool, **given: Any) -> None:
     """List what SOURCE, a folder or URL, holds: layout, classes, counts, bytes, problems.
 
     Exit code 3 if a build would stop at what the scan found.
@@ -94,15 +86,17 @@ def scan(source: str, layout: str | None, checksum: bool, as_json: bool, quiet: 
     Examples:
       imgprep scan /data/ilsvrc2012
       imgprep scan s3://bucket/ilsvrc2012 --checksum
+      imgprep scan /data/ilsvrc2012 --classes imagenet-100
     """
     from imgprep.sources.checksums import checksum_archives
     from imgprep.sources.scan import scan_source
     from imgprep.sources.scan_report import ScanReport
 
-    say = _ProgressLines(quiet)
-    found = scan_source(source, layout, progress=say.scanning)
+    say = ProgressLines(quiet)
+    take = take_of(given)
+    found = scan_source(source, **given, take=take, progress=say.scanning)
     say.end_line()
-    report = ScanReport.from_scan(found)
+    report = ScanReport.from_scan(found, given["split"])
     checks = checksum_archives(source, progress=say.hashing) if checksum else []
     say.end_line()
     if as_json:
@@ -135,8 +129,6 @@ _SPEC_OPTIONS = options(
                  show_default=True, help="Whether to rotate images by their EXIF orientation."),
     click.option("--max-megapixels", type=int, default=IMAGE.max_megapixels, show_default=True,
                  help="Reject images that declare more (decompression bombs)."),
-    click.option("--split", type=click.Choice(SPLIT_CHOICES), default=BUILD.split,
-                 show_default=True, help="Build only this split."),
     click.option("--shard-images", type=int, metavar="N",
                  help="Most images in a shard [default: 1000; fewer for small sets]."),
     click.option("--seed", type=int, default=BUILD.seed, show_default=True,
@@ -170,7 +162,6 @@ _RUN_OPTIONS = options(
                  help="Encode a seeded sample, print expected disk space and time; write nothing."),
     click.option("--force", is_flag=True,
                  help="Discard what imgprep has built in DEST, and start over."),
-    layout_option,
     json_option,
     quiet_option,
 )  # fmt: skip
@@ -179,6 +170,7 @@ _RUN_OPTIONS = options(
 @cli.command("build-shards")
 @source_argument
 @dest_argument
+@source_options
 @_SPEC_OPTIONS
 @_RUN_OPTIONS
 def build_shards(source: str, dest: str, **given: Any) -> None:
@@ -191,6 +183,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     Examples:
       imgprep build-shards /data/ilsvrc2012 /data/imagenet-256 --dry-run
       imgprep build-shards /data/ilsvrc2012 /data/imagenet-256
+      imgprep build-shards /data/ilsvrc2012 /data/imagenet-100 --classes imagenet-100
       imgprep build-shards photos out --encoding png --on-error skip
       imgprep build-shards s3://bucket/ilsvrc2012 /data/imagenet-256
     """
@@ -206,8 +199,8 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     names = ("split", "shard_images", "seed", "limit")
     spec = BuildSpec(image=image, **{name: given[name] for name in names})
     run_names = ("jobs", "runner", "on_error", "max_errors", "force", "layout", "label_order")
-    run = BuildOptions(**{name: given[name] for name in run_names})
-    say = _ProgressLines(given["quiet"])
+    run = BuildOptions(**{name: given[name] for name in run_names}, take=take_of(given))
+    say = ProgressLines(given["quiet"])
     _warn_of_pillow()
     if given["dry_run"]:
         estimate = dry_run(source, dest, spec, run, say)
@@ -325,66 +318,6 @@ def doctor(dest: str | None, quick: bool, as_json: bool) -> None:
     report = examine(dest, quick=quick)
     print_json(report.to_json()) if as_json else click.echo(render(report))
     raise SystemExit(report.exit_code)
-
-
-class _ProgressLines:
-    """Prints the progress of a scan or build on stderr."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._terminal = sys.stderr.isatty()
-        self._status = StatusLine(sys.stderr, quiet=quiet)
-        self._meter: Any = None
-
-    def scanning(self, images: int) -> None:
-        self._status.show(f"scan: {counted(images, 'image')}")
-
-    def hashing(self, done_bytes: int, total_bytes: int) -> None:
-        done, total = readable_bytes(done_bytes), readable_bytes(total_bytes)
-        self._status.show(f"checksum: {done} of {total}")
-
-    def scanned(self, scan: SourceScan) -> None:
-        self.end_line()
-        self._line(f"source: {scan.layout}: " + "; ".join(scan.evidence))
-        for name, rows in scan.splits.items():
-            images = counted(len(rows), "image")
-            self._line(f"  {name}: {images}, {readable_bytes(rows.total_bytes)}")
-        for note in scan.notes:
-            self._line(f"  {note}")
-
-    def started(self, images: int, shards: int, shards_done: int) -> None:
-        from imgprep.progress import Meter
-
-        if shards_done:
-            self._line(f"already done: {shards_done:,} of {counted(shards, 'shard')}")
-        if images:
-            self._meter = Meter(sys.stderr, "build", images, quiet=self._quiet)
-
-    def advanced(self, done: int, bad: Sequence[Skip]) -> None:
-        self._meter.advance(done, len(bad))
-
-    def retried(self, why: str, done: int, bad: Sequence[Skip]) -> None:
-        self.end_line()
-        if self._terminal and not self._quiet:
-            click.echo("\r\x1b[K", nl=False, err=True)  # the meter's bar
-        self._line(why)
-        self._meter.advance(-done, -len(bad))
-
-    def publishing(self) -> None:
-        self.end_meter()
-        self._line("merging the moments, writing statistics and index")
-
-    def end_meter(self) -> None:
-        if self._meter is not None:
-            self._meter.finish()
-            self._meter = None
-
-    def end_line(self) -> None:
-        self._status.end()
-
-    def _line(self, text: str) -> None:
-        if not self._quiet:
-            click.echo(plain(text), err=True)
 
 
 def main() -> None:

@@ -36,6 +36,10 @@ class Estimate:
     """Disk and time for the whole build, extrapolated from a seeded sample."""
 
     images: int
+    images_by_split: dict[str, int]
+    classes: int
+    selection: str
+    """Which classes are used; empty for all."""
     sample_images: int
     record_bytes_mean: float
     total_bytes: int
@@ -57,8 +61,11 @@ class Estimate:
     def render(self) -> str:
         """A few lines for people."""
         error = readable_bytes(self.total_bytes_error)
-        lines = [
-            f"images    {self.images:,}",
+        splits = ", ".join(f"{images:,} {split}" for split, images in self.images_by_split.items())
+        lines = [f"selection {self.selection}"] if self.selection else []
+        lines += [
+            f"classes   {self.classes:,}",
+            f"images    {self.images:,} ({splits})",
             f"disk      {readable_bytes(self.total_bytes)} ± {error} "
             f"({self.record_bytes_mean:,.0f} bytes an image)",
             f"free      {self._free()}",
@@ -124,6 +131,9 @@ def estimate_build(
     spread = float(np.std(sizes)) / math.sqrt(len(sizes)) if sizes else 0.0
     return Estimate(
         images=images,
+        images_by_split={plan.split: plan.images for plan in plans},
+        classes=len(scan.labels),
+        selection=str(scan.selection) if scan.selection else "",
         sample_images=len(picks),
         record_bytes_mean=mean,
         total_bytes=round(images * (mean + RECORD_OVERHEAD_BYTES)),

@@ -82,11 +82,25 @@ def refuse_changes(store: Store, begun: BuildIdentity, identity: BuildIdentity) 
         ChangedError: names each difference.
     """
     before = begun.to_json()
+    differences = [
+        (part, *difference)
+        for part, fields in identity.to_json().items()
+        for difference in _differences(before[part], fields)
+    ]
+    selected = [one for one in differences if one[1].startswith("selection.")]
+    if selected:  # Other classes make the rest of the source differ, too.
+        differences = selected
     changes = [
         f"{part}.{name}: was {_short(old)}, is {_short(new)}"
-        for part, fields in identity.to_json().items()
-        for name, old, new in _differences(before[part], fields)
+        for part, name, old, new in differences
     ]
+    if selected:
+        raise ChangedError(
+            f"{store} was started with other classes:\n  "
+            + "\n  ".join(changes)
+            + "\nGive the same --classes and --exclude, choose another DEST, or start over with "
+            "--force."
+        )
     if changes:
         raise ChangedError(
             f"{store} was started from another source or with other options:\n  "

@@ -119,7 +119,13 @@ def _scan(
     source: str | Path, spec: BuildSpec, options: BuildOptions, listener: ProgressListener
 ) -> SourceScan:
     """Scan the source; raise if its classes are uncertain, or if the policy rejects a bad entry."""
-    scan = scan_source(source, options.layout, split=spec.split, progress=listener.scanning)
+    scan = scan_source(
+        source,
+        options.layout,
+        split=spec.split,
+        take=options.take,
+        progress=listener.scanning,
+    )
     listener.scanned(scan)
     check_classes(scan, options.label_order)
     _check_problems(scan, options)

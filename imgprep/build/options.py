@@ -10,6 +10,7 @@ from imgprep.dataset.markers import Skip
 from imgprep.errors import UsageError
 from imgprep.runners.choose import check_runner
 from imgprep.runners.runner import LOCAL
+from imgprep.sources.take import EVERYTHING, Take
 from imgprep.spec import OnError
 from imgprep.wording import counted, printable
 
@@ -21,7 +22,7 @@ MAX_ERRORS_DEFAULT = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildOptions:
-    """How to run a build; no option changes a byte of the finished dataset."""
+    """How to read the source and run a build; only ``take`` changes the finished dataset."""
 
     jobs: int | None = None
     """Tasks at a time; None means one for each processor of the runner."""
@@ -30,6 +31,8 @@ class BuildOptions:
     """Bad images that stop the build; None means 100 under ``fail``, no limit under ``skip``."""
     force: bool = False
     layout: str | None = None
+    take: Take = EVERYTHING
+    """Which part of the source is used."""
     label_order: str | None = None
     """First digits of the hash of the classes in order, to confirm classes that are not certain."""
     runner: str = LOCAL

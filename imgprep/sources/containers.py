@@ -6,7 +6,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +20,7 @@ SUFFIXES_KEPT = 40
 CLUTTER_IGNORED = "hidden or clutter files, ignored"
 NameFault = Callable[[bytes], str]
 """Says why a file of this name cannot be used, or returns an empty text."""
+NameTest = Callable[[bytes], bool]
 
 
 def member_path(container: str, name: bytes, separator: str) -> str:
@@ -38,6 +39,8 @@ class Findings:
     """Reasons why the list of classes, and with it the labels, may be wrong."""
     notes: list[str] = field(default_factory=list)
     """Sentences about the source that a user should know."""
+    class_names: set[str] = field(default_factory=set)
+    """The classes that were seen, also those that are not used."""
 
     def report(self, kind: str, where: str, cause: str) -> None:
         """Add one problem."""
@@ -57,6 +60,7 @@ class Findings:
         self.problems += other.problems[: PROBLEMS_KEPT - len(self.problems)]
         self.class_doubts += other.class_doubts[: PROBLEMS_KEPT - len(self.class_doubts)]
         self.notes += other.notes
+        self.class_names |= other.class_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,27 @@ class ContainerImages:
         starts = [*self.rows["name_start"].tolist(), len(self.names)]
         return [self.names[start:end] for start, end in pairwise(starts)]
 
+    def pick(self, rows: NDArray[np.int64]) -> ContainerImages:
+        """Some of the images, by rows in ascending order; the findings stay as they are."""
+        if len(rows) == len(self):
+            return self
+        names = self.each_name()
+        kept = [names[row] for row in rows.tolist()]
+        picked = self.rows[rows]
+        picked["name_start"] = _starts([len(name) for name in kept])
+        return replace(self, rows=picked, names=b"".join(kept))
+
 
 class ContainerBuilder:
     """Collects the images of one container, in any order."""
 
     def __init__(
-        self, container: str, path: str, separator: str, name_fault: NameFault | None = None
+        self,
+        container: str,
+        path: str,
+        separator: str,
+        name_fault: NameFault | None = None,
+        unused: NameTest | None = None,
     ) -> None:
         """Start with no images.
 
@@ -102,8 +121,9 @@ class ContainerBuilder:
             path: the file or folder to open, relative to the source.
             separator: between container and name in messages: a slash or a colon.
             name_fault: says why a name cannot be used.
+            unused: tells names of images that will not be used: their faults are not reported.
         """
-        self._name_fault = name_fault
+        self._name_fault, self._unused = name_fault, unused
         self.findings = Findings()
         self._container, self._path, self._separator = container, path, separator
         self._names: list[bytes] = []
@@ -132,9 +152,11 @@ class ContainerBuilder:
         if is_clutter_path(name):
             self.findings.oddities[CLUTTER_IGNORED] += 1
             return
-        self.findings.report(kind, member_path(self._container, name, self._separator), cause)
         if name:
             self._rejected.append(name)
+            if self._unused is not None and self._unused(name):
+                return
+        self.findings.report(kind, member_path(self._container, name, self._separator), cause)
 
     def finish(self) -> ContainerImages:
         """Sort by name; of entries with the same name keep the first and report the others."""

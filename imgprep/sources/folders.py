@@ -12,6 +12,7 @@ from imgprep.sources.containers import (
     ContainerImages,
     Findings,
     NameFault,
+    NameTest,
 )
 from imgprep.sources.faults import is_denied, unreadable
 from imgprep.sources.ilsvrc2012 import DEVKIT_NAME
@@ -32,13 +33,15 @@ def scan_class_folders(
         SourceError: ``parent`` cannot be listed.
         UnreachableError: the store refuses, or does not answer.
     """
-    folders = _class_folders_in(tree, parent, findings)
-    names = sorted(folders, key=os.fsencode)
+    folders = _class_folders_in(tree, parent, options, findings)
+    names = options.chosen(folders, findings)
     images = scan_each(lambda name: scan_folder(tree, folders[name]), names, options)
     return zip(names, images, strict=True)
 
 
-def _class_folders_in(tree: Tree, parent: str, findings: Findings) -> dict[str, str]:
+def _class_folders_in(
+    tree: Tree, parent: str, options: ScanOptions, findings: Findings
+) -> dict[str, str]:
     """The folder of each class in ``parent``; faults of other entries go to ``findings``."""
     found: dict[str, str] = {}
     try:
@@ -53,6 +56,8 @@ def _class_folders_in(tree: Tree, parent: str, findings: Findings) -> dict[str, 
             if parent or not name.startswith(DEVKIT_NAME):
                 found[name] = path
         elif kind == "broken-link":
+            if not is_image_name(name) and not options.selection.takes(name):
+                continue
             cause = "the target of the link does not exist"
             findings.report("broken-link", path, cause)
             if not is_image_name(name):
@@ -64,16 +69,18 @@ def _class_folders_in(tree: Tree, parent: str, findings: Findings) -> dict[str, 
     return found
 
 
-def scan_folder(tree: Tree, path: str, name_fault: NameFault | None = None) -> ContainerImages:
+def scan_folder(
+    tree: Tree, path: str, name_fault: NameFault | None = None, unused: NameTest | None = None
+) -> ContainerImages:
     """Scan the files of one folder; sub-folders are reported, not entered.
 
-    ``name_fault`` is as in :class:`ContainerBuilder`.
+    ``name_fault`` and ``unused`` are as in :class:`ContainerBuilder`.
 
     Raises:
         UnreachableError: the store refuses, or does not answer.
         SourceFaultError: the folder cannot be listed; one without permission is reported.
     """
-    builder = ContainerBuilder(path, path, "/", name_fault)
+    builder = ContainerBuilder(path, path, "/", name_fault, unused)
     try:
         entries = tree.images(path)
     except OSError as exc:

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from imgprep.sources.containers import ContainerImages, Findings
+from imgprep.sources.containers import ContainerImages, Findings, NameTest
 from imgprep.sources.scan_threads import ScanOptions
 from imgprep.sources.tree import Tree
 
 ClassImages = tuple[str, ContainerImages]
 """A class name and the images of that class."""
 ScanClasses = Callable[[ScanOptions, Findings], Iterator[ClassImages]]
-"""Scans a split that is sorted by class; faults outside the classes go to the findings."""
-ScanFlat = Callable[[], ContainerImages]
-"""Scans a validation split whose images are in one container, not sorted by class."""
+"""Scans a split that is sorted by class; faults outside the classes go to the findings.
+
+It scans only ``options.chosen(all classes, findings)``.
+"""
+ScanFlat = Callable[[NameTest | None], ContainerImages]
+"""Scans a split whose images are in one container, not sorted by class.
+
+The argument tells names of images that will not be used: their faults are not reported.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.npyfile import map_npy
 from imgprep.errors import FormatError
+from imgprep.sources.selection import ALL_CLASSES, Selection
 from imgprep.storage.atomic import json_object, read_regular, save_npy
 from imgprep.storage.urls import is_url
 
@@ -219,6 +220,10 @@ class SourceScan:
     """Sentences about the classes that a user should know."""
     oddities: dict[str, int] = field(default_factory=dict)
     """Counts of harmless things that a report mentions (hidden files, name endings)."""
+    selection: Selection = ALL_CLASSES
+    """The classes that are used, if not all."""
+    source_classes: int = 0
+    """Classes that the source has, also those that are not used."""
 
     @property
     def absolute_root(self) -> str:
@@ -235,6 +240,7 @@ class SourceScan:
         found: dict[str, int | str] = {
             "layout": self.layout,
             "classes_sha256": self.labels.order_sha256,
+            **self.selection.identity(),
         }
         for split, manifest in self.splits.items():
             rows = manifest.rows

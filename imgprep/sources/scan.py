@@ -19,7 +19,10 @@ from imgprep.sources.layout import Candidate, ClassImages, ScanClasses
 from imgprep.sources.manifest import SourceScan, SplitManifest
 from imgprep.sources.open_tree import open_tree
 from imgprep.sources.scan_threads import Progress, ScanOptions
+from imgprep.sources.selection import Selection
+from imgprep.sources.take import EVERYTHING, Take
 from imgprep.sources.truth import KAGGLE_SOLUTION_NAME, Truth, label_flat_val, read_truth
+from imgprep.sources.truth_files import val_number
 from imgprep.spec import SplitChoice
 
 __all__ = ["scan_source"]
@@ -30,6 +33,7 @@ def scan_source(
     layout: str | None = None,
     *,
     split: SplitChoice = "all",
+    take: Take = EVERYTHING,
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> SourceScan:
@@ -41,36 +45,22 @@ def scan_source(
         layout: one of ``LAYOUT_NAMES``, or None to recognise it.
         split: with ``train``, a val split that cannot be used is left out instead of raising, and
             its problems are not reported.
+        take: which part of the source is taken.
         progress: called with the number of images found so far in a split.
         threads: threads that list containers; None measures how fast the disk answers, or uses
             many for a URL. The result does not depend on it.
 
     Raises:
-        UsageError: the layout is not recognised, or more than one fits.
+        UsageError: the layout is not recognised, or more than one fits; or the source lacks a
+            class that ``take`` names.
         SourceError: the source cannot be labelled, or an archive cannot be opened.
         UnreachableError: the store refuses, or does not answer.
     """
     tree = open_tree(location)
     candidate = choose_layout(tree, layout)
     truth = read_truth(candidate.table_folders)
-    options = ScanOptions(threads or tree.threads, progress, tree.stop)
-    findings = Findings()
-    train = _scan_classes(candidate.train, options, findings)
-    before_val = deepcopy(findings)
-    try:
-        val = _scan_val(candidate, truth, options)
-        if split != "train":
-            findings.merge(val.findings)
-        labels, splits = _label(train, val, truth, findings)
-    except UnreachableError:
-        raise
-    except SourceError as exc:
-        if split != "train" or train is None:
-            raise
-        findings = before_val
-        findings.notes.append(f"val is left out: {exc}")
-        flat = candidate.flat_val is not None and bool(truth.val_classes)
-        labels, splits = _label(train, _Val(flat=flat), truth, findings)
+    options = ScanOptions(threads or tree.threads, progress, tree.stop, take.selection)
+    labels, splits, findings = _read(candidate, truth, options, split)
     return SourceScan(
         layout=candidate.layout,
         evidence=(*candidate.evidence, *truth.evidence),
@@ -82,7 +72,34 @@ def scan_source(
         class_doubts=tuple(findings.class_doubts),
         notes=tuple(findings.notes),
         oddities=dict(sorted(findings.oddities.items())),
+        selection=take.selection,
+        source_classes=len(findings.class_names),
     )
+
+
+def _read(
+    candidate: Candidate, truth: Truth, options: ScanOptions, split: SplitChoice
+) -> tuple[LabelMap, dict[str, SplitManifest], Findings]:
+    """Scan the splits of a candidate and label their images."""
+    selection = options.selection
+    findings = Findings()
+    train = _scan_classes(candidate.train, options, findings)
+    before_val = deepcopy(findings)
+    try:
+        val = _scan_val(candidate, truth, options)
+        if split != "train":
+            findings.merge(val.findings)
+        labels, splits = _label(train, val, truth, findings, selection)
+    except UnreachableError:
+        raise
+    except SourceError as exc:
+        if split != "train" or train is None:
+            raise
+        findings = before_val
+        findings.notes.append(f"val is left out: {exc}")
+        flat = candidate.flat_val is not None and bool(truth.val_classes)
+        labels, splits = _label(train, _Val(flat=flat), truth, findings, selection)
+    return labels, splits, findings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +132,13 @@ def _scan_val(candidate: Candidate, truth: Truth, options: ScanOptions) -> _Val:
     by_class = _scan_classes(candidate.val, options, findings)
     if candidate.flat_val is None:
         return _Val(by_class=by_class, findings=findings)
-    images = candidate.flat_val()
+
+    def unused(name: bytes) -> bool:
+        number = val_number(name)
+        known = truth.val_classes.get(number) if number is not None else None
+        return known is not None and not options.selection.takes(known)
+
+    images = candidate.flat_val(unused if options.selection else None)
     if options.progress:
         options.progress(len(images))
     if not truth.val_classes:
@@ -131,11 +154,26 @@ def _scan_val(candidate: Candidate, truth: Truth, options: ScanOptions) -> _Val:
 
 
 def _label(
-    train: list[ClassImages] | None, val: _Val, truth: Truth, findings: Findings
+    train: list[ClassImages] | None,
+    val: _Val,
+    truth: Truth,
+    findings: Findings,
+    selection: Selection,
 ) -> tuple[LabelMap, dict[str, SplitManifest]]:
     """Decide the classes and put the images of each split into a manifest, with their labels."""
+    if train is None and val.flat:
+        findings.class_names.update(truth.val_classes.values())
+    selection.check(findings.class_names)
+    if selection.only is not None:
+        findings.class_doubts.clear()  # The user says which classes there are.
+    chosen = truth.only(selection.takes)
+    if val.images is not None and not chosen.val_classes:
+        raise SourceError(
+            f"{truth.val_from} labels no validation image of the classes that are used: it belongs "
+            "to another set; replace it, or build train alone with --split train"
+        )
     labels = decide_classes(
-        ClassesFound(train=train, val=val.by_class, flat_val=val.flat), truth, findings
+        ClassesFound(train=train, val=val.by_class, flat_val=val.flat), chosen, findings
     )
     index = labels.index_by_name()
     splits: dict[str, SplitManifest] = {}
@@ -143,6 +181,5 @@ def _label(
         if by_class is not None:
             splits[split] = assemble(split, [(images, index[name]) for name, images in by_class])
     if val.images is not None:
-        numbers = label_flat_val(val.images, truth, labels)
-        splits["val"] = assemble("val", [(val.images, numbers)])
+        splits["val"] = assemble("val", [label_flat_val(val.images, truth, labels)])
     return labels, splits

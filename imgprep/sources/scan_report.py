@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from imgprep.dataset.labels import LabelMap
-from imgprep.errors import EXIT_DONE, EXIT_SKIPPED
+from imgprep.errors import EXIT_DONE, EXIT_SKIPPED, UsageError
 from imgprep.sources import ilsvrc2012
 from imgprep.sources.manifest import Problem, SourceScan, SplitManifest
+from imgprep.spec import SplitChoice
 from imgprep.wording import counted, printable, readable_bytes
 
 FULL_SET_SHARE = 0.9
@@ -43,6 +44,10 @@ class ScanReport:
     layout: str
     evidence: tuple[str, ...]
     classes: int
+    source_classes: int
+    """Classes that the source has, also those that are not used."""
+    selection: str
+    """Which classes are used; empty for all."""
     order_sha256: str
     splits: tuple[SplitReport, ...]
     problem_counts: dict[str, int]
@@ -52,15 +57,25 @@ class ScanReport:
     oddities: dict[str, int]
 
     @classmethod
-    def from_scan(cls, scan: SourceScan) -> ScanReport:
-        """Summarise a scan."""
+    def from_scan(cls, scan: SourceScan, split: SplitChoice = "all") -> ScanReport:
+        """Summarise a scan, or one split of it.
+
+        Raises:
+            UsageError: the source lacks the split.
+        """
+        if split != "all" and split not in scan.splits:
+            has = ", ".join(scan.splits) or "none"
+            raise UsageError(f"{scan.root} has no usable split {split!r}; it has {has}")
+        shown = [one for name, one in scan.splits.items() if split in ("all", name)]
         return cls(
             source=scan.root,
             layout=scan.layout,
             evidence=scan.evidence,
             classes=len(scan.labels),
+            source_classes=scan.source_classes,
+            selection=str(scan.selection) if scan.selection else "",
             order_sha256=scan.labels.order_sha256,
-            splits=tuple(_split_report(manifest, scan.labels) for manifest in scan.splits.values()),
+            splits=tuple(_split_report(manifest, scan.labels) for manifest in shown),
             problem_counts=scan.problem_counts,
             problems=scan.problems,
             class_doubts=scan.class_doubts,
@@ -85,8 +100,10 @@ class ScanReport:
             f"source    {printable(self.source)}",
             f"layout    {self.layout}: {printable('; '.join(self.evidence))}",
             f"classes   {self.classes:,} (order sha256 {self.order_sha256[:12]})",
-            "",
         ]
+        if self.selection:
+            lines.append(f"selection {self.selection}, of {self.source_classes:,} in the source")
+        lines.append("")
         lines += _table(
             [("split", "images", "size", "classes", "per class", "")]
             + [

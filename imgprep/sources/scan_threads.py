@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from imgprep.sources.containers import ContainerImages
+from imgprep.sources.containers import ContainerImages, Findings
+from imgprep.sources.selection import ALL_CLASSES, Selection
 
 SCAN_THREADS = 8
 SLOW_SECONDS_PER_IMAGE = 30e-6
@@ -18,7 +20,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class ScanOptions:
-    """How containers are scanned; the result does not depend on it."""
+    """Which classes are scanned, and how; the result depends on nothing but the classes."""
 
     threads: int | None
     """None: time the first containers to tell whether threads would wait or compute."""
@@ -26,6 +28,17 @@ class ScanOptions:
     """Called with the number of images found so far in a split."""
     stop: Callable[[], None]
     """Makes the reads of other threads fail soon, once one of them has failed."""
+    selection: Selection = ALL_CLASSES
+
+    def chosen(self, classes: Iterable[str], findings: Findings) -> list[str]:
+        """Those of the classes found that are used, in lexicographic order.
+
+        A layout calls it before it scans the classes, so that of the others nothing is read;
+        ``findings`` learns of all of them.
+        """
+        names = sorted(classes, key=os.fsencode)
+        findings.class_names.update(names)
+        return [name for name in names if self.selection.takes(name)]
 
 
 def scan_each(

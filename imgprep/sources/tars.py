@@ -15,6 +15,7 @@ from imgprep.sources.containers import (
     ContainerImages,
     Findings,
     NameFault,
+    NameTest,
     member_path,
 )
 from imgprep.sources.faults import is_denied, unreadable
@@ -118,29 +119,33 @@ def scan_class_tars(
         yield from zip(names, images, strict=True)
 
 
-def scan_flat_tar(tree: Tree, path: str, name_fault: NameFault) -> ContainerImages:
+def scan_flat_tar(
+    tree: Tree, path: str, name_fault: NameFault, unused: NameTest | None = None
+) -> ContainerImages:
     """Scan a tar of images that are not sorted by class.
+
+    ``name_fault`` and ``unused`` are as in :class:`ContainerBuilder`.
 
     Raises:
         SourceError: the file cannot be opened, or is not a tar.
     """
-    images = scan_tar(tree, whole_tar(path), name_fault)
+    builder = ContainerBuilder(path, path, ":", name_fault, unused)
+    with _opened(tree, path) as file:
+        images = _scan_part(file, whole_tar(path), tree.threads or 1, builder)
     for problem in images.findings.problems:
         if problem.kind == "not-a-tar":
             raise SourceError(f"{tree.where(path)}: {problem.cause}")
     return images
 
 
-def scan_tar(
-    tree: Tree, part: TarPart, name_fault: NameFault | None = None, lanes: int | None = None
-) -> ContainerImages:
-    """Scan one tar of images; ``name_fault`` is as in :class:`ContainerBuilder`.
+def scan_tar(tree: Tree, part: TarPart, lanes: int | None = None) -> ContainerImages:
+    """Scan one tar of images.
 
     Raises:
         SourceError: the file cannot be opened.
     """
     with _opened(tree, part.path) as file:
-        return _scan_part(file, part, tree.threads or 1 if lanes is None else lanes, name_fault)
+        return _scan_part(file, part, tree.threads or 1 if lanes is None else lanes)
 
 
 def _scan_file(tree: Tree, part: TarPart, lanes: int) -> ContainerImages:
@@ -156,9 +161,9 @@ def _scan_file(tree: Tree, part: TarPart, lanes: int) -> ContainerImages:
 
 
 def _scan_part(
-    file: RangeFile, part: TarPart, lanes: int, name_fault: NameFault | None = None
+    file: RangeFile, part: TarPart, lanes: int, builder: ContainerBuilder | None = None
 ) -> ContainerImages:
-    builder = ContainerBuilder(part.container, part.path, ":", name_fault)
+    builder = builder or ContainerBuilder(part.container, part.path, ":")
     end = file.size_bytes if part.end is None else part.end
     members: Iterable[TarMember] = (
         walk_in_lanes(file, part.start, end, lanes) if lanes > 1 else walk(file, part.start, end)

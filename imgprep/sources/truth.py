@@ -7,8 +7,8 @@ import io
 import os
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,14 @@ class Truth:
     val_classes: dict[int, str] = field(default_factory=dict)
     """Class of each validation image by the number in its name; empty if unknown."""
     val_from: str = ""
+
+    def only(self, takes: Callable[[str], bool]) -> Truth:
+        """What is said of the classes that ``takes`` accepts."""
+        return replace(
+            self,
+            classes=tuple(filter(takes, self.classes)),
+            val_classes={number: one for number, one in self.val_classes.items() if takes(one)},
+        )
 
 
 def read_truth(places: Sequence[Tree]) -> Truth:
@@ -114,8 +122,12 @@ def val_name_fault(name: bytes) -> str:
     return "" if val_number(name) is not None else "not named ILSVRC2012_val_NUMBER: no label known"
 
 
-def label_flat_val(images: ContainerImages, truth: Truth, labels: LabelMap) -> NDArray[np.int32]:
-    """The label of each row of a flat val folder or tar, by the number in its name, as int32.
+def label_flat_val(
+    images: ContainerImages, truth: Truth, labels: LabelMap
+) -> tuple[ContainerImages, NDArray[np.int32]]:
+    """The images of a flat val whose class is in ``labels``, and the label of each as int32.
+
+    The number in the name of an image tells its class.
 
     Raises:
         SourceError: the images and the known labels do not match one to one.
@@ -129,7 +141,10 @@ def label_flat_val(images: ContainerImages, truth: Truth, labels: LabelMap) -> N
     unknown = sorted(present.keys() - truth.val_classes.keys())
     if repeated or missing or unknown:
         raise SourceError(_mismatch(images, truth, (repeated, missing, unknown)))
-    return np.array([index[truth.val_classes[n]] for n in numbers if n is not None], np.int32)
+    found = [index.get(truth.val_classes[n], -1) for n in numbers if n is not None]
+    by_row = np.array(found, np.int32)
+    used = np.flatnonzero(by_row >= 0)
+    return images.pick(used), by_row[used]
 
 
 def _mismatch(

@@ -13,7 +13,7 @@ from imgprep.sources.layout import Candidate, ClassImages, Layout, ScanClasses
 from imgprep.sources.listing import exists, file_names
 from imgprep.sources.scan_processes import scan_in_processes
 from imgprep.sources.scan_threads import ScanOptions
-from imgprep.sources.tars import class_tars_beside, class_tars_in, scan_flat_tar
+from imgprep.sources.tars import TarPart, class_tars_beside, class_tars_in, scan_flat_tar
 from imgprep.sources.tree import Tree, child_path
 from imgprep.sources.truth import val_name_fault
 from imgprep.wording import counted, readable_bytes
@@ -61,7 +61,14 @@ def detect(tree: Tree) -> Candidate | None:
 
 
 def _scan_train_tar(tree: Tree, options: ScanOptions, findings: Findings) -> Iterator[ClassImages]:
-    return scan_in_processes(tree, class_tars_in(tree, TRAIN_TAR, findings), options)
+    return _scan_chosen(tree, class_tars_in(tree, TRAIN_TAR, findings), options, findings)
+
+
+def _scan_chosen(
+    tree: Tree, parts: dict[str, TarPart], options: ScanOptions, findings: Findings
+) -> Iterator[ClassImages]:
+    chosen = {name: parts[name] for name in options.chosen(parts, findings)}
+    return scan_in_processes(tree, chosen, options)
 
 
 def _scan_class_tars(
@@ -75,11 +82,13 @@ def _scan_class_tars(
         if kind == "file":
             paths.append(path)
             continue
+        if not options.selection.takes(name.removesuffix(".tar")):
+            continue
         cause = "the target of the link does not exist" if kind == "broken-link" else "not a file"
         slug = "broken-link" if kind == "broken-link" else "not-a-file"
         findings.report(slug, path, cause)
         findings.doubt(slug, path, f"{cause}; a class may be lost")
-    return scan_in_processes(tree, class_tars_beside(paths), options)
+    return _scan_chosen(tree, class_tars_beside(paths), options, findings)
 
 
 LAYOUT = Layout(
