@@ -141,8 +141,8 @@ def test_a_checkpoint_from_before_a_setting_existed_resumes() -> None:
     old = asdict(RunConfig())
     old["optim"]["step_epochs"] = []
     for dotted, value in ADDED.items():
-        section, _, name = dotted.partition(".")
-        assert old[section].pop(name) == value
+        section, _, name = dotted.rpartition(".")
+        assert (old[section] if section else old).pop(name) == value
     check_resume(replace(saved(), config=old), expected())
     assert changed_settings(replace(saved(), config=old), RunConfig()) == []
     other = expected(RunConfig(net=NetConfig(leave_out="fc7")))

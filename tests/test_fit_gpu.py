@@ -51,10 +51,11 @@ def test_gpu_losses_match_the_cpu(
         assert math.isclose(float(one["loss"]), float(other["loss"]), rel_tol=0.02)
 
 
-@pytest.mark.parametrize("amp", ["bfloat16", "float16"])
-def test_mixed_precision_trains(built: Path, tmp_path: Path, amp: str) -> None:
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16", "fp16"])
+def test_every_precision_trains(built: Path, tmp_path: Path, precision: str) -> None:
     out = tmp_path / "run"
-    fit(built, out, "--steps", STEPS, "--device", "cuda", "--parallel", "none", "--amp", amp)
+    how = ("--device", "cuda", "--parallel", "none", "--precision", precision)
+    fit(built, out, "--steps", STEPS, *how)
     assert all(math.isfinite(float(row["loss"])) for row in rows(out / "steps.csv"))
 
 

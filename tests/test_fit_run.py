@@ -106,11 +106,11 @@ def test_images_of_float16_train_without_autocast(built: Path, tmp_path: Path) -
 def test_bfloat16_with_the_papers_initial_weights_warns_when_a_run_starts(
     built: Path, tmp_path: Path
 ) -> None:
-    weak = ("--amp", "bfloat16", "--set", "net.init_sd_conv345=0.01")
+    weak = ("--precision", "bf16", "--set", "net.init_sd_conv345=0.01")
     ran = train("fit", built, "--out", tmp_path / "run", *SMALL, "--steps", 1, *weak)
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         assert ran.code == 2
-        assert "amp bfloat16" in ran.err
+        assert "precision bf16" in ran.err
         return
     assert ran.code == 0, ran.err
     assert "warning: bfloat16 is too coarse for these initial weights" in ran.err

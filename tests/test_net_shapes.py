@@ -229,9 +229,9 @@ def test_images_of_a_smaller_type_are_computed_in_the_type_of_the_weights(
 )
 def test_bfloat16_warns_where_the_initial_weights_need_more(name: str, warned: bool) -> None:
     net = preset(name).net
-    text = precision_warning(net, "bfloat16") or ""
-    assert ("--amp float16" in text and "--preset source-2012" in text) is warned
-    assert precision_warning(net, "float16") is precision_warning(net, "float32") is None
+    text = precision_warning(net, "bf16") or ""
+    assert ("--precision fp16" in text and "--preset source-2012" in text) is warned
+    assert precision_warning(net, "fp16") is precision_warning(net, "float32") is None
 
 
 def test_the_warning_about_bfloat16_is_true() -> None:

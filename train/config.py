@@ -13,6 +13,7 @@ from train.errors import ConfigError
 MeanKind = Literal["centre", "aligned", "channel", "none"]
 Lighting = Literal["sqrt-eigenvalue", "eigenvalue", "off"]
 FloatType = Literal["float32", "float16", "bfloat16"]
+Precision = Literal["auto", "float32", "tf32", "bf16", "fp16"]
 Architecture = Literal["two-column", "one-gpu", "conv6", "cifar4"]
 LeaveOut = Literal["conv3", "conv4", "conv5", "fc6", "fc7"]
 Activation = Literal["relu", "tanh", "sigmoid", "leaky-relu"]
@@ -274,8 +275,13 @@ class RunConfig:
     seed: int = 0
     parallel: Parallel = "auto"
     device: Device = "auto"
-    amp: FloatType = "float32"
-    """Type of the arithmetic under autocast; float32 turns autocast off."""
+    precision: Precision = "auto"
+    """``float32`` never uses TF32; ``tf32`` uses it for convolutions and matrix products; ``bf16``
+    and ``fp16`` compute them in 16 bits, by autocast. ``auto``: tf32 on a GPU, float32 on a CPU."""
+    deterministic: bool = False
+    """Take only operations that give the same bits in every run; on a CPU all do anyway."""
+    cuda_graph: bool = True
+    """Record the update once as a CUDA graph and replay it, where that is possible."""
     compile: bool = False
     steps: int | None = None
     """Stop after this many updates; None: after ``optim.epochs``."""
@@ -291,7 +297,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         _one_of("parallel", self.parallel, Parallel)
         _one_of("device", self.device, Device)
-        _one_of("amp", self.amp, FloatType)
+        _one_of("precision", self.precision, Precision)
         _require(0 <= self.seed < 2**63, f"seed must be from 0 to 2^63-1; got {self.seed}")
         _at_least(self, 1, "steps", "checkpoint_every_steps", "log_every_steps")
         _at_least(self, 1, "keep_checkpoints", "eval_every_epochs", "eval_batch_images")

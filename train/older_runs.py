@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from train.errors import ConfigError
+
 RETIRED: Mapping[str, object] = {
     "input.layout": "channels-last",
     "net.init": "normal",
@@ -14,12 +16,21 @@ RETIRED: Mapping[str, object] = {
 
 
 ADDED: Mapping[str, object] = {
+    "cuda_graph": True,
+    "deterministic": False,
     "input.random_crop": True,
     "net.leave_out": None,
     "net.pool_size": 3,
     "net.pool_stride": 2,
 }
 """Settings by dotted name that older checkpoints lack, with what their runs did."""
+
+PRECISION_OF_AMP: Mapping[object, str] = {
+    "float32": "auto",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+}
+"""What the setting ``amp`` is called now. Its float32 used TF32 in the convolutions on a GPU."""
 
 
 def without_retired(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,10 +54,31 @@ def with_added(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Complete the stored nested settings of a run from before some settings existed."""
     completed = dict(stored)
     for dotted, value in ADDED.items():
-        section, _, name = dotted.partition(".")
-        if isinstance(completed.get(section), Mapping):
+        section, _, name = dotted.rpartition(".")
+        if not section:
+            completed.setdefault(name, value)
+        elif isinstance(completed.get(section), Mapping):
             completed[section] = {name: value, **completed[section]}
     return completed
+
+
+def with_precision(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings with ``precision`` in place of ``amp``, its older name.
+
+    Raises:
+        ConfigError: ``amp`` has an unknown value, or both are set.
+    """
+    if "amp" not in settings:
+        return dict(settings)
+    amp = settings["amp"]
+    if "precision" in settings:
+        raise ConfigError("amp is the older name of precision: set precision only")
+    if not isinstance(amp, str) or amp not in PRECISION_OF_AMP:
+        raise ConfigError(
+            f"amp must be one of {', '.join(map(str, PRECISION_OF_AMP))}; got {amp!r:.80}"
+        )
+    kept = {name: value for name, value in settings.items() if name != "amp"}
+    return {**kept, "precision": PRECISION_OF_AMP[amp]}
 
 
 def with_schedule_epochs(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 
 from imgprep.console import json_option, options, quiet_option
-from train.config import Device, FloatType, Parallel, ScheduleKind
+from train.config import Device, FloatType, Parallel, Precision, ScheduleKind
 from train.presets import DEFAULT_PRESET, PRESETS
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -29,7 +29,9 @@ FLAGS = {
     "seed": "seed",
     "parallel": "parallel",
     "device": "device",
+    "precision": "precision",
     "amp": "amp",
+    "deterministic": "deterministic",
     "threads": "input.threads",
     "cache": "input.cache_folder",
     "cache_gib": "input.cache_gib",
@@ -86,8 +88,13 @@ fit_options = options(
     click.option("--classes", default="auto", show_default=True, metavar="N",
                  help="Outputs of the network; auto: the number of classes in the dataset."),
     click.option("--seed", type=int, metavar="N", help="[default: 0]"),
-    click.option("--amp", type=click.Choice(get_args(FloatType)),
-                 help="Number type of the arithmetic, by autocast [default: float32]."),
+    click.option("--precision", type=click.Choice(get_args(Precision)),
+                 help="Arithmetic: float32 without TF32, float32 with it (tf32), or 16 bits by "
+                      "autocast (bf16, fp16) [default: tf32 on a GPU, else float32]."),
+    click.option("--amp", type=click.Choice(get_args(FloatType)), hidden=True,
+                 help="Older name of --precision."),
+    click.option("--deterministic/--no-deterministic", default=None,
+                 help="Give the same bits in every run on a GPU too, at some cost in speed."),
     click.option("--threads", "-j", type=int, metavar="N",
                  help="Decoding threads per process [default: its share of the processors]."),
     cache_options,

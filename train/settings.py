@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from imgprep.storage.atomic import is_deeper
 from train.config import RunConfig
 from train.errors import ConfigError
-from train.older_runs import RETIRED, changed_retired, without_retired
+from train.older_runs import RETIRED, changed_retired, with_precision, without_retired
 from train.presets import DEFAULT_PRESET, preset
 
 DEPTH_MAX = 8
@@ -36,7 +36,7 @@ def resolve(name: str | None, file: Settings, flags: Settings) -> RunConfig:
     chosen = name or file.get("preset", DEFAULT_PRESET)
     if not isinstance(chosen, str):
         raise ConfigError(f"preset must be a name, got {chosen!r:.80}")
-    overrides = merge(file, flags)
+    overrides = merge(with_precision(file), with_precision(flags))
     for setting, value in changed_retired(overrides).items():
         raise ConfigError(
             f"{setting} was removed, so it cannot be {value!r:.80}: leave it out (the default was "
@@ -126,7 +126,7 @@ def from_json(value: Settings) -> RunConfig:
     Raises:
         ConfigError: as ``resolve``.
     """
-    config: RunConfig = _with_overrides(RunConfig(), without_retired(value))
+    config: RunConfig = _with_overrides(RunConfig(), with_precision(without_retired(value)))
     return config
 
 

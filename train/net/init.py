@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train.config import FloatType, NetConfig
+from train.config import NetConfig, Precision
 from train.net.layout import Layer, NetLayout
 from train.net.randomness import torch_generator
 
@@ -27,15 +27,15 @@ def weight_sd(layer: Layer, config: NetConfig) -> float:
     return config.init_sd_conv345 if layer.name in WIDE_SD else config.init_sd
 
 
-def precision_warning(config: NetConfig, amp: FloatType) -> str | None:
-    """Say why ``amp`` is too coarse for the initial weights; None if it is not.
+def precision_warning(config: NetConfig, precision: Precision) -> str | None:
+    """Say why ``precision`` is too coarse for the initial weights; None if it is not.
 
     With biases of 1 and weights of 0.01 in conv3-5 the part of the logits that depends on the image
     is 1/75 of the whole. bfloat16 keeps 8 bits, and changes that part by 19 to 27 % in the first
     step (float16: 2 to 3 %; with 0.03 in conv3-5, or biases of 0.1, bfloat16: 3 %).
     """
     if (
-        amp != "bfloat16"
+        precision != "bf16"
         or config.architecture == "cifar4"
         or config.init_bias < 0.5
         or config.init_sd_conv345 >= 0.02
@@ -44,7 +44,7 @@ def precision_warning(config: NetConfig, amp: FloatType) -> str | None:
     return (
         f"bfloat16 is too coarse for these initial weights (biases {config.init_bias:g}, weights "
         f"of conv3-5 {config.init_sd_conv345:g}): rounding changes the part of the logits that "
-        "depends on the image by a fifth or more. Use --amp float16 or --preset source-2012"
+        "depends on the image by a fifth or more. Use --precision fp16 or --preset source-2012"
     )
 
 

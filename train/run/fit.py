@@ -22,6 +22,7 @@ from train.net.init import precision_warning
 from train.net.memory import keep_pages
 from train.optim import schedule
 from train.optim.sgd import Sgd
+from train.run.arithmetic import use_precision
 from train.run.components import RunComponents, TextOutput
 from train.run.error_text import error_text
 from train.run.finite import all_finite
@@ -78,6 +79,7 @@ def run(
         DestinationError, BusyError: the folder cannot be used.
     """
     torch.set_num_threads(job.placement.threads_per_process)
+    use_precision(job.config.precision, deterministic=job.config.deterministic)
     if job.placement.device_type == "cpu":
         keep_pages()
     else:
@@ -255,7 +257,7 @@ def _warm_start(loop: Loop, config: RunConfig, output: TextOutput) -> None:
 
 
 def _warn_of_precision(config: RunConfig, output: TextOutput) -> None:
-    warning = precision_warning(config.net, config.amp)
+    warning = precision_warning(config.net, config.precision)
     if warning and config.warm_start is None:
         output.warn(warning)
 

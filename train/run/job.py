@@ -15,7 +15,8 @@ from imgprep.storage import Location
 from train.config import RunConfig
 from train.errors import ConfigError
 from train.feed.dataset import TrainingSet, open_dataset
-from train.older_runs import with_schedule_epochs
+from train.older_runs import with_precision, with_schedule_epochs
+from train.run.arithmetic import resolve_precision
 from train.run.budget import RunBudget, make_budget
 from train.run.launch import Placement, find_hardware, place
 from train.saved.run_folder import CONFIG, RunFolder
@@ -77,6 +78,9 @@ def prepare(request: FitRequest) -> FitJob:
     config = _settings(request)
     world = world_from(os.environ)
     placement = place(config, find_hardware(), world, request.processes)
+    on_gpu = placement.device_type == "cuda"
+    precision = resolve_precision(config.precision, on_gpu=on_gpu)
+    config = dataclasses.replace(config, precision=precision)
     data = open_dataset(request.dataset)
     if config.input.crop_px > data.size_px:
         raise ConfigError(
@@ -96,11 +100,12 @@ def prepare(request: FitRequest) -> FitJob:
 
 def _settings(request: FitRequest) -> RunConfig:
     folder = RunFolder(request.out)
-    stored = with_schedule_epochs(read_toml(folder.config)) if folder.config.exists() else {}
+    stored = read_toml(folder.config) if folder.config.exists() else {}
+    stored = with_precision(with_schedule_epochs(stored))
     if stored and request.preset not in (None, stored.get("preset")):
         raise ConfigError(
             f"{request.out} was started with preset {stored.get('preset')!r}, not "
             f"{request.preset!r}: omit --preset, or use another --out"
         )
     file = read_toml(request.config_file) if request.config_file else {}
-    return resolve(request.preset, merge(stored, file), request.flags)
+    return resolve(request.preset, merge(stored, with_precision(file)), request.flags)

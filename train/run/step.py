@@ -14,19 +14,14 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from train.config import RunConfig
-from train.errors import ConfigError
 from train.feed.loader import Batch
 from train.net import MaskKey, Net
 from train.optim.schedule import Rates
 from train.optim.sgd import Sgd
+from train.run.arithmetic import AUTOCAST_TYPES
 from train.world import World
 
 TOP_K = 5
-FLOAT_TYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +47,10 @@ class Stepper:
         self._config = config
         self._processes = world.size
         self.device = net.devices[0]
-        check_amp(config.amp, self.device)
+        self._autocast = AUTOCAST_TYPES.get(config.precision)
         self._module = _wrapped(net, config, world)
         self._scaler = torch.amp.GradScaler(
-            self.device.type, enabled=config.amp == "float16", init_scale=1024.0
+            self.device.type, enabled=config.precision == "fp16", init_scale=1024.0
         )
 
     def __call__(self, batch: Batch, rates: Rates, *, global_step: int) -> StepSums:
@@ -102,8 +97,8 @@ class Stepper:
     def _backward(self, images: Tensor, labels_n: Tensor, key: MaskKey, divisor: int) -> Tensor:
         with torch.autocast(
             self.device.type,
-            dtype=FLOAT_TYPES[self._config.amp],
-            enabled=self._config.amp != "float32",
+            dtype=self._autocast,
+            enabled=self._autocast is not None,
         ):
             logits_nk = self._module(images, self._net.draw_masks(key))
         logits_nk = logits_nk.float()
@@ -135,25 +130,6 @@ class Stepper:
         if unless or not isinstance(self._module, DistributedDataParallel):
             return nullcontext()
         return self._module.no_sync()
-
-
-def check_amp(amp: str, device: torch.device) -> None:
-    """Reject arithmetic that the device can only emulate.
-
-    Raises:
-        ConfigError: bfloat16 or float16 on a CPU without instructions for it (25 times slower).
-    """
-    if amp == "float32" or device.type != "cpu":
-        return
-    supported = {
-        "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    if not supported[amp]():
-        raise ConfigError(
-            f"--amp {amp}: this CPU has no instructions for it and would be 25 times slower "
-            "than with float32; use --amp float32"
-        )
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -15,8 +15,9 @@ from train.feed.loader import Batch
 from train.net import build_net
 from train.optim import schedule
 from train.optim.sgd import Sgd
+from train.run.arithmetic import use_precision
 from train.run.job import FitJob
-from train.run.step import FLOAT_TYPES, Stepper
+from train.run.step import Stepper
 from train.world import World
 
 TIMED_S = 3.0
@@ -78,6 +79,7 @@ class StepTiming:
 def time_steps(job: FitJob) -> StepTiming:
     """Time updates of one process of the run with random images; reads and writes no files."""
     images, place = job.budget.batch_images, job.placement
+    use_precision(job.config.precision, deterministic=job.config.deterministic)
     share = -(-min(images, job.budget.train_images) // job.budget.processes)
     columns = place.parallel == "columns"
     timed = _time(job, job.devices, share, threads=place.threads_per_process, columns=columns)
@@ -133,7 +135,7 @@ def _random_batch(rows: int, job: FitJob) -> Batch:
     draw = torch.Generator().manual_seed(0)
     images = 50 * torch.randn((rows, 3, px, px), generator=draw)
     return Batch(
-        images=images.to(device, FLOAT_TYPES[job.config.input.dtype]).contiguous(
+        images=images.to(device, getattr(torch, job.config.input.dtype)).contiguous(
             memory_format=torch.channels_last
         ),
         labels_n=torch.randint(job.data.classes, (rows,), generator=draw).to(device),

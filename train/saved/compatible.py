@@ -8,7 +8,13 @@ from typing import Any
 
 from train.config import RunConfig
 from train.errors import CheckpointError
-from train.older_runs import RETIRED, changed_retired, with_added, without_retired
+from train.older_runs import (
+    RETIRED,
+    changed_retired,
+    with_added,
+    with_precision,
+    without_retired,
+)
 from train.saved.checkpoint import Checkpoint
 
 NEW_RUN = "start a new run with another --out"
@@ -99,12 +105,19 @@ def check_dataset(checkpoint: Checkpoint, fingerprint: str) -> None:
 
 def changed_settings(checkpoint: Checkpoint, config: RunConfig) -> list[str]:
     """One line per setting that differs, for the log of the run."""
-    saved, asked = with_added(without_retired(checkpoint.config)), _plain(asdict(config))
+    saved, asked = _settings_of(checkpoint), _plain(asdict(config))
+    if saved.get("precision") == "auto" and asked["precision"] == "float32":
+        saved["precision"] = "float32"  # an older run on a CPU, which did not record it
     return [str(change) for change in _differences(saved, asked)]
 
 
+def _settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of a checkpoint of any version, by today's names."""
+    return with_added(with_precision(without_retired(checkpoint.config)))
+
+
 def _refusals(checkpoint: Checkpoint, expected: ExpectedRun) -> Iterator[Difference]:
-    saved, asked = with_added(without_retired(checkpoint.config)), _plain(asdict(expected.config))
+    saved, asked = _settings_of(checkpoint), _plain(asdict(expected.config))
     for name, value in changed_retired(checkpoint.config).items():
         yield Difference(name, value, RETIRED[name], f"this setting was removed; {NEW_RUN}")
     if checkpoint.dataset_fingerprint != expected.dataset_fingerprint:

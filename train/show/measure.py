@@ -18,6 +18,7 @@ from train.feed.loader import EvalLoader, Share
 from train.join import Warn, ignore, process_group
 from train.net import Net, build_net, check_state, net_layout
 from train.net.memory import keep_pages
+from train.run.arithmetic import use_precision
 from train.run.evaluate import Evaluation, evaluate
 from train.run.launch import NO_GPU, find_hardware
 from train.saved import checkpoint as checkpoints
@@ -62,6 +63,7 @@ def measure(
         raise ConfigError(
             "these networks expect different input (crop size or mean): evaluate them separately"
         )
+    use_precision(configs[0].precision)
     data = open_dataset(dataset)
     nets = [
         saved_net(each, config, data, device) for each, config in zip(saved, configs, strict=True)
