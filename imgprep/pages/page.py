@@ -131,7 +131,7 @@ def render(page: Page) -> str:
     Raises:
         UsageError: Jinja2 is not installed.
     """
-    template = _environment().get_template("page.html")
+    template = templates(Path(__file__).parent).get_template("page.html")
     text: str = template.render(page=page)
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
@@ -151,7 +151,12 @@ def write_page(path: Path, page: Page) -> int:
     return len(data)
 
 
-def _environment() -> Any:
+def templates(folder: Path) -> Any:
+    """Return the Jinja environment of a folder of templates, which escapes all text.
+
+    Raises:
+        UsageError: Jinja2 is not installed.
+    """
     try:
         import jinja2
     except ImportError as exc:
@@ -159,7 +164,7 @@ def _environment() -> Any:
             "pages need Jinja2: run tools/setup, or pip install 'imgprep[figures]'"
         ) from exc
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
