@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from train.paper.item import Item
+from train.paper.items import fig2
 from train.paper.items.text import TEXT
 
-ITEMS: tuple[Item, ...] = (*TEXT,)
+ITEMS: tuple[Item, ...] = (fig2.ITEM, *TEXT)
 
 
 def by_id() -> dict[str, Item]:
