@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -71,6 +71,13 @@ class LabelMap:
     def order_sha256(self) -> str:
         """Identifies the meaning of the labels: see :func:`order_digest`."""
         return order_digest(self.names)
+
+    def only(self, takes: Callable[[str], bool]) -> LabelMap:
+        """Return the classes whose names ``takes`` accepts; their labels count from 0 again."""
+        kept = [entry for entry in self.classes if takes(entry.name)]
+        if len(kept) == len(self.classes):
+            return self
+        return LabelMap(tuple(replace(entry, index=n) for n, entry in enumerate(kept)))
 
     def index_by_name(self) -> dict[str, int]:
         """Label of each class name."""

@@ -7,6 +7,7 @@ from imgprep.sources.hints import hints
 from imgprep.sources.layout import Candidate, Layout
 from imgprep.sources.layouts import LAYOUT_NAMES, LayoutName, load_layouts
 from imgprep.sources.tree import Tree
+from imgprep.storage.urls import is_url
 
 NAMES_SHOWN = 8
 HINTS_SHOWN = 3
@@ -22,13 +23,21 @@ def choose_layout(tree: Tree, forced: str | None) -> Candidate:
     name = next((name for name in LAYOUT_NAMES if name == forced), None)
     if forced is not None and name is None:
         raise UsageError(f"layout must be one of {', '.join(LAYOUT_NAMES)}; got {forced!r}")
-    tree.check_folder()
+    in_one_file = not is_url(tree.location) and tree.is_file("")
+    if not in_one_file:
+        tree.check_folder()
     root = tree.where()
     if name is not None:
         candidate = layouts[name].detect(tree)
         if candidate is None:
             raise UsageError(f"{root} does not have layout {name}: {layouts[name].expected}")
         return candidate
+    if in_one_file:
+        one_file = layouts["cifar"].detect(tree)
+        if one_file is None:
+            tree.check_folder()  # raises: no other layout is one file
+        assert one_file is not None
+        return one_file
     found = [one for layout in layouts.values() if (one := layout.detect(tree)) is not None]
     special = {one.special_case_of for one in found}
     found = [one for one in found if one.layout not in special]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from imgprep.dataset.labels import LabelMap
 from imgprep.sources.containers import ContainerImages, Findings, NameTest
+from imgprep.sources.pixels import Form
 from imgprep.sources.scan_threads import ScanOptions
 from imgprep.sources.tree import Tree
+from imgprep.spec import SplitChoice
 
 ClassImages = tuple[str, ContainerImages]
 """A class name and the images of that class."""
@@ -24,6 +30,20 @@ The argument tells names of images that will not be used: their faults are not r
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledImages:
+    """The classes and images of a source that says itself which label each image has."""
+
+    labels: LabelMap
+    splits: Mapping[str, Sequence[tuple[ContainerImages, NDArray[np.int32]]]]
+    """For each split its containers, in order, with a label for each row."""
+    form: Form = "file"
+
+
+ScanLabelled = Callable[[SplitChoice, Findings], LabelledImages]
+"""Scans the splits that the choice asks for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """A layout that fits a source: the evidence, and how to scan each split."""
 
@@ -34,6 +54,8 @@ class Candidate:
     val: ScanClasses | None = None
     """At most one of ``val`` and ``flat_val`` is set."""
     flat_val: ScanFlat | None = None
+    labelled: ScanLabelled | None = None
+    """Scans all splits, where the source itself says which label each image has."""
     special_case_of: str = ""
     """A layout that fits the same folders and is not meant, such as class-folders for Kaggle's."""
     table_folders: tuple[Tree, ...] = ()

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.npyfile import map_npy
 from imgprep.errors import FormatError
+from imgprep.sources.pixels import FORMS, Form
 from imgprep.sources.selection import ALL_CLASSES, Selection
 from imgprep.storage.atomic import json_object, read_regular, save_npy
 from imgprep.storage.urls import is_url
@@ -70,6 +71,8 @@ class SplitManifest:
     """Structured array of :data:`ROW_DTYPE`; do not write to it."""
     names: bytes | mmap.mmap
     """The names of all rows, joined."""
+    form: Form = "file"
+    """What the bytes of an image are."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,6 +115,7 @@ class SplitManifest:
             "names_bytes": len(self.names),
             "containers": self.containers,
             "container_paths": self.container_paths,
+            **({} if self.form == "file" else {"form": self.form}),
         }
         (folder / "meta.json").write_text(json.dumps(meta), encoding="ascii")
 
@@ -137,6 +141,7 @@ class SplitManifest:
             container_paths=tuple(meta["container_paths"]),
             rows=rows,
             names=names,
+            form=meta.get("form", "file"),
         )
         fault = _fault(manifest, meta)
         if fault:
@@ -158,6 +163,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         or not _is_path_list(paths)
         or len(containers) != len(paths)
         or not isinstance(meta.get("split"), str)
+        or meta.get("form", "file") not in FORMS
     ):
         raise FormatError(f"{path} is malformed; scan again")
     return meta
@@ -202,7 +208,7 @@ class SourceScan:
     """The complete result of a scan."""
 
     layout: str
-    """``archives``, ``class-folders`` or ``kaggle``."""
+    """One of ``LAYOUT_NAMES``."""
     evidence: tuple[str, ...]
     """How the layout was recognised, as sentences."""
     root: str

@@ -12,7 +12,9 @@ from typing import Protocol
 
 from imgprep.errors import ImageError
 from imgprep.sources.faults import changed, unreadable
+from imgprep.sources.gzipped import open_unpacked
 from imgprep.sources.manifest import LOOSE_FILE, SplitManifest
+from imgprep.sources.pixels import image_file
 from imgprep.storage.urls import path_of
 
 MAX_OPEN_ARCHIVES = 64
@@ -38,19 +40,20 @@ class SourceReader:
         """
         self._images = _image_reader(location, manifest)
         self._size_bytes = manifest.rows["size_bytes"]
+        self._form = manifest.form
 
     def read(self, i: int) -> bytes:
-        """Return all bytes of image ``i``.
+        """Return the image file of image ``i``; of bare pixels it is a PPM.
 
         Raises:
-            ImageError: the file is larger than an image may be.
+            ImageError: the file is larger than an image may be, or its pixels are incomplete.
             SourceFaultError: the file cannot be read now, or changed since the scan.
             UnreachableError: the store refuses, or does not answer.
         """
         size_bytes = int(self._size_bytes[i])
         if size_bytes > MAX_IMAGE_BYTES:
             raise ImageError(f"{size_bytes:,} bytes: larger than an image file may be (1 GiB)")
-        return self._images.read(i)
+        return image_file(self._images.read(i), self._form)
 
     def will_need(self, indices: Iterable[int]) -> None:
         """Prefetch these images; a hint, never raises."""
@@ -87,6 +90,8 @@ class _LocalImages:
     def __init__(self, root: Path, manifest: SplitManifest) -> None:
         self._paths = [
             os.path.join(os.fsencode(root), os.fsencode(path))  # noqa: PTH118 (bytes)
+            if path
+            else os.fsencode(root)  # the source is one file
             for path in manifest.container_paths
         ]
         self._manifest = manifest
@@ -141,8 +146,13 @@ class _LocalImages:
             # An unpacked train tar is a thousand archives: more than a process may open.
             if len(self._archives) >= self._max_open:
                 os.close(self._archives.popitem(last=False)[1])
-            fd = self._archives[path] = os.open(path, os.O_RDONLY)  # Python adds O_CLOEXEC
+            open_it = open_unpacked if self._manifest.form == "planes" else _open
+            fd = self._archives[path] = open_it(path)
         return fd
+
+
+def _open(path: bytes) -> int:
+    return os.open(path, os.O_RDONLY)  # Python adds O_CLOEXEC
 
 
 def _max_open_archives() -> int:

@@ -6,8 +6,10 @@ Archives are walked by offset and folders are listed; nothing is unpacked and no
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from imgprep.dataset.labels import LabelMap
 from imgprep.errors import SourceError, UnreachableError
@@ -40,8 +42,8 @@ def scan_source(
     """Find every image of a source and its label.
 
     Args:
-        location: the folder (a path or a URL) of the archives, of the class folders, or of
-            Kaggle's tree.
+        location: the folder (a path or a URL) of the archives, of the class folders, of Kaggle's
+            tree, or of a dataset that imgprep built; or the file of a CIFAR archive.
         layout: one of ``LAYOUT_NAMES``, or None to recognise it.
         split: with ``train``, a val split that cannot be used is left out instead of raising, and
             its problems are not reported.
@@ -60,7 +62,8 @@ def scan_source(
     candidate = choose_layout(tree, layout)
     truth = read_truth(candidate.table_folders)
     options = ScanOptions(threads or tree.threads, progress, tree.stop, take.selection)
-    labels, splits, findings = _read(candidate, truth, options, split)
+    read = _read if candidate.labelled is None else _read_labelled
+    labels, splits, findings = read(candidate, truth, options, split)
     return SourceScan(
         layout=candidate.layout,
         evidence=(*candidate.evidence, *truth.evidence),
@@ -75,6 +78,31 @@ def scan_source(
         selection=take.selection,
         source_classes=len(findings.class_names),
     )
+
+
+def _read_labelled(
+    candidate: Candidate, truth: Truth, options: ScanOptions, split: SplitChoice
+) -> tuple[LabelMap, dict[str, SplitManifest], Findings]:
+    """Scan a source that says itself which label each image has; keep the classes in use."""
+    assert candidate.labelled is not None
+    findings, selection = Findings(), options.selection
+    found = candidate.labelled(split, findings)
+    findings.class_names.update(found.labels.names)
+    selection.check(findings.class_names)
+    labels = found.labels.only(selection.takes)
+    index = labels.index_by_name()
+    label_of = np.array([index.get(name, -1) for name in found.labels.names], np.int32)
+    splits: dict[str, SplitManifest] = {}
+    for name, parts in found.splits.items():
+        kept = []
+        for images, numbers in parts:
+            rows = np.flatnonzero(label_of[numbers] >= 0)
+            kept.append((images.pick(rows), label_of[numbers[rows]]))
+            findings.merge(images.findings)
+        splits[name] = replace(assemble(name, kept), form=found.form)
+        if options.progress:
+            options.progress(len(splits[name]))
+    return labels, splits, findings
 
 
 def _read(

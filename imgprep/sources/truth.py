@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import zlib
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 from imgprep.dataset.labels import LabelMap
 from imgprep.errors import SourceError
 from imgprep.sources.containers import ContainerImages
+from imgprep.sources.gzipped import GZIP_MAGIC, in_memory, unpacked
 from imgprep.sources.ilsvrc2012 import DEVKIT_ARCHIVES, DEVKIT_NAME
 from imgprep.sources.tarwalk import walk
-from imgprep.sources.tree import RangeFile, Tree, child_path
+from imgprep.sources.tree import Tree, child_path
 from imgprep.sources.truth_files import (
     parse_devkit_meta,
     parse_ground_truth,
@@ -35,8 +35,6 @@ KAGGLE_SOLUTION_NAME = "LOC_val_solution.csv"
 WORDS_NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_DEVKIT_BYTES = 64 * 1024 * 1024
-READ_BYTES = 64 * 1024
-GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,12 +225,13 @@ def _read_devkit_archive(data: bytes, where: str) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     try:
-        plain = _unpacked(data, where) if data.startswith(GZIP_MAGIC) else data
+        is_packed = data.startswith(GZIP_MAGIC)
+        plain = unpacked(io.BytesIO(data), MAX_DEVKIT_BYTES, where) if is_packed else data
     except (EOFError, zlib.error, OSError) as exc:
         raise SourceError(
             f"{where} is not a readable devkit archive: {exc}; download it again"
         ) from exc
-    for member in walk(_range_file(plain), 0, len(plain)):
+    for member in walk(in_memory(plain), 0, len(plain)):
         if member.problem == "not-a-tar":
             raise SourceError(f"{where}: {member.cause}")
         if member.problem in ("cut-short", "bad-header"):
@@ -243,23 +242,3 @@ def _read_devkit_archive(data: bytes, where: str) -> dict[str, bytes]:
         if not member.problem and name in (META_NAME, GROUND_TRUTH_NAME):
             found.setdefault(name, plain[member.offset : member.offset + member.size_bytes])
     return found
-
-
-def _unpacked(data: bytes, where: str) -> bytes:
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-        plain = packed.read(MAX_DEVKIT_BYTES + 1)
-    if len(plain) > MAX_DEVKIT_BYTES:
-        raise SourceError(
-            f"{where} unpacks to more than {MAX_DEVKIT_BYTES >> 20} MiB; is it the right file?"
-        )
-    return plain
-
-
-def _range_file(data: bytes) -> RangeFile:
-    return RangeFile(
-        pread=lambda size_bytes, offset: data[offset : offset + size_bytes],
-        size_bytes=len(data),
-        mtime_ns=0,
-        header_bytes=READ_BYTES,
-        ahead_bytes=READ_BYTES,
-    )
