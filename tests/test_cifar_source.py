@@ -137,9 +137,9 @@ def changed(files: dict[str, bytes], name: str, content: bytes) -> dict[str, byt
     [
         (changed(CIFAR.binary(), "data_batch_2.bin", b"\1" * 5000), "not whole records of 3,073"),
         (changed(CIFAR.binary(), "data_batch_2.bin", b""), "has no records"),
-        (changed(CIFAR.binary(), "data_batch_2.bin", b"\x0b" * 3073), "label beyond the 10 classes"),
+        (changed(CIFAR.binary(), "data_batch_2.bin", b"\x0b" * 3073), "beyond the 10 classes"),
         (changed(CIFAR.binary(), "batches.meta.txt", b"cat\ncat\n"), "does not list the class"),
-        (changed(CIFAR.python(), "batches.meta", python2({"label_names": [b"\xff"]})), "class names"),
+        (changed(CIFAR.python(), "batches.meta", python2({"label_names": [1]})), "class names"),
         (changed(CIFAR.python(), "data_batch_1", python2({"labels": [1]})), "no data and labels"),
         (changed(CIFAR.python(), "data_batch_1", python2([1, 2])), "is not a CIFAR file"),
         (
@@ -216,7 +216,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
     monkeypatch.chdir(tmp_path)
     hostile = pickle.dumps({b"labels": [1], b"data": _Runs()}, protocol=2)
     files = changed(CIFAR.python(), "data_batch_1", hostile)
-    with pytest.raises(SourceError, match="it names '.*', which is not plain data"):
+    with pytest.raises(SourceError, match="which is not plain data"):
         scan_source(write_archive(tmp_path / "cifar-10-python.tar.gz", "cifar", files))
     assert not (tmp_path / "ran").exists()
 
