@@ -114,8 +114,8 @@ _SPEC_OPTIONS = options(
     click.option("--size", "size_px", type=int, default=IMAGE.size_px, show_default=True,
                  metavar="PX", help="Side of a record; the short side is resized to it."),
     click.option("--shape", type=click.Choice(SHAPES), default=IMAGE.shape, show_default=True,
-                 help="square: the central square; adm: the same, resized as for image generators "
-                      "(guided-diffusion, DiT)."),
+                 help="square: the central square; rectangle: nothing is cropped; adm: the square "
+                      "that image generators are trained on."),
     click.option("--filter", "filter_name", type=click.Choice(FILTERS), default=IMAGE.filter,
                  show_default=True,
                  help="area: area averaging to shrink, bicubic to enlarge, as in the 2012 code."),
@@ -243,9 +243,11 @@ def stats(dest: str, solver: Solver, html: Path | None, as_json: bool) -> None:
         report, page_bytes = write_stats_page(dest, html, solver)
         click.echo(f"wrote {html}: {readable_bytes(page_bytes)}", err=True)
     else:
-        from imgprep.colour.stats import load_moments, stats_report
+        from imgprep.colour.stats import moments_of, stats_report
+        from imgprep.dataset.index import load_index
 
-        report = stats_report(load_moments(dest), solver)
+        index = load_index(dest)
+        report = stats_report(moments_of(index), solver, index.shape)
     print_json(report.to_json()) if as_json else click.echo(report.render())
 
 

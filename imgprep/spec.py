@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from imgprep.errors import UsageError
 
 FilterName = Literal["area", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-Shape = Literal["square", "adm"]
+Shape = Literal["square", "rectangle", "adm"]
 Encoding = Literal["jpeg", "png", "raw"]
 Subsampling = Literal["420", "422", "444"]
 ExifPolicy = Literal["ignore", "apply"]
@@ -49,10 +49,11 @@ class ImageSpec:
     """How one image becomes one record."""
 
     size_px: int = 256
-    """Side of the square record, and the length that the short side is resized to."""
+    """Side of a square record; the length that the short side is resized to."""
     shape: Shape = "square"
-    """``square``: the central square. ``adm``: the central square as image generators are trained
-    on it (openai/guided-diffusion, ``center_crop_arr``)."""
+    """``square``: the central square. ``rectangle``: nothing is cropped, as in the author's kit of
+    2014 (cuda-convnet2, make-data.py 32-40). ``adm``: the central square as image generators are
+    trained on it (openai/guided-diffusion, ``center_crop_arr``)."""
     filter: FilterName = "area"
     """``area`` is the author's choice: area averaging to shrink, bicubic to enlarge. ``adm`` has
     filters of its own."""
@@ -76,6 +77,10 @@ class ImageSpec:
             f"{self.filter!r}",
         )
         require_one_of("encoding", self.encoding, ENCODINGS)
+        _require(
+            self.shape != "rectangle" or self.encoding != "raw",
+            "encoding raw needs records of one size: with shape rectangle choose jpeg or png",
+        )
         _require(1 <= self.quality <= 100, f"quality must be 1 to 100; got {self.quality}")
         require_one_of("subsampling", self.subsampling, SUBSAMPLINGS)
         require_one_of("exif", self.exif, EXIF_POLICIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from functools import partial
 
@@ -15,7 +16,7 @@ from imgprep.image.decode import decode_image
 from imgprep.image.geometry import Crop, Placement, Region
 from imgprep.image.jpegfile import read_header
 from imgprep.image.resize import needed_region
-from imgprep.spec import ExifPolicy, ImageSpec
+from imgprep.spec import SHAPES, ExifPolicy, ImageSpec
 from tests.decoding import check_outcome
 from tests.fuzzing import cause, target
 from tests.imagefiles import ARITHMETIC, ODD_SAMPLING, chunk, picture, png16, saved, with_exif
@@ -120,8 +121,8 @@ def _images() -> list[bytes]:
 def image(data: bytes) -> None:
     """A file of a format that Pillow reads is an image within the limit, or an ImageError."""
     policies: tuple[ExifPolicy, ...] = ("ignore", "apply")
-    region_of = partial(needed_region, size_px=8, filter_name="area")
-    for exif in policies:
+    for exif, shape in itertools.product(policies, SHAPES):
+        region_of = partial(needed_region, size_px=8, filter_name="area", shape=shape)
         content = repaired_png(data) if data[:4] == b"\x89PNG" and exif == "apply" else data
         try:
             found = decode_image(content, max_megapixels=1, exif=exif, region_of=region_of)
@@ -151,7 +152,7 @@ def shrink(data: bytes) -> None:
     height, width = (value % 97 + 1 for value in values[:2])
     full = (values[2], values[3])
     placement = Placement(*full, values[4], values[5])
-    crop = Crop(values[8], values[9], values[10] % 40 + 1)
+    crop = Crop(values[8], values[9], values[10] % 40 + 1, values[10] // 40 % 40 + 1)
     pixels = np.resize(np.frombuffer(data[22:] or b"\x07", np.uint8), (height, width, 3))
     found = {}
     for backend in kernel.available_backends():

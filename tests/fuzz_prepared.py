@@ -19,8 +19,10 @@ from imgprep.dataset.index import ShardInfo, load_index
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.markers import done_markers, read_marker
 from imgprep.errors import ImageError
+from imgprep.image.geometry import is_record_size
 from imgprep.sources.manifest import SplitManifest
 from imgprep.sources.reader import SourceReader
+from imgprep.spec import Shape
 from imgprep.storage import open_store
 from imgprep.storage.atomic import read_json
 from imgprep.storage.lease import Lease
@@ -170,16 +172,19 @@ def shard(data: bytes) -> None:
 def _verify_one(folder: Path) -> None:
     info = json.loads((folder / "dataset_info.json").read_bytes())
     shard = ShardInfo(**info["splits"]["train"]["shards"][0])
-    setup = VerifySetup(
-        location=str(folder),
-        size_px=16,
-        encoding="jpeg",
-        classes=3,
-        label_digits=4,
-        decode=True,
-        marked=True,
-    )
-    _check(verify_shard(VerifyTask("train", shard), setup, lambda wrong: None)())
+    shapes: tuple[Shape, ...] = ("square", "rectangle")
+    for shape in shapes:
+        setup = VerifySetup(
+            location=str(folder),
+            size_px=16,
+            shape=shape,
+            encoding="jpeg",
+            classes=3,
+            label_digits=4,
+            decode=True,
+            marked=True,
+        )
+        _check(verify_shard(VerifyTask("train", shard), setup, lambda wrong: None)())
 
 
 def _check(check: ShardCheck) -> None:
@@ -257,3 +262,6 @@ def record(data: bytes) -> None:
     for encoding in ("jpeg", "raw"):
         with ours():
             assert encoding_of(encoding).pixels(data, 16).shape == (16, 16, 3)
+    with ours():
+        height, width, _ = encoding_of("jpeg").pixels(data, 16, "rectangle").shape
+        assert is_record_size(height, width, 16, "rectangle")

@@ -57,11 +57,11 @@ def test_the_source_box_is_inside_the_source(height: int, width: int, short: int
 @pytest.mark.parametrize(
     ("source", "scaled", "crop"),
     [
-        ((375, 500), (256, 341), Crop(0, 42, 256)),
-        ((500, 375), (341, 256), Crop(42, 0, 256)),
-        ((256, 256), (256, 256), Crop(0, 0, 256)),
-        ((1, 10_000), (256, 2_560_000), Crop(0, 1_279_872, 256)),
-        ((512, 517), (256, 259), Crop(0, 1, 256)),  # 258.5 is rounded up
+        ((375, 500), (256, 341), Crop(0, 42, 256, 256)),
+        ((500, 375), (341, 256), Crop(42, 0, 256, 256)),
+        ((256, 256), (256, 256), Crop(0, 0, 256, 256)),
+        ((1, 10_000), (256, 2_560_000), Crop(0, 1_279_872, 256, 256)),
+        ((512, 517), (256, 259), Crop(0, 1, 256, 256)),  # 258.5 is rounded up
     ],
 )
 def test_known_sizes(source: tuple[int, int], scaled: tuple[int, int], crop: Crop) -> None:
@@ -70,4 +70,4 @@ def test_known_sizes(source: tuple[int, int], scaled: tuple[int, int], crop: Cro
 
 
 def test_known_box() -> None:
-    assert source_box((2, 4), (4, 8), Crop(0, 2, 4)) == (1.0, 0.0, 3.0, 2.0)
+    assert source_box((2, 4), (4, 8), Crop(0, 2, 4, 4)) == (1.0, 0.0, 3.0, 2.0)

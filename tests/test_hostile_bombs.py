@@ -46,7 +46,8 @@ def source_labels(path):
 
 def shards(folder):
     index = load_index(folder)
-    setup = VerifySetup(location=str(folder), size_px=index.size_px, encoding=index.encoding,
+    setup = VerifySetup(location=str(folder), size_px=index.size_px, shape="square",
+                        encoding=index.encoding,
                         classes=index.classes, label_digits=index.label_digits, decode=True,
                         marked=True)
     for shard in index.splits["train"].shards:

@@ -48,7 +48,7 @@ def exact_area(
     down, across = overlap_matrix(height, scaled_hw[0]), overlap_matrix(width, scaled_hw[1])
     sums = np.einsum("ih,hwc,kw->ikc", down, image_hwc.astype(np.int64), across, optimize=True)
     full = (2 * sums + height * width) // (2 * height * width)
-    cropped: NDArray[np.int64] = full[crop.top :, crop.left :][: crop.size_px, : crop.size_px]
+    cropped: NDArray[np.int64] = full[crop.top :, crop.left :][: crop.height_px, : crop.width_px]
     return cropped
 
 
@@ -58,9 +58,9 @@ def shrinks(draw: st.DrawFn) -> tuple[NDArray[np.uint8], tuple[int, int], Crop]:
     scaled = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
     extra = st.one_of(st.integers(0, 3), st.integers(0, 60), st.sampled_from([500, 900]))
     height, width = (side + draw(extra) for side in scaled)
-    size = draw(st.integers(1, min(scaled)))
-    top, left = (draw(st.integers(0, side - size)) for side in scaled)
-    return noise(height, width, draw(seeds)), scaled, Crop(top, left, size)
+    rows, columns = (draw(st.integers(1, side)) for side in scaled)
+    top, left = draw(st.integers(0, scaled[0] - rows)), draw(st.integers(0, scaled[1] - columns))
+    return noise(height, width, draw(seeds)), scaled, Crop(top, left, rows, columns)
 
 
 @settings(deadline=None, max_examples=150)
@@ -72,7 +72,7 @@ def test_area_is_the_exact_area_average_within_one_level(
     expected = exact_area(image_hwc, scaled, crop)
     for backend in BACKENDS:
         found = area_shrink(image_hwc, scaled, crop, backend=backend)
-        assert found.shape == (crop.size_px, crop.size_px, 3)
+        assert found.shape == (crop.height_px, crop.width_px, 3)
         assert np.abs(found - expected).max() <= (0 if backend == "numpy" else 1), backend
 
 
@@ -125,9 +125,9 @@ def test_pixels_that_do_not_include_the_crop_are_rejected(
     backend: str, placement: Placement, shape: tuple[int, int]
 ) -> None:
     with pytest.raises(ValueError, match="inside the given pixels"):  # needs columns 5 to 25
-        area_shrink(noise(*shape), (8, 16), Crop(0, 2, 8), placement=placement, backend=backend)
+        area_shrink(noise(*shape), (8, 16), Crop(0, 2, 8, 8), placement=placement, backend=backend)
     fitting = Placement(20, 40, 0, 5)
-    area_shrink(noise(20, 20), (8, 16), Crop(0, 2, 8), placement=fitting, backend=backend)
+    area_shrink(noise(20, 20), (8, 16), Crop(0, 2, 8, 8), placement=fitting, backend=backend)
 
 
 @each_backend
@@ -146,7 +146,7 @@ def test_half_size_is_the_mean_of_two_by_two(backend: str) -> None:
     image_hwc = noise(64, 64)
     wide = image_hwc.astype(int)
     quads = wide[0::2, 0::2] + wide[1::2, 0::2] + wide[0::2, 1::2] + wide[1::2, 1::2]
-    found = area_shrink(image_hwc, (32, 32), Crop(0, 0, 32), backend=backend)
+    found = area_shrink(image_hwc, (32, 32), Crop(0, 0, 32, 32), backend=backend)
     assert (found == (quads + 2) // 4).all()
 
 
@@ -154,7 +154,7 @@ def test_half_size_is_the_mean_of_two_by_two(backend: str) -> None:
 def test_an_edge_pixel_counts_by_its_covered_fraction(backend: str) -> None:
     row = np.array([30, 60, 90], np.uint8)
     image_hwc = np.repeat(np.repeat(row[None, :, None], 3, axis=0), 3, axis=2)
-    found = area_shrink(image_hwc, (2, 2), Crop(0, 0, 2), backend=backend)
+    found = area_shrink(image_hwc, (2, 2), Crop(0, 0, 2, 2), backend=backend)
     assert found[0, :, 0].tolist() == [40, 80]  # (30 + 60/2) / 1.5, (60/2 + 90) / 1.5
 
 
@@ -162,7 +162,7 @@ def test_an_edge_pixel_counts_by_its_covered_fraction(backend: str) -> None:
 def test_many_taps_do_not_accumulate_a_bias(backend: str) -> None:
     image_hwc = noise(780, 820, 5)
     for size in (20, 27, 40):  # the exact version, and the last sizes of the fixed-point version
-        found = area_shrink(image_hwc, (size, size), Crop(0, 0, size), backend=backend)
+        found = area_shrink(image_hwc, (size, size), Crop(0, 0, size, size), backend=backend)
         down, across = overlap_matrix(780, size), overlap_matrix(820, size)
         sums = np.einsum("ih,hwc,kw->ikc", down, image_hwc.astype(float), across, optimize=True)
         assert abs((found - sums / (780 * 820)).mean()) < 0.05
@@ -183,13 +183,13 @@ def test_reads_stay_inside_the_image(backend: str) -> None:
 @pytest.mark.parametrize(
     ("scaled", "crop"),
     [
-        ((11, 8), Crop(0, 0, 8)),
-        ((8, 21), Crop(0, 0, 8)),
-        ((8, 16), Crop(0, 9, 8)),
-        ((8, 16), Crop(1, 0, 8)),
-        ((8, 16), Crop(-1, 0, 8)),
-        ((8, 16), Crop(0, -1, 8)),
-        ((0, 0), Crop(0, 0, 8)),
+        ((11, 8), Crop(0, 0, 8, 8)),
+        ((8, 21), Crop(0, 0, 8, 8)),
+        ((8, 16), Crop(0, 9, 8, 8)),
+        ((8, 16), Crop(1, 0, 8, 8)),
+        ((8, 16), Crop(-1, 0, 8, 8)),
+        ((8, 16), Crop(0, -1, 8, 8)),
+        ((0, 0), Crop(0, 0, 8, 8)),
     ],
 )
 def test_area_rejects_sizes_that_do_not_fit(
@@ -213,7 +213,7 @@ def test_area_rejects_sizes_that_do_not_fit(
 )
 def test_wrong_arrays_are_rejected(backend: str, image: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError):
-        area_shrink(image, (8, 8), Crop(0, 0, 8), backend=backend)
+        area_shrink(image, (8, 8), Crop(0, 0, 8, 8), backend=backend)
     with pytest.raises(ValueError):
         add_moments(image, np.zeros(image.shape, np.uint32), backend=backend)
 

@@ -36,7 +36,7 @@ def resize_then_crop(
         full = np.empty((tall, wide, 3), np.uint8)
         for top in range(tall):
             for left in range(wide):
-                tile = area_shrink(image_hwc, (tall, wide), Crop(top, left, 1), backend="numpy")
+                tile = area_shrink(image_hwc, (tall, wide), Crop(top, left, 1, 1), backend="numpy")
                 full[top, left] = tile[0, 0]
     else:
         method = "BICUBIC" if filter_name == "area" else filter_name.upper()

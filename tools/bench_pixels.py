@@ -91,7 +91,9 @@ def print_distances(files: list[bytes]) -> None:
         full = Image.fromarray(image_hwc).resize(scaled_hw[::-1], Image.Resampling.BOX)
         others = {
             "exact area": kernel.area_shrink(image_hwc, scaled_hw, crop, backend="numpy"),
-            "Pillow BOX": np.asarray(full)[crop.top :, crop.left :][: crop.size_px, : crop.size_px],
+            "Pillow BOX": np.asarray(full)[crop.top :, crop.left :][
+                : crop.height_px, : crop.width_px
+            ],
         }
         for name, other in others.items():
             difference = area - other

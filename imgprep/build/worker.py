@@ -19,7 +19,9 @@ from imgprep.dataset.markers import SHARD_WARNINGS_MAX, FileWarning, Marker, Ski
 from imgprep.dataset.npyfile import map_npy
 from imgprep.dataset.shards import ShardFacts, ShardWriter
 from imgprep.errors import BuildError, ImageError, MemoryLimitError
+from imgprep.image.geometry import LONG_SIDE_MAX
 from imgprep.image.prepare import Prepared, prepare
+from imgprep.image.resize import central_square
 from imgprep.runners.runner import Tick
 from imgprep.sources.manifest import SplitManifest
 from imgprep.sources.reader import SourceReader
@@ -188,7 +190,7 @@ def _add(draft: _Draft, index: int, label: int, prepared: Prepared) -> None:
     setup = draft.setup
     _count(draft.counts, prepared)
     if draft.accumulator is not None:
-        draft.accumulator.add(prepared.image_hwc)
+        draft.accumulator.add(central_square(prepared.image_hwc, setup.image.size_px))
     if setup.skip_bad or not draft.skipped:
         image = encoding_of(setup.image.encoding).encode(prepared.image_hwc, setup.image)
         label_ascii = label_bytes(label, setup.label_digits)
@@ -203,6 +205,8 @@ def _count(counts: Counter[str], prepared: Prepared) -> None:
         counts["exif rotated"] += 1
     if prepared.enlarged:
         counts["enlarged"] += 1
+    if prepared.cut:
+        counts[f"longer than {LONG_SIDE_MAX}:1"] += 1
     if notes.warnings:
         counts["decoder warnings"] += 1
 

@@ -27,7 +27,7 @@ from imgprep.dataset.format import PIXEL_SUM, RGB_PCA, RGB_PCA_VERSION
 from imgprep.dataset.index import DatasetIndex, load_index, read_checked
 from imgprep.dataset.npyfile import read_npy
 from imgprep.errors import FormatError
-from imgprep.spec import Solver
+from imgprep.spec import Shape, Solver
 from imgprep.storage import Location
 from imgprep.storage.atomic import json_object
 from imgprep.wording import counted
@@ -167,6 +167,8 @@ class StatsReport:
     """The colour statistics of a training split; made by ``stats_report``."""
 
     rgb: RgbMoments
+    shape: Shape
+    """Shape of the records. Of rectangles, the central squares count."""
     pca: RgbPca
     stdev_rgb: NDArray[np.float64]
     """Standard deviation of R, G, B (3,) over all pixels, divisor n - 1, levels 0-255."""
@@ -217,8 +219,9 @@ class StatsReport:
 
     def _components(self) -> list[str]:
         rgb, pca = self.rgb, self.pca
+        what = "central square" if self.shape == "rectangle" else "image"
         rows = [
-            f"RGB PCA of {counted(rgb.images, 'image')} of {rgb.size_px}x{rgb.size_px}: "
+            f"RGB PCA of {counted(rgb.images, what)} of {rgb.size_px}x{rgb.size_px}: "
             f"all {rgb.pixels:,} pixels",
             "",
             _heading(f"Components, by {pca.solver}", "PC1", "PC2", "PC3"),
@@ -272,7 +275,9 @@ class StatsReport:
         ]
 
 
-def stats_report(moments: Moments | RgbMoments, solver: Solver = _REFERENCE_SOLVER) -> StatsReport:
+def stats_report(
+    moments: Moments | RgbMoments, solver: Solver = _REFERENCE_SOLVER, shape: Shape = "square"
+) -> StatsReport:
     """Compute the report; another solver than scikit-learn is compared with scikit-learn.
 
     Raises:
@@ -287,6 +292,7 @@ def stats_report(moments: Moments | RgbMoments, solver: Solver = _REFERENCE_SOLV
         angle = angle_degrees(pca.eigenvectors, reference.eigenvectors)
     return StatsReport(
         rgb=rgb,
+        shape=shape,
         pca=pca,
         stdev_rgb=np.sqrt(np.diag(rgb.covariance())),
         comparisons=compare(pca),

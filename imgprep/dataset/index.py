@@ -87,6 +87,13 @@ class DatasetIndex:
             raise FormatError(f"{self.location}: needed on a local disk: copy the dataset to one")
         return self.store.folder
 
+    @property
+    def sides(self) -> str:
+        """The size of the records, for people."""
+        if self.shape == "rectangle":
+            return f"with a short side of {self.size_px} px"
+        return f"of {self.size_px}x{self.size_px} px"
+
     def shard_paths(self, split: str) -> list[Path]:
         """Paths of the shards of a split, in order.
 

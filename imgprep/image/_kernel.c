@@ -100,7 +100,7 @@ typedef struct {
     int64_t height, width;
     int64_t full[2], origin[2];
     uint8_t *out;
-    int64_t size;
+    int64_t tall, wide; /* of `out` */
     Axis rows, columns;
 } Shrink;
 
@@ -111,21 +111,21 @@ static int shrink_exact(const Shrink *job) {
     const uint64_t area = (uint64_t)job->full[0] * (uint64_t)job->full[1];
     uint32_t *line = malloc((size_t)values * sizeof(uint32_t));
     if (!line) return -1;
-    for (int64_t i = 0; i < job->size; i++) {
+    for (int64_t i = 0; i < job->tall; i++) {
         memset(line, 0, (size_t)values * sizeof(uint32_t));
         for (int32_t t = 0; t < rows->count[i]; t++) {
             const uint8_t *row = job->source + 3 * ((rows->start[i] + t) * job->width + begin);
             const uint32_t weight = rows->weights[i * rows->stride + t];
             for (int64_t x = 0; x < values; x++) line[x] += weight * row[x];
         }
-        for (int64_t k = 0; k < job->size; k++) {
+        for (int64_t k = 0; k < job->wide; k++) {
             const uint32_t *weights = columns->weights + k * columns->stride;
             const uint32_t *tap = line + 3 * (columns->start[k] - begin);
             uint64_t sum[3] = {0, 0, 0};
             for (int32_t t = 0; t < columns->count[k]; t++)
                 for (int c = 0; c < 3; c++) sum[c] += (uint64_t)weights[t] * tap[3 * t + c];
             for (int c = 0; c < 3; c++)
-                job->out[3 * (i * job->size + k) + c] = (uint8_t)((sum[c] + area / 2) / area);
+                job->out[3 * (i * job->wide + k) + c] = (uint8_t)((sum[c] + area / 2) / area);
         }
     }
     free(line);
@@ -144,7 +144,7 @@ static int shrink_fixed_plain(const Shrink *job) {
     const int64_t begin = columns->begin, values = 3 * (columns->end - begin);
     uint16_t *line = malloc((size_t)values * sizeof(uint16_t));
     if (!line) return -1;
-    for (int64_t i = 0; i < job->size; i++) {
+    for (int64_t i = 0; i < job->tall; i++) {
         for (int64_t x = 0; x < values; x++) line[x] = (uint16_t)(rows->count[i] / 2);
         for (int32_t t = 0; t < rows->count[i]; t++) {
             const uint8_t *row = job->source + 3 * ((rows->start[i] + t) * job->width + begin);
@@ -152,10 +152,10 @@ static int shrink_fixed_plain(const Shrink *job) {
             for (int64_t x = 0; x < values; x++)
                 line[x] = (uint16_t)(line[x] + fixed_tap((uint16_t)(row[x] << 8), weight));
         }
-        for (int64_t k = 0; k < job->size; k++) {
+        for (int64_t k = 0; k < job->wide; k++) {
             const uint32_t *weights = columns->weights + k * columns->stride;
             const uint16_t *tap = line + 3 * (columns->start[k] - begin);
-            uint8_t *out = job->out + 3 * (i * job->size + k);
+            uint8_t *out = job->out + 3 * (i * job->wide + k);
             for (int c = 0; c < 3; c++) {
                 uint16_t sum = (uint16_t)(columns->count[k] / 2 + 128);
                 for (int32_t t = 0; t < columns->count[k]; t++)
@@ -334,15 +334,15 @@ AVX2 static int shrink_fixed_avx2(const Shrink *job) {
         copied += reach;
     }
     Group group;
-    for (int64_t i = 0; i < job->size; i += 4) {
+    for (int64_t i = 0; i < job->tall; i += 4) {
         uint8_t *out[4];
         for (int r = 0; r < 4; r++) {
-            const int64_t row = i + r < job->size ? i + r : job->size - 1;
+            const int64_t row = i + r < job->tall ? i + r : job->tall - 1;
             fill_group(&group, r, row, rows, row_at);
-            out[r] = job->out + 3 * row * job->size;
+            out[r] = job->out + 3 * row * job->wide;
         }
         vertical_avx2(&group, rows->stride, steps, cells);
-        horizontal_avx2(cells, columns, job->size, out);
+        horizontal_avx2(cells, columns, job->wide, out);
     }
     free(scratch);
     return 0;
@@ -489,11 +489,12 @@ static int get_integers(PyObject *const *args, int count, int64_t *values) {
 /* Whether the sizes of one axis are valid, and the source has the samples that it needs. */
 static int is_valid(const Shrink *job, int axis, int64_t n_given, int64_t n_scaled, int64_t first) {
     const int64_t n_full = job->full[axis], origin = job->origin[axis];
+    const int64_t size = axis ? job->wide : job->tall;
     if (n_full < 1 || n_full >= SIDE_MAX || n_scaled < 1 || n_scaled > n_full || first < 0 ||
-        first > n_scaled - job->size || origin < 0 || origin >= SIDE_MAX)
+        first > n_scaled - size || origin < 0 || origin >= SIDE_MAX)
         return 0;
     const int64_t begin = first * n_full / n_scaled;
-    const int64_t end = ((first + job->size) * n_full + n_scaled - 1) / n_scaled;
+    const int64_t end = ((first + size) * n_full + n_scaled - 1) / n_scaled;
     return origin <= begin && end <= origin + n_given && origin + n_given <= n_full;
 }
 
@@ -507,11 +508,11 @@ static void axis_move(Axis *axis, int64_t size, int64_t origin) {
 static int run_shrink(Shrink *job, const int64_t scaled[2], const int64_t corner[2], int avx2) {
     const int64_t *full = job->full;
     const int exact = !fits_fixed(full[0], scaled[0]) || !fits_fixed(full[1], scaled[1]);
-    int bad = axis_build(&job->rows, full[0], scaled[0], corner[0], job->size, exact) < 0 ||
-              axis_build(&job->columns, full[1], scaled[1], corner[1], job->size, exact) < 0;
+    int bad = axis_build(&job->rows, full[0], scaled[0], corner[0], job->tall, exact) < 0 ||
+              axis_build(&job->columns, full[1], scaled[1], corner[1], job->wide, exact) < 0;
     if (!bad) {
-        axis_move(&job->rows, job->size, job->origin[0]);
-        axis_move(&job->columns, job->size, job->origin[1]);
+        axis_move(&job->rows, job->tall, job->origin[0]);
+        axis_move(&job->columns, job->wide, job->origin[1]);
     }
     if (!bad && exact)
         bad = shrink_exact(job);
@@ -551,9 +552,9 @@ static PyObject *area_shrink(PyObject *Py_UNUSED(module), PyObject *const *args,
                   .full = {numbers[0], numbers[1]},
                   .origin = {numbers[2], numbers[3]},
                   .out = out.buf,
-                  .size = out.shape[0]};
-    const int valid = out.shape[1] == job.size &&
-                      is_valid(&job, 0, job.height, scaled[0], corner[0]) &&
+                  .tall = out.shape[0],
+                  .wide = out.shape[1]};
+    const int valid = is_valid(&job, 0, job.height, scaled[0], corner[0]) &&
                       is_valid(&job, 1, job.width, scaled[1], corner[1]);
     int bad = 0;
     if (valid) {
@@ -566,7 +567,7 @@ static PyObject *area_shrink(PyObject *Py_UNUSED(module), PyObject *const *args,
     if (!valid) {
         PyErr_SetString(PyExc_ValueError,
                         "the scaled size must be from 1 to the source size in both axes, and the "
-                        "square crop must be inside it and inside the given pixels");
+                        "crop must be inside it and inside the given pixels");
         return NULL;
     }
     if (bad) return PyErr_NoMemory();

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imgprep.spec import Shape
+
+LONG_SIDE_MAX = 8
+"""Longest long side of a rectangle, in short sides: a record must not fill the memory."""
+
+
+def longest_px(size_px: int, shape: Shape) -> int:
+    """The longest side that a record of this size and shape may have."""
+    return LONG_SIDE_MAX * size_px if shape == "rectangle" else size_px
+
+
+def is_record_size(height_px: int, width_px: int, size_px: int, shape: Shape) -> bool:
+    """Whether a record may have this height and width."""
+    short, long = sorted((height_px, width_px))
+    return short == size_px and long <= longest_px(size_px, shape)
+
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A square of ``size_px`` pixels at (``top``, ``left``) of the scaled image."""
+    """A rectangle at (``top``, ``left``) of the scaled image."""
 
     top: int
     left: int
-    size_px: int
+    height_px: int
+    width_px: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +72,22 @@ def scaled_size(height_px: int, width_px: int, short_px: int) -> tuple[int, int]
 def centre_crop(scaled_hw: tuple[int, int], size_px: int) -> Crop:
     """The central square; if the surplus is odd, one pixel more is cut at the right or bottom."""
     height, width = scaled_hw
-    return Crop((height - size_px) // 2, (width - size_px) // 2, size_px)
+    return Crop((height - size_px) // 2, (width - size_px) // 2, size_px, size_px)
+
+
+def rectangle_crop(scaled_hw: tuple[int, int], size_px: int) -> Crop:
+    """All of the scaled image; the middle of a long side above ``LONG_SIDE_MAX * size_px``.
+
+    The central square of the crop is the central square of the scaled image.
+    """
+    square = centre_crop(scaled_hw, size_px)
+    longest = LONG_SIDE_MAX * size_px
+    top, left = (
+        0 if side <= longest else start - (longest - size_px) // 2
+        for side, start in zip(scaled_hw, (square.top, square.left), strict=True)
+    )
+    height, width = (min(side, longest) for side in scaled_hw)
+    return Crop(top, left, height, width)
 
 
 def covered_region(source_hw: tuple[int, int], scaled_hw: tuple[int, int], crop: Crop) -> Region:
@@ -64,9 +96,9 @@ def covered_region(source_hw: tuple[int, int], scaled_hw: tuple[int, int], crop:
     tall, wide = scaled_hw
     return Region(
         crop.top * height // tall,
-        -(-(crop.top + crop.size_px) * height // tall),
+        -(-(crop.top + crop.height_px) * height // tall),
         crop.left * width // wide,
-        -(-(crop.left + crop.size_px) * width // wide),
+        -(-(crop.left + crop.width_px) * width // wide),
     )
 
 
@@ -82,6 +114,6 @@ def source_box(
     return (
         crop.left * width / scaled_width,
         crop.top * height / scaled_height,
-        (crop.left + crop.size_px) * width / scaled_width,
-        (crop.top + crop.size_px) * height / scaled_height,
+        (crop.left + crop.width_px) * width / scaled_width,
+        (crop.top + crop.height_px) * height / scaled_height,
     )

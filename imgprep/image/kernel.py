@@ -71,7 +71,7 @@ def area_shrink(
     """The ``crop`` of the image shrunk to ``scaled_hw`` by area averaging (OpenCV's INTER_AREA).
 
     ``image_hwc`` is C-contiguous (height, width, 3) uint8: the whole image, or the region of it
-    that starts at ``placement``. The result is a new (size, size, 3) uint8 array. An output pixel
+    that starts at ``placement``. The result is a new uint8 array with the crop. An output pixel
     is the mean of the source area that it covers; pixels at the edge count by their covered
     fraction. ValueError if ``scaled_hw`` is larger than the image in an axis, if the crop is not
     inside the scaled image, or if it needs pixels that ``image_hwc`` does not have.
@@ -80,8 +80,7 @@ def area_shrink(
     placement = placement or Placement(*image_hwc.shape[:2])
     if backend == "numpy":
         return _area_shrink_numpy(image_hwc, scaled_hw, crop, placement)
-    size = crop.size_px
-    out_hwc = np.empty((size, size, 3), np.uint8)
+    out_hwc = np.empty((crop.height_px, crop.width_px, 3), np.uint8)
     _kernel.area_shrink(
         image_hwc,
         out_hwc,
@@ -158,18 +157,19 @@ def _area_shrink_numpy(
     _check_image(image_hwc, np.uint8, "image")
     height, width = placement.full_height, placement.full_width
     tall, wide = scaled_hw
-    size = crop.size_px
-    inside = 0 <= crop.top <= tall - size and 0 <= crop.left <= wide - size and size >= 1
+    rows, columns = crop.height_px, crop.width_px
+    inside = 0 <= crop.top <= tall - rows and 0 <= crop.left <= wide - columns
+    inside = inside and rows >= 1 and columns >= 1
     fits = inside and tall <= height and wide <= width
     region = covered_region((height, width), scaled_hw, crop) if fits else None
     if region is None or not placement.contains(region, image_hwc.shape):
         raise ValueError(
-            "the scaled size must be from 1 to the source size in both axes, and the square crop "
+            "the scaled size must be from 1 to the source size in both axes, and the crop "
             "must be inside it and inside the given pixels"
         )
     # All values are integers below 2**53, exact in float64, so the order of sums does not matter.
-    row, down = _overlaps(height, tall, crop.top, size)
-    column, across = _overlaps(width, wide, crop.left, size)
+    row, down = _overlaps(height, tall, crop.top, rows)
+    column, across = _overlaps(width, wide, crop.left, columns)
     left, right = region.left - placement.left, region.right - placement.left
     lines = _weighted(image_hwc[:, left:right], row - placement.top, down)
     totals = _weighted(lines.swapaxes(0, 1), column - region.left, across)

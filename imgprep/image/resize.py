@@ -6,7 +6,7 @@ To add a filter, add an entry to ``_FILTERS`` below and its name to ``imgprep.sp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,17 +19,19 @@ from imgprep.image.geometry import (
     Region,
     centre_crop,
     covered_region,
+    rectangle_crop,
     scaled_size,
     source_box,
 )
 from imgprep.image.kernel import area_shrink
+from imgprep.spec import Shape
 
 # Filters that resize the whole image do so up to this many scaled pixels per pixel of the crop.
 _WHOLE_LIMIT = 4
 
 
 class Resampler(Protocol):
-    """Computes the ``crop`` of an image scaled to ``scaled_hw``: (size, size, 3) uint8.
+    """Computes the ``crop`` of an image scaled to ``scaled_hw``: (height, width, 3) uint8.
 
     ``image_hwc`` is the ``needed_region`` of the image, and ``placement`` says where it is.
     """
@@ -70,10 +72,10 @@ class PillowFilter:
         """See ``Resampler``."""
         source_pixels = placement.full_height * placement.full_width
         scaled_pixels = scaled_hw[0] * scaled_hw[1]
-        whole = scaled_pixels <= max(source_pixels, _WHOLE_LIMIT * crop.size_px**2)
+        whole = scaled_pixels <= max(source_pixels, _WHOLE_LIMIT * crop.height_px * crop.width_px)
         if self.box_sensitive and whole:
             full = Image.fromarray(image_hwc).resize(scaled_hw[::-1], self.method)
-            right, bottom = crop.left + crop.size_px, crop.top + crop.size_px
+            right, bottom = crop.left + crop.width_px, crop.top + crop.height_px
             return np.array(full.crop((crop.left, crop.top, right, bottom)))
         if self.method == Image.Resampling.BOX:
             return _nearest(image_hwc, scaled_hw, crop)
@@ -89,19 +91,19 @@ class PillowFilter:
         """
         height, width, _ = image_hwc.shape
         left, top, right, bottom = source_box((height, width), scaled_hw, crop)
-        x_from, x_to = self._reach(left, right, width, crop.size_px)
-        y_from, y_to = self._reach(top, bottom, height, crop.size_px)
+        x_from, x_to = self._reach(left, right, width, crop.width_px)
+        y_from, y_to = self._reach(top, bottom, height, crop.height_px)
         source = np.ascontiguousarray(image_hwc[y_from:y_to, x_from:x_to])
         resized = Image.fromarray(source).resize(
-            (crop.size_px, crop.size_px),
+            (crop.width_px, crop.height_px),
             self.method,
             box=(left - x_from, top - y_from, right - x_from, bottom - y_from),
         )
         return np.array(resized)
 
-    def _reach(self, start: float, stop: float, n_source: int, size_px: int) -> tuple[int, int]:
+    def _reach(self, start: float, stop: float, n_source: int, n_crop: int) -> tuple[int, int]:
         """The first source sample that outputs from start to stop use, and one past the last."""
-        scale = max((stop - start) / size_px, 1.0)
+        scale = max((stop - start) / n_crop, 1.0)
         margin = math.ceil(self.support_px * scale) + 2
         return max(math.floor(start) - margin, 0), min(math.ceil(stop) + margin, n_source)
 
@@ -132,13 +134,28 @@ _FILTERS: dict[str, Filter] = {
 }
 
 
-def needed_region(height: int, width: int, *, size_px: int, filter_name: str) -> Region:
+def record_crop(scaled_hw: tuple[int, int], size_px: int, shape: Shape) -> Crop:
+    """What a record of this shape shows of the scaled image."""
+    return (rectangle_crop if shape == "rectangle" else centre_crop)(scaled_hw, size_px)
+
+
+def central_square(image_hwc: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """The central square of a record, C-contiguous; a square record itself."""
+    height, width = image_hwc.shape[:2]
+    if height == width:
+        return image_hwc
+    return np.ascontiguousarray(_cut(image_hwc, centre_crop((height, width), size_px)))
+
+
+def needed_region(
+    height: int, width: int, *, size_px: int, filter_name: str, shape: Shape = "square"
+) -> Region:
     """The region of an image of this size that ``resize_crop`` reads."""
     short = min(height, width)
     if short < size_px or (short > size_px and not _FILTERS[filter_name].shrinks_region):
         return Region(0, height, 0, width)
     scaled_hw = scaled_size(height, width, size_px)
-    return covered_region((height, width), scaled_hw, centre_crop(scaled_hw, size_px))
+    return covered_region((height, width), scaled_hw, record_crop(scaled_hw, size_px, shape))
 
 
 def resize_crop(
@@ -147,8 +164,11 @@ def resize_crop(
     size_px: int,
     filter_name: str,
     placement: Placement | None = None,
+    shape: Shape = "square",
 ) -> NDArray[np.uint8]:
-    """The central ``size_px`` square after the short side is resized to ``size_px``.
+    """The record after the short side is resized to ``size_px``.
+
+    ``square`` is the central square, ``rectangle`` all of the image (see ``rectangle_crop``).
 
     ``image_hwc`` is C-contiguous (height, width, 3) uint8; the result is a new array, never a
     view of it. ``filter_name`` is one of ``imgprep.spec.FILTERS``: ``area`` shrinks by area
@@ -163,25 +183,31 @@ def resize_crop(
     height, width = placement.full_height, placement.full_width
     short = min(height, width)
     scaled_hw = scaled_size(height, width, size_px)
-    crop = centre_crop(scaled_hw, size_px)
+    crop = record_crop(scaled_hw, size_px, shape)
     if short == size_px:
-        return _cut(image_hwc, crop.top - placement.top, crop.left - placement.left, size_px).copy()
+        here = replace(crop, top=crop.top - placement.top, left=crop.left - placement.left)
+        return _cut(image_hwc, here).copy()
     chosen = _FILTERS[filter_name]
     resample = chosen.shrink if short > size_px else chosen.enlarge
     return resample(image_hwc, scaled_hw, crop, placement=placement)
 
 
-def _cut(image_hwc: NDArray[np.uint8], top: int, left: int, size_px: int) -> NDArray[np.uint8]:
-    return image_hwc[top : top + size_px, left : left + size_px]
+def _cut(image_hwc: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
+    rows = slice(crop.top, crop.top + crop.height_px)
+    return image_hwc[rows, crop.left : crop.left + crop.width_px]
 
 
 def _nearest(
     image_hwc: NDArray[np.uint8], scaled_hw: tuple[int, int], crop: Crop
 ) -> NDArray[np.uint8]:
     """Enlarge as Pillow's BOX does: each pixel copies the source pixel that Pillow would choose."""
-    offsets = (crop.top, crop.left)
+    height, width, _ = image_hwc.shape
+    axes = (
+        (crop.top, crop.height_px, height / scaled_hw[0]),
+        (crop.left, crop.width_px, width / scaled_hw[1]),
+    )
     rows, columns = (
-        ((np.arange(at, at + crop.size_px) + 0.5) * (n_source / n_scaled)).astype(np.intp)
-        for at, n_source, n_scaled in zip(offsets, image_hwc.shape, scaled_hw, strict=False)
+        ((np.arange(first, first + count) + 0.5) * scale).astype(np.intp)
+        for first, count, scale in axes
     )
     return image_hwc[np.ix_(rows, columns)]

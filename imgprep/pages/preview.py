@@ -209,7 +209,8 @@ def _of_shard(
                 )
             tar.seek(offset)
             try:
-                pixels = encoding_of(index.encoding).pixels(tar.read(size), index.size_px)
+                encoding = encoding_of(index.encoding)
+                pixels = encoding.pixels(tar.read(size), index.size_px, index.shape)
             except FormatError as exc:
                 where = f"{store.where(shard.name)}: {key}"
                 raise FormatError(f"{where}: {exc}; run imgprep verify --decode") from exc
@@ -238,7 +239,7 @@ def _sheet(
     return Sheet(
         title="Records",
         note=(
-            f"{split}: {info.records:,} records of {index.size_px}x{index.size_px} px, "
+            f"{split}: {info.records:,} records {index.sides}, "
             f"{index.encoding}, {index.classes:,} classes, dataset {index.fingerprint[:12]}",
         ),
         rows=drawn,
@@ -249,8 +250,10 @@ def _small(pixels_hwc: Picture) -> Picture:
     from PIL import Image
 
     picture = Image.fromarray(pixels_hwc)
-    if picture.width > TILE_PX:
-        picture = picture.resize((TILE_PX, TILE_PX), Image.Resampling.BOX)
+    longest = max(picture.size)
+    if longest > TILE_PX:
+        width, height = (max(1, side * TILE_PX // longest) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BOX)
     return np.asarray(picture)
 
 

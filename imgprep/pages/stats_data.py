@@ -16,6 +16,7 @@ from imgprep.dataset.format import REPORT, sources_name
 from imgprep.dataset.index import DatasetIndex, load_index, load_labels
 from imgprep.dataset.labels import LabelMap
 from imgprep.errors import FormatError
+from imgprep.image.resize import central_square
 from imgprep.order import stream_key
 from imgprep.pages.preview import PreviewOptions, SheetRecord, choose_records
 from imgprep.spec import Solver
@@ -75,13 +76,15 @@ def gather(location: Location, solver: Solver) -> StatsData:
     return StatsData(
         index=index,
         labels=labels,
-        report=stats_report(moments, solver),
+        report=stats_report(moments, solver, index.shape),
         mean_image_hwc=np.floor(moments.mean_image_hwc() + 0.5).astype(np.uint8),
         build=_build_report(store),
         class_counts={
             name: np.bincount(rows, minlength=len(labels)) for name, rows in label_of_row.items()
         },
-        cloud_rgb=cloud([photo.pixels_hwc for photo in photos], CLOUD_PIXELS),
+        cloud_rgb=cloud(
+            [central_square(photo.pixels_hwc, index.size_px) for photo in photos], CLOUD_PIXELS
+        ),
         cloud_records=len(photos),
         photo=most_colourful(photos),
     )

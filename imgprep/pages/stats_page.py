@@ -13,6 +13,7 @@ from imgprep import __version__
 from imgprep.colour.pca import LEVELS, Reading, RgbPca, angle_degrees
 from imgprep.colour.published import PUBLISHED_MEANS, PUBLISHED_PCAS
 from imgprep.colour.stats import StatsReport
+from imgprep.image.resize import central_square
 from imgprep.pages.images import jpeg, png
 from imgprep.pages.page import Chart, Charts, Grid, Page, Part, Pictures, Section, Table, write_page
 from imgprep.pages.stats_charts import COMPONENTS, classes_chart, cloud_charts, components_chart
@@ -64,11 +65,12 @@ def stats_page(data: StatsData) -> Page:
         ("mean colour, R G B", " ".join(f"{level:.1f}" for level in data.report.pca.mean_rgb)),
         ("fingerprint", index.fingerprint[:12]),
     ]
+    of_squares = " (their central squares)" if index.shape == "rectangle" else ""
     return Page(
         title=f"Colour statistics: {name}",
         lead=(
-            f"Exact statistics of {rgb.images:,} training images of {rgb.size_px}x{rgb.size_px} "
-            "pixels: what AlexNet subtracts, and the noise that it adds."
+            f"Exact statistics of {rgb.images:,} training images{of_squares} of {rgb.size_px}x"
+            f"{rgb.size_px} pixels: what AlexNet subtracts, and the noise that it adds."
         ),
         facts=facts,
         sections=[
@@ -154,7 +156,7 @@ def _noise(data: StatsData) -> Section:
     pca, photo = data.report.pca, data.photo
     class_name = printable(data.labels.classes[photo.label].name)
     grids: list[Part] = []
-    small = _shrunk(photo.pixels_hwc)
+    small = _shrunk(central_square(photo.pixels_hwc, data.index.size_px))
     for reading in READINGS:
         rows = []
         for k, component in enumerate(COMPONENTS):

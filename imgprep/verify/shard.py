@@ -16,7 +16,9 @@ from imgprep.dataset.index import DatasetIndex, ShardInfo
 from imgprep.dataset.markers import has_markers, read_marker
 from imgprep.dataset.shard_walk import BadTarError, Member, index_line, records
 from imgprep.errors import FormatError, MemoryLimitError
+from imgprep.image.resize import central_square
 from imgprep.runners.runner import Tick
+from imgprep.spec import Shape
 from imgprep.storage import Store, absolute, open_store
 from imgprep.storage.reading import on_disk, read_bytes, store_errors
 
@@ -32,6 +34,7 @@ class VerifySetup:
     location: str
     """Path or URL of the dataset, valid in any process."""
     size_px: int
+    shape: Shape
     encoding: str
     classes: int
     label_digits: int
@@ -45,6 +48,7 @@ class VerifySetup:
         return cls(
             location=absolute(index.store),
             size_px=index.size_px,
+            shape=index.shape,
             encoding=index.encoding,
             classes=index.classes,
             label_digits=index.label_digits,
@@ -217,11 +221,11 @@ def _decode(
     accumulator: MomentsAccumulator | None,
 ) -> None:
     try:
-        image_hwc = encoding_of(setup.encoding).view(data, setup.size_px)
+        image_hwc = encoding_of(setup.encoding).view(data, setup.size_px, setup.shape)
     except FormatError as exc:
         _damage(check, str(exc), where)
         return
     except MemoryError as exc:
         raise MemoryLimitError.at(where) from exc
     if accumulator is not None:
-        accumulator.add(image_hwc)
+        accumulator.add(central_square(image_hwc, setup.size_px))
