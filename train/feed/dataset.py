@@ -90,6 +90,8 @@ def open_dataset(location: Location) -> TrainingSet:
                 f"{index.store}: there are no training images, and so neither mean image nor PCA; "
                 f"build the dataset with both splits ({', '.join(SPLITS)})"
             )
+        if index.shape == "rectangle":
+            raise DataError(f"{index.store}: the training cannot read records of shape rectangle")
         labels = labels_of(index, _checked_json(index, LABELS))
         mean_image_hwc = _mean_image(index)
         pca = _pca(index)
