@@ -47,16 +47,20 @@ def augmented(
             _places(config, int(draws.crop_yx[i, axis]), bool(mirrored[i]), float(draws.scale[i]))
             for axis, mirrored in ((0, draws.flip_vertical), (1, draws.flip))
         )
-        image_hwc = pixels_of(content).astype(np.float64)
-        if config.mean == "aligned":
-            image_hwc = image_hwc - data.mean_image_hwc
-        crop_hwc = _sample(image_hwc, rows, columns)
+        if config.crop == "resized":
+            crop_hwc = _resized(config, draws, i, pixels_of(content)).astype(np.float64)
+            rows = columns = np.zeros(config.crop_px)  # all of it is inside the record
+        else:
+            image_hwc = pixels_of(content).astype(np.float64)
+            if config.mean == "aligned":
+                image_hwc = image_hwc - data.mean_image_hwc
+            crop_hwc = _sample(image_hwc, rows, columns)
         low = (data.size_px - config.crop_px) // 2
         if config.mean == "centre":
             high = low + config.crop_px
             crop_hwc = crop_hwc - data.mean_image_hwc[low:high, low:high]
         if config.mean == "channel":
-            crop_hwc = crop_hwc - data.pca.mean_rgb
+            crop_hwc = crop_hwc - (config.mean_rgb or data.pca.mean_rgb)
         crop_hwc *= (_inside(rows, data.size_px)[:, None] * _inside(columns, data.size_px))[
             ..., None
         ]
@@ -64,8 +68,21 @@ def augmented(
             crop_hwc = crop_hwc + draws.lighting_rgb[i]
             if config.lighting_divide:
                 crop_hwc = crop_hwc / (1 + config.lighting_sd)
+        if config.sd_rgb is not None:
+            crop_hwc = crop_hwc / np.array(config.sd_rgb)
         out.append(crop_hwc.transpose(2, 0, 1))
     return np.array(out)
+
+
+def _resized(
+    config: InputConfig, draws: EpochDraws, i: int, image_hwc: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Cut the part out and resize it with Pillow, as torchvision does; then mirror."""
+    (top, left), (height, width) = draws.crop_yx[i].tolist(), draws.crop_hw[i].tolist()
+    part = Image.fromarray(image_hwc[top : top + height, left : left + width])
+    pixels = np.asarray(part.resize((config.crop_px,) * 2, Image.Resampling.BILINEAR))
+    pixels = pixels[:, ::-1] if draws.flip[i] else pixels
+    return pixels[::-1] if draws.flip_vertical[i] else pixels
 
 
 def _places(config: InputConfig, corner: int, mirrored: bool, scale: float) -> Float:

@@ -109,14 +109,14 @@ def test_crop_positions_are_uniform_on_33_by_33(data: TrainingSet) -> None:
 def test_without_random_crops_and_flips_every_image_is_the_central_crop(
     data: TrainingSet,
 ) -> None:
-    plain = InputConfig(random_crop=False, flip=False, crop_chunk=3)
+    plain = InputConfig(crop="centre", flip=False, crop_chunk=3)
     draws = epoch_draws(plain, data.pca, 257, 50, seed=5, epoch=1)
     assert (draws.crop_yx == 16).all()
     assert not draws.flip.any()
     usual = epoch_draws(InputConfig(flip=False, crop_chunk=3), data.pca, 257, 50, seed=5, epoch=1)
     np.testing.assert_array_equal(draws.lighting_rgb, usual.lighting_rgb)
-    with pytest.raises(ConfigError, match=r"random_crop off it must be 0; got 4"):
-        InputConfig(random_crop=False, translate_px=4)
+    with pytest.raises(ConfigError, match=r"translate_px need crop = random; got centre"):
+        InputConfig(crop="centre", translate_px=4)
 
 
 def test_a_chunk_shares_crop_and_flip_but_not_colour(data: TrainingSet) -> None:

@@ -22,6 +22,8 @@ DropoutKind = Literal["vanilla", "inverted"]
 ScheduleKind = Literal["plateau", "steps", "dexp", "constant"]
 Parallel = Literal["auto", "none", "data", "columns"]
 Device = Literal["auto", "cpu", "cuda"]
+CropKind = Literal["random", "resized", "centre"]
+MemoryFormat = Literal["channels-last", "channels-first"]
 CACHE_GIB = 100.0
 """Default limit of the shard cache, in GiB."""
 
@@ -42,17 +44,41 @@ def _at_least(settings: object, least: float, *names: str) -> None:
         _require(value is None or value >= least, f"{name} must be at least {least}; got {value}")
 
 
+def _require_range(name: str, values: tuple[float, ...], most: float) -> None:
+    fits = len(values) == 2 and 0 < values[0] <= values[1] <= most
+    _require(
+        fits,
+        f"{name} must be two numbers in increasing order, above 0 and at most {most:g}; "
+        f"got {values}",
+    )
+
+
+def _require_levels(name: str, values: tuple[float, ...] | None, least: float) -> None:
+    fits = values is None or (len(values) == 3 and all(least <= v <= 255 for v in values))
+    _require(fits, f"{name} must be three numbers from {least:g} to 255 (levels); got {values}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputConfig:
     """How a record becomes what the network sees."""
 
     crop_px: int = 224
+    crop: CropKind = "random"
+    """``random``: a square of ``crop_px`` at a random place (the paper); ``resized``: a random part
+    of the record, resized to ``crop_px`` (the random-resized-crop of later practice, with the
+    draws of torchvision's ``RandomResizedCrop``); ``centre``: the middle, as in evaluation."""
+    crop_area: tuple[float, ...] = (0.08, 1.0)
+    """``resized``: the least and greatest area of the part, as a fraction of the record."""
+    crop_ratio: tuple[float, ...] = (3 / 4, 4 / 3)
+    """``resized``: its least and greatest width, as a fraction of its height."""
     mean: MeanKind = "centre"
     """What is subtracted: the central window of the mean image for every crop and flip (as in the
     2012 source), the window under the crop (``aligned``), one value per channel, or nothing."""
+    mean_rgb: tuple[float, ...] | None = None
+    """The values of ``channel``, in levels (0-255); None: the means of the training set."""
+    sd_rgb: tuple[float, ...] | None = None
+    """Each channel is divided by its value, in levels; None: it is not."""
     flip: bool = True
-    random_crop: bool = True
-    """Each crop is at a random place; off: always the central crop, as in evaluation."""
     crop_chunk: int = 1
     """Consecutive images that share a crop position and a flip: 1, or 32 in the 2012 source."""
     lighting: Lighting = "eigenvalue"
@@ -75,6 +101,8 @@ class InputConfig:
     window_shards: int = 16
     """Shards whose records are mixed with one another in an epoch."""
     dtype: FloatType = "float32"
+    memory_format: MemoryFormat = "channels-last"
+    """The order of the images in memory; their shape is (n, 3, crop, crop) in both."""
     threads: int | None = None
     """Decoding threads; None: as many as the processors that this process may use."""
     cache_folder: str | None = None
@@ -87,6 +115,12 @@ class InputConfig:
         _one_of("mean", self.mean, MeanKind)
         _one_of("lighting", self.lighting, Lighting)
         _one_of("dtype", self.dtype, FloatType)
+        _one_of("crop", self.crop, CropKind)
+        _one_of("memory_format", self.memory_format, MemoryFormat)
+        _require_range("crop_area", self.crop_area, 1)
+        _require_range("crop_ratio", self.crop_ratio, 100)
+        _require_levels("mean_rgb", self.mean_rgb, 0)
+        _require_levels("sd_rgb", self.sd_rgb, 1)
         _at_least(self, 8, "crop_px")
         _at_least(self, 1, "crop_chunk", "window_shards", "threads")
         _at_least(self, 0, "translate_px", "gaussian_sd")
@@ -95,15 +129,22 @@ class InputConfig:
             f"lighting_sd must be at least 0 and below 10; got {self.lighting_sd}",
         )
         _require(
-            self.random_crop or not self.translate_px,
-            f"translate_px moves random crops: with random_crop off it must be 0; "
-            f"got {self.translate_px}",
-        )
-        _require(
             0 <= self.scale_jitter < 1,
             f"scale_jitter must be at least 0 and below 1; got {self.scale_jitter}",
         )
         _require(self.cache_gib > 0, f"cache_gib must be above 0; got {self.cache_gib}")
+        _require(
+            self.crop == "random" or not (self.scale_jitter or self.translate_px),
+            f"scale_jitter and translate_px need crop = random; got {self.crop}",
+        )
+        _require(
+            not (self.crop == "resized" and self.mean == "aligned"),
+            "mean = aligned does not go with crop = resized: choose centre, channel or none",
+        )
+        _require(
+            self.mean_rgb is None or self.mean == "channel",
+            f"mean_rgb needs mean = channel; got {self.mean}",
+        )
 
     def with_cache(self, folder: str | None, gib: float | None) -> InputConfig:
         """Return these settings with another cache; None means the default, because the cache
@@ -114,6 +155,7 @@ class InputConfig:
         """Return these settings with everything random off, as evaluation needs them."""
         return replace(
             self,
+            crop="centre",
             flip=False,
             vertical_flip=False,
             scale_jitter=0.0,

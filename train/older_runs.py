@@ -18,7 +18,12 @@ RETIRED: Mapping[str, object] = {
 ADDED: Mapping[str, object] = {
     "cuda_graph": True,
     "deterministic": False,
-    "input.random_crop": True,
+    "input.crop": "random",
+    "input.crop_area": (0.08, 1.0),
+    "input.crop_ratio": (3 / 4, 4 / 3),
+    "input.mean_rgb": None,
+    "input.memory_format": "channels-last",
+    "input.sd_rgb": None,
     "net.leave_out": None,
     "net.pool_size": 3,
     "net.pool_stride": 2,

@@ -19,6 +19,9 @@ from imgprep.colour.pca import RgbPca
 from imgprep.order import stream_key
 from train.config import InputConfig
 
+CROP_ATTEMPTS = 10
+"""How often a part of a record is drawn before the largest allowed one is taken."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EpochDraws:
@@ -26,6 +29,8 @@ class EpochDraws:
 
     crop_yx: NDArray[np.int32]
     """Top left corner of each crop in its record (n, 2), pixels."""
+    crop_hw: NDArray[np.int32]
+    """Height and width of each crop in its record (n, 2), pixels; 0 unless crops are resized."""
     flip: NDArray[np.bool_]
     """Mirrored left to right (n,)."""
     flip_vertical: NDArray[np.bool_]
@@ -60,6 +65,7 @@ class EpochDraws:
         """Choose the same crop for ``n`` images, and nothing random."""
         return cls(
             crop_yx=np.tile(np.array(crop_yx, np.int32), (n, 1)),
+            crop_hw=np.zeros((n, 2), np.int32),
             flip=np.zeros(n, np.bool_),
             flip_vertical=np.zeros(n, np.bool_),
             scale=np.ones(n),
@@ -112,12 +118,7 @@ def epoch_draws(
     def share(chunk_values: NDArray[np.generic]) -> NDArray[np.generic]:
         return np.repeat(chunk_values, config.crop_chunk, axis=0)[:n]
 
-    outside_px = config.translate_px
-    places = size_px - config.crop_px + 1 + 2 * outside_px
-    if config.random_crop:
-        crop_yx = streams.integers("crop", 2 * chunks, places).reshape(chunks, 2) - outside_px
-    else:
-        crop_yx = np.full((chunks, 2), (size_px - config.crop_px) // 2)
+    crop_yx, crop_hw = _crops(config, size_px, chunks, streams)
     flip, flip_vertical = np.zeros(chunks, np.bool_), np.zeros(chunks, np.bool_)
     if config.flip:
         flip = streams.integers("flip", chunks, 2) == 1
@@ -135,12 +136,56 @@ def epoch_draws(
         pixel_seed = (streams.words("pixels", n) >> np.uint64(1)).astype(np.int64)
     return EpochDraws(
         crop_yx=share(crop_yx).astype(np.int32),
+        crop_hw=share(crop_hw).astype(np.int32),
         flip=share(flip).astype(np.bool_),
         flip_vertical=share(flip_vertical).astype(np.bool_),
         scale=share(scale).astype(np.float64),
         lighting_rgb=lighting_rgb.astype(np.float32),
         pixel_seed=pixel_seed,
     )
+
+
+def _crops(
+    config: InputConfig, size_px: int, n: int, streams: _Streams
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw the corners of ``n`` crops and, if they are resized, their heights and widths."""
+    if config.crop == "resized":
+        crop_hw = _parts(config, size_px, n, streams)
+        places = size_px + 1 - crop_hw.reshape(-1)
+        return streams.integers("crop", 2 * n, places).reshape(n, 2), crop_hw
+    crop_hw = np.zeros((n, 2), np.int64)
+    if config.crop == "centre":
+        return np.full((n, 2), (size_px - config.crop_px) // 2), crop_hw
+    outside_px = config.translate_px
+    every_place = size_px - config.crop_px + 1 + 2 * outside_px
+    return streams.integers("crop", 2 * n, every_place).reshape(n, 2) - outside_px, crop_hw
+
+
+def _parts(config: InputConfig, size_px: int, n: int, streams: _Streams) -> NDArray[np.int64]:
+    """Draw heights and widths (n, 2) of parts of square records, as torchvision does.
+
+    The area is uniform in ``crop_area``, and the logarithm of the ratio in ``crop_ratio``. A part
+    that is too high or too wide is drawn again, ten times at most; then it is the largest part of
+    an allowed ratio (torchvision, ``RandomResizedCrop.get_params``).
+    """
+    low, high = np.log(config.crop_ratio)
+    least, most = config.crop_area
+    nearest = min(max(1.0, config.crop_ratio[0]), config.crop_ratio[1])  # to a square
+    largest = round(size_px / max(1.0, nearest)), round(size_px * min(1.0, nearest))
+    crop_hw = np.tile(np.maximum(1, np.array(largest, np.int64)), (n, 1))
+    missing = np.arange(n)
+    for attempt in range(CROP_ATTEMPTS):
+        if not len(missing):
+            break
+        u_area = streams.uniform(f"crop-area-{attempt}", n)[missing]
+        u_ratio = streams.uniform(f"crop-ratio-{attempt}", n)[missing]
+        area_px = size_px**2 * (least + (most - least) * u_area)
+        ratio = np.exp(low + (high - low) * u_ratio)
+        hw = np.rint(np.sqrt(np.stack([area_px / ratio, area_px * ratio], axis=1))).astype(np.int64)
+        fits = ((hw >= 1) & (hw <= size_px)).all(axis=1)
+        crop_hw[missing[fits]] = hw[fits]
+        missing = missing[~fits]
+    return crop_hw
 
 
 def warp_matrices(draws: EpochDraws, crop_px: int) -> NDArray[np.float32]:
@@ -169,7 +214,7 @@ class _Streams:
         key = stream_key(self.seed, f"epoch-{name}:{self.epoch}")
         return np.asarray(np.random.Philox(key=key).random_raw(count), dtype=np.uint64)
 
-    def integers(self, name: str, count: int, below: int) -> NDArray[np.int64]:
+    def integers(self, name: str, count: int, below: int | NDArray[np.int64]) -> NDArray[np.int64]:
         """Draw uniform integers from 0 to ``below`` - 1; the bias is under ``below`` / 2^32."""
         high = self.words(name, count) >> np.uint64(32)
         return ((high * np.uint64(below)) >> np.uint64(32)).astype(np.int64)

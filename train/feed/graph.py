@@ -6,9 +6,11 @@ as inputs, computed from the draws of the batch (``FeedBatch``). Its result is, 
 
     (pixels - mean window + lighting noise) / divisor
 
-There are three ways to compute it, which differ only in speed:
+where the divisor may differ by channel. There are three ways to compute it, which differ only in
+speed:
 
-* crop while decoding, mirror the bytes, subtract the fixed window, then the rest: the usual one;
+* crop while decoding, resize (if the crops are parts of any size), mirror the bytes, subtract the
+  fixed window, then the rest: the usual one;
 * subtract the whole mean image, then crop and mirror: for the mean ``aligned``;
 * one affine map for crop, mirrors, scale and translation: only if one of the last two is on.
 
@@ -195,10 +197,19 @@ class _Nodes:
     def _cropped(self) -> Any:
         """The crop (crop, crop, 3) uint8, for which only its blocks are decoded."""
         corner = self._input("corner_yx", lambda draws: draws.crop_yx)
-        part = {"shape": [self._spec.crop_px] * 2, "axes": [0, 1]}
+        size = [self._spec.crop_px] * 2
+        if not self._spec.resizes:
+            return self._part(corner, size)
+        part = self._part(corner, self._input("crop_hw", lambda draws: draws.crop_hw))
+        # Bilinear, over all pixels that a pixel of the result covers: as Pillow and torchvision do.
+        linear = self._types.INTERP_LINEAR
+        return self._fn.resize(part, size=size, interp_type=linear, antialias=True)
+
+    def _part(self, corner: Any, shape: Any) -> Any:
+        where = {"start": corner, "shape": shape, "axes": [0, 1]}
         if not self._spec.needs_decoder:
-            return self._fn.slice(self._decoded(), start=corner, **part)
-        return self._fn.decoders.image_slice(self._record, start=corner, **part, **self._decoding())
+            return self._fn.slice(self._decoded(), **where)
+        return self._fn.decoders.image_slice(self._record, **where, **self._decoding())
 
     def _flip(self) -> Any:
         return self._input("flip", lambda draws: draws.flip.astype(np.int32))
@@ -223,6 +234,8 @@ class _Nodes:
     def _finished(self, image: Any) -> Any:
         """Lighting noise, division and type; the channel mean is subtracted with the noise."""
         spec, fn, mean = self._spec, self._fn, self._config.mean
+        if spec.resizes or spec.divides_channels:
+            return self._standardised(image)
         if spec.lighting:
             image = self._with_lighting(image)
         elif mean == "channel" and not spec.warps:
@@ -238,6 +251,18 @@ class _Nodes:
             mean_rgb = self._spec.mean_rgb
         return self._input(
             "subtracted", lambda draws: np.tile(mean_rgb - draws.lighting_rgb, (1, pixels))
+        )
+
+    def _standardised(self, image: Any) -> Any:
+        """The same with a divisor for each channel, in one pass."""
+        mean = self._config.mean == "channel" and not self._spec.warps
+        return self._fn.crop_mirror_normalize(
+            image,
+            mirror=0,
+            mean=self._subtracted(1) if self._spec.lighting or mean else [0.0, 0.0, 0.0],
+            std=list(self._spec.divisor_rgb),
+            dtype=self._dtype,
+            output_layout="HWC",
         )
 
     def _with_lighting(self, image: Any) -> Any:
@@ -260,7 +285,7 @@ class _Nodes:
             crop_pos_x=self._input("x", lambda draws: (draws.crop_yx[:, 1] / far).astype("f4")),
             mirror=self._flip() if self._config.flip else 0,
             mean=self._subtracted(1) if spec.lighting else [0.0, 0.0, 0.0],
-            std=[spec.divisor] * 3,
+            std=list(spec.divisor_rgb),
             dtype=types.FLOAT if self._config.vertical_flip else self._dtype,
             output_layout="HWC",
         )

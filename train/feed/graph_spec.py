@@ -55,8 +55,24 @@ class GraphSpec:
         return self.config.scale_jitter > 0 or self.config.translate_px > 0
 
     @property
+    def resizes(self) -> bool:
+        """Whether crops are parts of any size, resized to ``crop_px``."""
+        return self.config.crop == "resized"
+
+    @property
+    def divides_channels(self) -> bool:
+        """Whether each channel is divided by its own standard deviation."""
+        return self.config.sd_rgb is not None
+
+    @property
+    def divisor_rgb(self) -> tuple[float, float, float]:
+        """What each channel of the result is divided by."""
+        red, green, blue = self.config.sd_rgb or (1.0, 1.0, 1.0)
+        return red * self.divisor, green * self.divisor, blue * self.divisor
+
+    @property
     def divisor(self) -> float:
-        """What the result is divided by."""
+        """What all channels of the result are divided by."""
         divides = self.lighting and self.config.lighting_divide
         return 1 + self.config.lighting_sd if divides else 1.0
 
@@ -88,9 +104,14 @@ def graph_spec(
         threads=config.threads or processors(),
         config=config,
         mean_image_hwc=data.mean_image_hwc,
-        mean_rgb=data.pca.mean_rgb.astype(np.float32),
+        mean_rgb=mean_rgb(data, config),
         lighting=lighting,
     )
+
+
+def mean_rgb(data: TrainingSet, config: InputConfig) -> NDArray[np.float32]:
+    """Return what the mean ``channel`` subtracts: (3,), levels."""
+    return np.array(config.mean_rgb or data.pca.mean_rgb, dtype=np.float32)
 
 
 def eval_spec(

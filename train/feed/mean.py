@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from train.config import InputConfig
 from train.feed.augment import EpochDraws, warp_matrices
 from train.feed.dataset import TrainingSet
+from train.feed.graph_spec import mean_rgb
 
 
 def subtracted_mean(
@@ -23,7 +24,7 @@ def subtracted_mean(
     if config.mean == "none":
         return np.zeros(shape, np.float32)
     if config.mean == "channel":
-        return np.broadcast_to(data.pca.mean_rgb.astype(np.float32), shape)
+        return np.broadcast_to(mean_rgb(data, config), shape)
     if config.mean == "centre":
         low = (data.size_px - crop) // 2
         window = data.mean_image_hwc[low : low + crop, low : low + crop]
@@ -45,8 +46,11 @@ def viewable(
 ) -> NDArray[np.uint8]:
     """Convert images (n, 3, crop, crop) as the network sees them to pixels (n, crop, crop, 3).
 
-    The mean is added and the result clipped; nothing else is undone. Where the preset divides by
-    1 + the noise's standard deviation, the pictures have that much less contrast.
+    ``sd_rgb`` is multiplied, the mean is added, and the result is clipped; nothing else is undone.
+    Where the preset divides by 1 + the noise's standard deviation, the pictures have that much less
+    contrast.
     """
-    levels = images.float().permute(0, 2, 3, 1).cpu().numpy() + subtracted_mean(config, data, draws)
-    return np.rint(levels).clip(0, 255).astype(np.uint8)
+    sd_rgb = np.array(config.sd_rgb or (1, 1, 1), np.float32)
+    seen: NDArray[np.float32] = images.float().permute(0, 2, 3, 1).cpu().numpy()
+    levels = seen * sd_rgb + subtracted_mean(config, data, draws)
+    return np.asarray(np.rint(levels).clip(0, 255), dtype=np.uint8)

@@ -23,6 +23,7 @@ class Sink:
         self._device = device
         self._crop_px, self._views = config.crop_px, views
         self._dtype: torch.dtype = getattr(torch, config.dtype)
+        self._channels_first = config.memory_format == "channels-first"
         self._pixel_sd = pixel_sd
         self._stream: torch.cuda.Stream | None = None
 
@@ -74,7 +75,8 @@ class Sink:
             image = torch.utils.dlpack.from_dlpack(view).permute(0, 3, 1, 2)  # channels last
             if self._pixel_sd:
                 image = image + self._pixel_sd * self._pixel_noise(image, pixel_seed)
-            images_v.append(image.to(self._dtype))
+            image = image.to(self._dtype)
+            images_v.append(image.contiguous() if self._channels_first else image)
         return images_v
 
     def _pixel_noise(self, image: torch.Tensor, pixel_seed: NDArray[np.int64]) -> torch.Tensor:

@@ -113,7 +113,8 @@ def changed_settings(checkpoint: Checkpoint, config: RunConfig) -> list[str]:
 
 def _settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """The settings of a checkpoint of any version, by today's names."""
-    return with_added(with_precision(without_retired(checkpoint.config)))
+    settings = with_added(with_precision(without_retired(checkpoint.config)))
+    return {name: _plain(value) for name, value in settings.items()}
 
 
 def _refusals(checkpoint: Checkpoint, expected: ExpectedRun) -> Iterator[Difference]:
