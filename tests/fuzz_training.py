@@ -17,7 +17,8 @@ from tests.mutations import mutate_json, mutate_zip
 from train.config import RunConfig
 from train.feed.dataset import open_dataset
 from train.feed.records import RecordReader
-from train.net import native, net_layout
+from train.net import net_layout
+from train.net.kernels import cpu
 from train.optim.schedule import ScheduleState
 from train.run.logs import EPOCH_FIELDS, STEP_FIELDS, read_rows
 from train.saved import checkpoint as checkpoints
@@ -161,8 +162,8 @@ def norm(data: bytes) -> None:
         y, z = np.full_like(x, 7), np.full_like(x, 7)
         try:
             arguments = (channels, groups, size, 2.0, 1e-4, bool(rectify & 1), avx2)
-            native._cpu.lrn_forward(x, y, *arguments)
-            native._cpu.lrn_backward(x, y, z, *arguments)
+            cpu._cpu.lrn_forward(x, y, *arguments)
+            cpu._cpu.lrn_backward(x, y, z, *arguments)
         except (ValueError, OverflowError):
             continue
         results.append((y, z))

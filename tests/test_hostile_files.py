@@ -37,7 +37,7 @@ from train.config import InputConfig, RunConfig
 from train.errors import CheckpointError, ConfigError, DataError
 from train.feed.dataset import open_dataset
 from train.feed.records import RecordReader
-from train.net import native
+from train.net.kernels import cpu
 from train.run.logs import STEP_FIELDS, read_rows
 from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint_file import read_values, write_values
@@ -213,7 +213,7 @@ def jpeg_of(side_px: int, **options: object) -> bytes:
 def test_the_norm_divides_by_no_overflow() -> None:
     values = bytearray(16)
     with pytest.raises(ValueError, match="cannot be handled"):
-        native._cpu.lrn_forward(values, values, 2**62, 2**62, 5, 2.0, 1e-4, True, False)
+        cpu._cpu.lrn_forward(values, values, 2**62, 2**62, 5, 2.0, 1e-4, True, False)
 
 
 def test_a_network_is_not_made_to_the_size_that_a_checkpoint_claims(tmp_path: Path) -> None:

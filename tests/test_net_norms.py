@@ -15,23 +15,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from train.errors import ConfigError
-from train.net import native
-from train.net.norms import ChannelNorm, NormConstants, SpatialNorm
+from train.net.kernels import cpu
+from train.net.kernels.constants import NormConstants
+from train.net.norms import ChannelNorm, SpatialNorm
 
 PAPER = NormConstants(k=2.0, alpha=1e-4, beta=0.75)
 STRONG = NormConstants(k=1.5, alpha=0.3, beta=0.75)
-COMPILED = [name for name in native.available_backends() if name != "torch"]
+COMPILED = [name for name in cpu.available_backends() if name != "torch"]
 
 
 @pytest.fixture
 def backend() -> Iterator[Callable[[str], None]]:
-    before = native.BACKEND
+    before = cpu.BACKEND
 
     def choose(name: str) -> None:
-        native.BACKEND = name
+        cpu.BACKEND = name
 
     yield choose
-    native.BACKEND = before
+    cpu.BACKEND = before
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -130,14 +131,14 @@ def test_the_kernels_equal_the_torch_code(
     upstream = noise(*shape, seed=seed + 100)
     expected = norm(wide, rectify=rectify)
     expected.backward(upstream)
-    before, native.BACKEND = native.BACKEND, name
+    before, cpu.BACKEND = cpu.BACKEND, name
     try:
         x = wide.detach().float().contiguous(memory_format=torch.channels_last).requires_grad_()
-        assert native.is_supported(x)
+        assert cpu.takes(x, STRONG)
         y = norm(x, rectify=rectify)
         y.backward(upstream.float())
     finally:
-        native.BACKEND = before
+        cpu.BACKEND = before
     assert x.grad is not None
     assert wide.grad is not None
     torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=1e-9)
@@ -160,7 +161,7 @@ def test_threads_change_nothing(name: str, threads: int, backend: Callable[[str]
     backend(name)
     norm = ChannelNorm(PAPER, size=5, groups=2)
     x = (noise(3, 96, 17, 19) * 80).float().contiguous(memory_format=torch.channels_last)
-    assert x.numel() > native.SMALL
+    assert x.numel() > cpu.SMALL
     results = []
     before = torch.get_num_threads()
     for count in (1, threads):
@@ -183,7 +184,7 @@ def test_any_memory_format_gives_the_same(name: str, backend: Callable[[str], No
     base = noise(2, 7, 5, 4).float()
     last = base.contiguous(memory_format=torch.channels_last)
     views = [base, last, last[:, :, ::2], last[:, 1:6], base.transpose(2, 3), last[:1]]
-    assert [native.is_supported(view) for view in views] == [False, True, False, False, False, True]
+    assert [cpu.takes(view, STRONG) for view in views] == [False, True, False, False, False, True]
     for view in views:
         leaf = view.detach().requires_grad_()
         y = norm(leaf)
@@ -223,16 +224,16 @@ def test_the_kernel_refuses_wrong_memory() -> None:
         (rows, rows, 6, 1, 2**20 + 1),
     ]:
         with pytest.raises(ValueError):
-            native._cpu.lrn_forward(x, y, channels, groups, size, 2.0, 1e-4, False, True)
+            cpu._cpu.lrn_forward(x, y, channels, groups, size, 2.0, 1e-4, False, True)
         with pytest.raises(ValueError):
-            native._cpu.lrn_backward(x, x, y, channels, groups, size, 2.0, 1e-4, False, True)
+            cpu._cpu.lrn_backward(x, x, y, channels, groups, size, 2.0, 1e-4, False, True)
 
 
 def test_the_backend_is_chosen_by_name() -> None:
-    assert native.choose_backend(None) == native.available_backends()[0]
+    assert cpu.choose_backend(None) == cpu.available_backends()[0]
     with pytest.raises(ConfigError, match=r"TRAIN_KERNEL must be one of .* got 'gpu'"):
-        native.choose_backend("gpu")
-    code = "from train.net.native import BACKEND; print(BACKEND)"
+        cpu.choose_backend("gpu")
+    code = "from train.net.kernels.cpu import BACKEND; print(BACKEND)"
     environment = {**os.environ, "TRAIN_KERNEL": "torch"}
     ran = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

@@ -136,7 +136,8 @@ def lrn_step(variant: str, batch: int) -> Callable[[], Seconds]:
     import torch
     from torch.nn.functional import local_response_norm
 
-    from train.net.norms import ChannelNorm, NormConstants
+    from train.net.kernels.constants import NormConstants
+    from train.net.norms import ChannelNorm
 
     ours = ChannelNorm(NormConstants(k=2.0, alpha=1e-4, beta=0.75), size=5, groups=2)
     shape = (batch, *LRN_SHAPE)

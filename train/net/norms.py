@@ -15,7 +15,6 @@ The backward pass keeps only x and recomputes s: this saves memory and is not sl
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,19 +23,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from train.net.native import is_supported, lrn_backward, lrn_forward
+from train.net.kernels import cpu, gpu
+from train.net.kernels.constants import ChannelWindow, NormConstants
 
 WindowSum = Callable[[Tensor], Tensor]
 """Sums the window around each value into a new tensor of the same shape and memory format."""
-
-
-@dataclass(frozen=True, slots=True)
-class NormConstants:
-    """Constants of ``s = k + alpha * sum`` and of ``x / s**beta``."""
-
-    k: float
-    alpha: float
-    beta: float
 
 
 def inverse_power(s: Tensor, beta: float) -> Tensor:
@@ -53,9 +44,7 @@ def response_norm(x: Tensor, window: WindowSum, constants: NormConstants) -> Ten
     Any device and type; half-precision values are squared and summed as float32, because the
     square of 256 overflows float16.
     """
-    result = _ResponseNorm.apply(x, window, constants)  # type: ignore[no-untyped-call]
-    assert isinstance(result, Tensor)
-    return result
+    return _applied(_ResponseNorm, x, window, constants)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -110,35 +99,49 @@ class ChannelNorm(nn.Module):
         self.groups = groups
 
     def forward(self, x: Tensor, *, rectify: bool = False) -> Tensor:
-        if self.constants.beta == 0.75 and is_supported(x):
-            result = _NativeNorm.apply(x, self, rectify)  # type: ignore[no-untyped-call]
-            assert isinstance(result, Tensor)
-            return result
-        window = partial(channel_sums, size=self.size, groups=self.groups)
-        return response_norm(torch.relu(x) if rectify else x, window, self.constants)
+        if cpu.takes(x, self.constants) or gpu.takes(x):
+            window = ChannelWindow(size=self.size, groups=self.groups, rectify=rectify)
+            return _applied(_ChannelKernel, x, self.constants, window)
+        sums = partial(channel_sums, size=self.size, groups=self.groups)
+        return response_norm(torch.relu(x) if rectify else x, sums, self.constants)
 
     def extra_repr(self) -> str:
         return f"{self.constants}, size={self.size}, groups={self.groups}"
 
 
-class _NativeNorm(torch.autograd.Function):
+class _ChannelKernel(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: ChannelNorm, rectify: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, constants: NormConstants, window: ChannelWindow) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.settings = {
-            "groups": norm.groups,
-            "size": norm.size,
-            "k": norm.constants.k,
-            "alpha": norm.constants.alpha,
-            "rectify": rectify,
-        }
-        return lrn_forward(x, **ctx.settings)
+        ctx.kernels, ctx.settings = gpu if x.is_cuda else cpu, (constants, window)
+        y: Tensor = ctx.kernels.channel_forward(x, constants, window)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return lrn_backward(x, gradient, **ctx.settings), None, None
+        return ctx.kernels.channel_backward(x, gradient, *ctx.settings), None, None
+
+
+class _PlaneKernel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, constants: NormConstants) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.constants = constants
+        return gpu.plane_forward(x, constants)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return gpu.plane_backward(x, gradient, ctx.constants), None
+
+
+def _applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    result = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    assert isinstance(result, Tensor)
+    return result
 
 
 SPATIAL_SIDE = 5
@@ -156,4 +159,6 @@ class SpatialNorm(nn.Module):
     """The source's norm within each map of (n, channels, height, width)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if gpu.takes(x):
+            return _applied(_PlaneKernel, x, SPATIAL_CONSTANTS)
         return response_norm(x, plane_sums, SPATIAL_CONSTANTS)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.config import Activation, NetConfig
+from train.net.kernels.constants import NormConstants
 from train.net.layout import Layer, NetLayout
-from train.net.norms import ChannelNorm, NormConstants, SpatialNorm
+from train.net.norms import ChannelNorm, SpatialNorm
 
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: functional.relu(x, inplace=True),

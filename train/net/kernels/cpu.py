@@ -3,7 +3,7 @@
 They take float32 images in channels-last memory. The environment variable ``TRAIN_KERNEL``
 chooses the backend when this module is imported: ``auto`` (the default) takes the first that works
 of ``c-avx2``, ``c`` (the same source without AVX2) and ``torch``. ``torch`` needs no compiled code;
-every other device and type uses it.
+other types use it, and so does a GPU without Triton.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.errors import ConfigError
+from train.net.kernels.constants import ChannelWindow, NormConstants
 
 Array = NDArray[np.float32]
 
@@ -63,13 +64,15 @@ BACKEND: str = choose_backend(os.environ.get(KERNEL_VARIABLE))
 """The backend that this process uses; benchmarks and tests set it."""
 
 
-def is_supported(x: Tensor) -> bool:
+def takes(x: Tensor, constants: NormConstants) -> bool:
     """Whether the kernels can read this tensor: float32 (n, c, h, w) on a CPU, channels last.
 
-    Never under ``torch.compile``, which cannot trace compiled code.
+    Only for the published beta of 0.75. Never under ``torch.compile``, which cannot trace compiled
+    code.
     """
     return (
-        BACKEND != "torch"
+        constants.beta == 0.75
+        and BACKEND != "torch"
         and not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -85,33 +88,33 @@ def rows_of(x: Tensor) -> Array:
     return rows
 
 
-def lrn_forward(
-    x: Tensor, *, groups: int, size: int, k: float, alpha: float, rectify: bool
-) -> Tensor:
-    """Compute ``y = x / (k + alpha * sum)**0.75``, of ``max(x, 0)`` with ``rectify``."""
+def channel_forward(x: Tensor, constants: NormConstants, window: ChannelWindow) -> Tensor:
+    """Compute ``y = x / (k + alpha * sum)**0.75``, of ``max(x, 0)`` if the window rectifies."""
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    channels, avx2 = x.shape[1], BACKEND == "c-avx2"
-
-    def work(x_rows: Array, y_rows: Array) -> None:
-        _cpu.lrn_forward(x_rows, y_rows, channels, groups, size, k, alpha, rectify, avx2)
-
-    in_parallel(work, rows_of(x), rows_of(y))
+    settings = _settings(x, constants, window)
+    in_parallel(lambda *rows: _cpu.lrn_forward(*rows, *settings), rows_of(x), rows_of(y))
     return y
 
 
-def lrn_backward(
-    x: Tensor, gradient: Tensor, *, groups: int, size: int, k: float, alpha: float, rectify: bool
+def channel_backward(
+    x: Tensor, gradient: Tensor, constants: NormConstants, window: ChannelWindow
 ) -> Tensor:
     """Compute the gradient of x from x and the gradient of y."""
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     result = torch.empty_like(x, memory_format=torch.channels_last)
-    channels, avx2 = x.shape[1], BACKEND == "c-avx2"
-
-    def work(x_rows: Array, g_rows: Array, out_rows: Array) -> None:
-        _cpu.lrn_backward(x_rows, g_rows, out_rows, channels, groups, size, k, alpha, rectify, avx2)
-
-    in_parallel(work, rows_of(x), rows_of(gradient), rows_of(result))
+    settings = _settings(x, constants, window)
+    in_parallel(
+        lambda *rows: _cpu.lrn_backward(*rows, *settings),
+        *(rows_of(x), rows_of(gradient), rows_of(result)),
+    )
     return result
+
+
+def _settings(x: Tensor, constants: NormConstants, window: ChannelWindow) -> tuple[Any, ...]:
+    return (
+        *(x.shape[1], window.groups, window.size),
+        *(constants.k, constants.alpha, window.rectify, BACKEND == "c-avx2"),
+    )
 
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
