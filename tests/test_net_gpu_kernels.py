@@ -25,6 +25,10 @@ PAPER = NormConstants(k=2.0, alpha=1e-4, beta=0.75)
 STRONG = NormConstants(k=1.5, alpha=0.3, beta=0.75)
 TOLERANCE = {torch.float32: 2e-7, torch.float16: 6e-4, torch.bfloat16: 4e-3}
 """Largest norm of the error, relative to that of the result."""
+CUT = 2**-7
+"""Largest error of a bfloat16 value here: the interpreter cuts off digits, where a GPU rounds. Over
+many values this averages out; of a few values it may be the whole error."""
+FEW_VALUES = 1000
 KERNELS = "train.net.kernels.triton_norms"
 
 pytestmark = pytest.mark.skipif(
@@ -70,10 +74,12 @@ def check(
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert dx.is_contiguous(memory_format=torch.channels_last)
     expected = expected.detach()
-    assert relative_error(y, expected, expected) <= TOLERANCE[x.dtype]
+    few = x.dtype == torch.bfloat16 and x.numel() < FEW_VALUES
+    tolerance = CUT if few else TOLERANCE[x.dtype]
+    assert relative_error(y, expected, expected) <= tolerance
     direct = upstream.double() * expected / x.double()  # the gradient's first term: both may cancel
     scale = torch.maximum(direct.abs(), wide.grad.abs())
-    assert relative_error(dx, wide.grad, scale) <= TOLERANCE[x.dtype]
+    assert relative_error(dx, wide.grad, scale) <= tolerance
 
 
 def check_channels(x: Tensor, constants: NormConstants, window: ChannelWindow) -> None:
