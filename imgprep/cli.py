@@ -199,7 +199,7 @@ def build_shards(source: str, dest: str, **given: Any) -> None:
     names = ("split", "shard_images", "seed", "limit")
     spec = BuildSpec(image=image, **{name: given[name] for name in names})
     run_names = ("jobs", "runner", "on_error", "max_errors", "force", "layout", "label_order")
-    run = BuildOptions(**{name: given[name] for name in run_names}, take=take_of(given))
+    run = BuildOptions(**{name: given[name] for name in run_names}, take=take_of(given, spec.seed))
     say = ProgressLines(given["quiet"])
     _warn_of_pillow()
     if given["dry_run"]:

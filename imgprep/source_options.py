@@ -23,11 +23,17 @@ source_options = options(
                  help="Use only these classes: ids and commas, a file with one id a line, or "
                       f"{', '.join(LIST_NAMES)}."),
     click.option("--exclude", metavar="LIST", help="Leave these classes out; as --classes."),
+    click.option("--val-per-class", type=click.IntRange(min=1), metavar="N",
+                 help="Move N images of each class from train to val, in a source without val."),
 )  # fmt: skip
 
 
-def take_of(given: dict[str, Any]) -> Take:
+def take_of(given: dict[str, Any], seed: int = 0) -> Take:
     """The part of the source that the options name; these are removed from ``given``.
+
+    Args:
+        given: the values of the options.
+        seed: decides which images become val.
 
     Raises:
         UsageError: a list of classes cannot be read, or is malformed.
@@ -37,8 +43,10 @@ def take_of(given: dict[str, Any]) -> Take:
 
     only, without = given.pop("classes"), given.pop("exclude")
     return Take(
+        val_per_class=given.pop("val_per_class") or 0,
+        seed=seed,
         selection=Selection(
             only=read_class_list(only) if only else None,
             without=read_class_list(without) if without else None,
-        )
+        ),
     )

@@ -15,7 +15,7 @@ Shape = Literal["square", "rectangle", "adm"]
 Encoding = Literal["jpeg", "png", "raw"]
 Subsampling = Literal["420", "422", "444"]
 ExifPolicy = Literal["ignore", "apply"]
-SplitChoice = Literal["all", "train", "val"]
+SplitChoice = Literal["all", "train", "val", "test"]
 OnError = Literal["fail", "skip"]
 Solver = Literal["scikit-learn", "gradient-ascent"]
 

@@ -255,7 +255,7 @@ def test_truth_of_another_set_is_not_taken_for_an_empty_val(tmp_path: Path) -> N
     root = make_archives(tmp_path)
     other = Shape(classes=("n09000001", "n09000002"))
     make_devkit(root, other)
-    with pytest.raises(SourceError, match="labels no validation image of the classes"):
+    with pytest.raises(SourceError, match="labels no image of the classes"):
         scan_source(root, take=take(TWO))
     part = scan_source(root, take=take(TWO), split="train")
     assert list(part.splits) == ["train"]

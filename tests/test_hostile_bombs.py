@@ -17,7 +17,7 @@ from PIL import Image
 
 from imgprep.dataset.shards import ShardWriter
 from imgprep.errors import SourceError
-from imgprep.sources.ilsvrc2012 import DEVKIT_ARCHIVES
+from imgprep.sources.challenges import ILSVRC2012
 from imgprep.sources.local_tree import range_file_of
 from imgprep.sources.open_tree import open_tree
 from imgprep.sources.tarwalk import TarMember, walk
@@ -103,7 +103,7 @@ def test_an_endless_line_in_a_packed_list_is_rejected() -> None:
 
 
 def devkit(name: str, content: bytes) -> Path:
-    return put(f"devkits/{name}", DEVKIT_ARCHIVES[0], content).parent
+    return put(f"devkits/{name}", ILSVRC2012.devkit_archives[0], content).parent
 
 
 def test_a_header_of_the_devkit_that_claims_much_is_not_read() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ from hypothesis import strategies as st
 
 from imgprep.dataset.labels import LabelMap, order_digest
 from imgprep.errors import FormatError, SourceError
+from imgprep.sources.challenges import ILSVRC2012
 from imgprep.sources.scan import scan_source
 from imgprep.sources.truth_files import (
     parse_devkit_meta,
     parse_ground_truth,
     parse_kaggle_solution,
     parse_synset_words,
-    val_number,
 )
 from tests.trees import (
     ANCESTOR,
@@ -105,6 +106,7 @@ def test_devkit_ids_are_not_labels(tmp_path: Path) -> None:
 
 
 def test_val_number() -> None:
+    val_number = partial(ILSVRC2012.number, "val")
     assert val_number(b"ILSVRC2012_val_00000012.JPEG") == 12
     assert val_number(b"val/ILSVRC2012_val_00050000.png") == 50_000
     assert val_number(b"ILSVRC2012_val_00000012") == 12

@@ -16,8 +16,8 @@ import pytest
 
 from imgprep.dataset.labels import order_digest
 from imgprep.progress import StatusLine
+from imgprep.sources.challenges import ILSVRC2012
 from imgprep.sources.checksums import ChecksumResult, checksum_archives
-from imgprep.sources.ilsvrc2012 import CLASS_ORDER_SHA256, DEVKIT_NAME, MD5_BY_ARCHIVE, TRAIN_TAR
 from imgprep.sources.scan import scan_source
 from imgprep.sources.scan_report import ScanReport, judge
 from tests.conftest import imgprep
@@ -186,7 +186,7 @@ def test_report_shows_a_few_of_many_problems(tmp_path: Path) -> None:
 def test_comparison_with_the_known_counts(
     split: str, images: int, classes: int, per_class: tuple[int, int], verdict: str
 ) -> None:
-    assert verdict in judge(split, images, classes, per_class, CLASS_ORDER_SHA256)
+    assert verdict in judge(split, images, classes, per_class, ILSVRC2012.class_order_sha256)
 
 
 def test_counts_alone_do_not_match_ilsvrc2012() -> None:
@@ -201,13 +201,16 @@ def test_an_archive_that_is_not_the_published_one_comes_with_advice(tmp_path: Pa
     ran = imgprep("scan", tmp_path, "--checksum")
     assert ran.code == 1
     lines = {line.partition(":")[0]: line for line in ran.out.splitlines() if "MD5" in line}
-    size_bytes = (tmp_path / TRAIN_TAR).stat().st_size
+    size_bytes = (tmp_path / ILSVRC2012.train_tar).stat().st_size
     assert (
         f"it has {size_bytes:,} bytes, the published archive 147,897,477,120: download it again "
-        "if it should be whole; a subset or a repacked archive never matches" in lines[TRAIN_TAR]
+        "if it should be whole; a subset or a repacked archive never matches"
+        in lines[ILSVRC2012.train_tar]
     )
-    assert "DIFFERS" in lines[f"{DEVKIT_NAME}.tar.gz"]
-    assert "a subset or a repacked archive never matches" in lines[f"{DEVKIT_NAME}.tar.gz"]
+    assert "DIFFERS" in lines[f"{ILSVRC2012.devkit_name}.tar.gz"]
+    assert (
+        "a subset or a repacked archive never matches" in lines[f"{ILSVRC2012.devkit_name}.tar.gz"]
+    )
     assert imgprep("scan", tmp_path).code == 0
     same_size = ChecksumResult("a.tar", "0", "1", 7, 7).render()
     assert same_size.endswith("so the content is damaged: download it again")
@@ -237,11 +240,11 @@ def test_checksums(tmp_path: Path) -> None:
     make_archives(tmp_path)
     seen: list[tuple[int, int]] = []
     results = checksum_archives(tmp_path, lambda done, total: seen.append((done, total)))
-    total = sum((tmp_path / name).stat().st_size for name in MD5_BY_ARCHIVE)
-    assert [result.name for result in results] == list(MD5_BY_ARCHIVE)
+    total = sum((tmp_path / name).stat().st_size for name in ILSVRC2012.md5_by_archive)
+    assert [result.name for result in results] == list(ILSVRC2012.md5_by_archive)
     for result in results:
         assert result.md5 == hashlib.md5((tmp_path / result.name).read_bytes()).hexdigest()
-        assert result.expected == MD5_BY_ARCHIVE[result.name]
+        assert result.expected == ILSVRC2012.md5_by_archive[result.name]
         assert not result.ok
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1] == (total, total)

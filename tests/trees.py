@@ -95,11 +95,15 @@ def tar_bytes(
     return buffer.getvalue()
 
 
-def meta_mat_bytes(entries: Sequence[tuple[int, str, str, int]], *, packed: bool = True) -> bytes:
+def meta_mat_bytes(
+    entries: Sequence[tuple[int, str, str, int]], *, packed: bool = True, year: int = 2012
+) -> bytes:
     """``meta.mat`` of (devkit id, name, words, number of children), in the official structure."""
     import scipy.io
 
-    fields = "ILSVRC2012_ID WNID words gloss num_children children wordnet_height num_train_images"
+    fields = (
+        f"ILSVRC{year}_ID WNID words gloss num_children children wordnet_height num_train_images"
+    )
     synsets = np.empty((len(entries), 1), [(name, object) for name in fields.split()])
     for at, (devkit_id, name, text, children) in enumerate(entries):
         below = np.arange(1, children + 1, dtype=np.float64)

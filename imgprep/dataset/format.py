@@ -17,7 +17,7 @@ Versions 1 and 2 are still read."""
 RGB_PCA_VERSION: Final = 1
 """Version of ``rgb_pca.json``, which did not change with schema versions 2 and 3."""
 FORMAT_NAME: Final = "imgprep"
-SPLITS: Final = ("train", "val")
+SPLITS: Final = ("train", "val", "test")
 
 DATASET_INFO: Final = "dataset_info.json"
 LABELS: Final = "labels.json"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgprep.errors import SourceError
-from imgprep.sources.ilsvrc2012 import BYTES_BY_ARCHIVE, MD5_BY_ARCHIVE
+from imgprep.sources.challenges import ILSVRC2012
 from imgprep.sources.open_tree import open_tree
 from imgprep.sources.tree import Tree
 
@@ -61,7 +61,7 @@ def checksum_archives(
         SourceError: an archive cannot be read.
     """
     tree = open_tree(location)
-    names = [name for name in MD5_BY_ARCHIVE if tree.is_file(name)]
+    names = [name for name in ILSVRC2012.md5_by_archive if tree.is_file(name)]
     if not names:
         return []
     total_bytes = sum(tree.size_bytes(name) for name in names)
@@ -83,7 +83,11 @@ def checksum_archives(
             raise
     return [
         ChecksumResult(
-            name, digest, MD5_BY_ARCHIVE[name], tree.size_bytes(name), BYTES_BY_ARCHIVE.get(name)
+            name,
+            digest,
+            ILSVRC2012.md5_by_archive[name],
+            tree.size_bytes(name),
+            ILSVRC2012.bytes_by_archive.get(name),
         )
         for name, digest in zip(names, digests, strict=True)
     ]

@@ -37,8 +37,8 @@ class ClassesFound:
 
     train: Sequence[ClassImages] | None
     val: Sequence[ClassImages] | None
-    flat_val: bool
-    """Whether there are validation images that the truth assigns to classes."""
+    flat: Collection[str]
+    """The classes of validation and test images that the truth assigns to classes."""
 
 
 def decide_classes(found: ClassesFound, truth: Truth, findings: Findings) -> LabelMap:
@@ -51,11 +51,13 @@ def decide_classes(found: ClassesFound, truth: Truth, findings: Findings) -> Lab
     """
     in_train = {name for name, _ in found.train or ()}
     in_val = {name for name, _ in found.val or ()}
-    if found.flat_val:
-        in_val = set(truth.val_classes.values())
+    if found.flat:
+        in_val = set(found.flat)
     listed = set(truth.classes)
     here = in_train or in_val
-    applies = bool(listed) and (found.flat_val or len(here & listed) >= LISTED_SHARE * len(listed))
+    applies = bool(listed) and (
+        bool(found.flat) or len(here & listed) >= LISTED_SHARE * len(listed)
+    )
     if applies and here and not here & listed:
         raise SourceError(
             f"no class of the source is in {truth.classes_from}, which lists "

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.sources.clutter import is_clutter_path
-from imgprep.sources.manifest import ROW_DTYPE, Problem, Rows, SplitManifest
+from imgprep.sources.manifest import ROW_DTYPE, Problem, Rows, SplitManifest, pick_rows
 
 PROBLEMS_KEPT = 1000
 SUFFIXES_KEPT = 40
@@ -96,11 +96,8 @@ class ContainerImages:
         """Some of the images, by rows in ascending order; the findings stay as they are."""
         if len(rows) == len(self):
             return self
-        names = self.each_name()
-        kept = [names[row] for row in rows.tolist()]
-        picked = self.rows[rows]
-        picked["name_start"] = _starts([len(name) for name in kept])
-        return replace(self, rows=picked, names=b"".join(kept))
+        picked, names = pick_rows(self.rows, self.names, rows)
+        return replace(self, rows=picked, names=names)
 
 
 class ContainerBuilder:

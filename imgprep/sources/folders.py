@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from imgprep.sources.challenges import DEVKIT_FOLDERS
 from imgprep.sources.clutter import is_clutter
 from imgprep.sources.containers import (
     CLUTTER_IGNORED,
@@ -15,7 +16,6 @@ from imgprep.sources.containers import (
     NameTest,
 )
 from imgprep.sources.faults import is_denied, unreadable
-from imgprep.sources.ilsvrc2012 import DEVKIT_NAME
 from imgprep.sources.listing import is_image_name
 from imgprep.sources.manifest import LOOSE_FILE
 from imgprep.sources.scan_threads import ScanOptions, scan_each
@@ -53,7 +53,7 @@ def _class_folders_in(
         if is_clutter(os.fsencode(name)):
             findings.oddities[CLUTTER_IGNORED] += 1
         elif kind == "folder":
-            if parent or not name.startswith(DEVKIT_NAME):
+            if parent or not name.startswith(DEVKIT_FOLDERS):
                 found[name] = path
         elif kind == "broken-link":
             if not is_image_name(name) and not options.selection.takes(name):

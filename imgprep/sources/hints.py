@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from imgprep.errors import SourceError, UsageError
-from imgprep.sources.ilsvrc2012 import DEVKIT_ARCHIVES, TRAIN_TAR, VAL_TAR
+from imgprep.sources.challenges import CHALLENGES, FALL_2011_TAR
 from imgprep.sources.layout import Layout
 from imgprep.sources.tree import FolderEntry, Tree
 
@@ -59,7 +59,11 @@ def _deeper_sources(tree: Tree, entries: list[FolderEntry], layouts: list[Layout
 
 def _file_hint(name: str) -> str:
     plain = re.sub(r" ?\(\d+\)(?=\.)|^copy of ", "", name, flags=re.IGNORECASE)
-    official = {one.lower(): one for one in (TRAIN_TAR, VAL_TAR, *DEVKIT_ARCHIVES)}
+    official = {
+        one.lower(): one
+        for challenge in CHALLENGES
+        for one in (*challenge.image_tars, *challenge.devkit_archives, FALL_2011_TAR)
+    }
     if plain.lower() in official:
         return f"rename {name} to {official[plain.lower()]}"
     if _PACKED.search(name):

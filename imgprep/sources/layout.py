@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.dataset.labels import LabelMap
-from imgprep.sources.containers import ContainerImages, Findings, NameTest
+from imgprep.sources.challenges import Challenge
+from imgprep.sources.containers import ContainerImages, Findings, NameFault, NameTest
 from imgprep.sources.pixels import Form
 from imgprep.sources.scan_threads import ScanOptions
 from imgprep.sources.tree import Tree
@@ -22,10 +23,10 @@ ScanClasses = Callable[[ScanOptions, Findings], Iterator[ClassImages]]
 
 It scans only ``options.chosen(all classes, findings)``.
 """
-ScanFlat = Callable[[NameTest | None], ContainerImages]
+ScanFlat = Callable[[NameFault, NameTest | None], ContainerImages]
 """Scans a split whose images are in one container, not sorted by class.
 
-The argument tells names of images that will not be used: their faults are not reported.
+The arguments are those of ``ContainerBuilder``: they know the names of images.
 """
 
 
@@ -56,6 +57,10 @@ class Candidate:
     flat_val: ScanFlat | None = None
     labelled: ScanLabelled | None = None
     """Scans all splits, where the source itself says which label each image has."""
+    flat_test: ScanFlat | None = None
+    """Scanned only where the labels of a test split are known."""
+    challenges: tuple[Challenge, ...] = ()
+    """Whose devkit and counts may apply, most likely first."""
     special_case_of: str = ""
     """A layout that fits the same folders and is not meant, such as class-folders for Kaggle's."""
     table_folders: tuple[Tree, ...] = ()

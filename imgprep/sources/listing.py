@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from imgprep.sources.challenges import DEVKIT_FOLDERS
 from imgprep.sources.clutter import is_clutter
 from imgprep.sources.faults import unreadable
-from imgprep.sources.ilsvrc2012 import DEVKIT_NAME
 from imgprep.sources.tree import FolderEntry, Tree
 
 IMAGE_SUFFIXES = frozenset(
@@ -31,7 +31,7 @@ def class_folder_names(tree: Tree, folder: str) -> list[str]:
     return sorted(
         name
         for name, kind in _entries(tree, folder)
-        if kind == "folder" and not name.startswith(DEVKIT_NAME)
+        if kind == "folder" and not name.startswith(DEVKIT_FOLDERS)
     )
 
 

@@ -15,7 +15,7 @@ import json
 import mmap
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -62,7 +62,7 @@ class SplitManifest:
     """The usable images of one split, by label and name."""
 
     split: str
-    """``train`` or ``val``."""
+    """``train``, ``val`` or ``test``."""
     containers: tuple[str, ...]
     """The folders or (inner) tars that contain images, for messages: ``a.tar:n01440764.tar``."""
     container_paths: tuple[str, ...]
@@ -101,6 +101,11 @@ class SplitManifest:
     def total_bytes(self) -> int:
         """Total size of the images as stored."""
         return int(self.rows["size_bytes"].sum())
+
+    def pick(self, rows: NDArray[np.int64], *, split: str | None = None) -> SplitManifest:
+        """Some of the images, by rows in ascending order; ``split`` renames the split."""
+        picked, names = pick_rows(self.rows, self.names, rows)
+        return replace(self, split=split or self.split, rows=picked, names=names)
 
     def save(self, folder: Path) -> None:
         """Write the manifest into ``folder``, created if missing; ``meta.json`` is written last."""
@@ -147,6 +152,22 @@ class SplitManifest:
         if fault:
             raise FormatError(f"the manifest in {folder} is damaged: {fault}; scan again")
         return manifest
+
+
+def pick_rows(
+    rows: Rows, names: bytes | mmap.mmap, picked: NDArray[np.int64]
+) -> tuple[Rows, bytes]:
+    """Some rows in ascending order, and their names, joined."""
+    starts = rows["name_start"]
+    ends = np.append(starts[1:], len(names))
+    # Rows that follow each other are copied at once.
+    breaks = np.flatnonzero(np.diff(picked) != 1) + 1
+    spans = [(run[0], run[-1]) for run in np.split(picked, breaks) if len(run)]
+    joined = b"".join(names[int(starts[first]) : int(ends[last])] for first, last in spans)
+    kept = rows[picked]
+    lengths = ends[picked] - starts[picked]
+    kept["name_start"] = np.cumsum(lengths) - lengths
+    return kept, joined
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -230,6 +251,10 @@ class SourceScan:
     """The classes that are used, if not all."""
     source_classes: int = 0
     """Classes that the source has, also those that are not used."""
+    challenge: str = ""
+    """The challenge that the source may be of, ``ILSVRC2012`` or ``ILSVRC2010``; else empty."""
+    val_per_class: int = 0
+    """Images of each class that were moved from train to val; 0 where val was not made so."""
 
     @property
     def absolute_root(self) -> str:
@@ -248,6 +273,8 @@ class SourceScan:
             "classes_sha256": self.labels.order_sha256,
             **self.selection.identity(),
         }
+        if self.val_per_class:
+            found["val_per_class"] = self.val_per_class
         for split, manifest in self.splits.items():
             rows = manifest.rows
             containers = json.dumps([manifest.containers, manifest.container_paths])

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from imgprep.dataset.labels import LabelMap
 from imgprep.errors import EXIT_DONE, EXIT_SKIPPED, UsageError
-from imgprep.sources import ilsvrc2012
+from imgprep.sources.challenges import CHALLENGES, ILSVRC2012, Challenge
 from imgprep.sources.manifest import Problem, SourceScan, SplitManifest
 from imgprep.spec import SplitChoice
 from imgprep.wording import counted, printable, readable_bytes
@@ -33,7 +32,7 @@ class SplitReport:
     """Over all classes, so 0 where one is empty."""
     max_per_class: int
     verdict: str
-    """``matches ILSVRC2012``, ``differs`` with the differences, or ``a subset``."""
+    """``matches ILSVRC2012``, ``differs`` with the differences, or ``a subset``; may be empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +74,7 @@ class ScanReport:
             source_classes=scan.source_classes,
             selection=str(scan.selection) if scan.selection else "",
             order_sha256=scan.labels.order_sha256,
-            splits=tuple(_split_report(manifest, scan.labels) for manifest in shown),
+            splits=tuple(_split_report(manifest, scan) for manifest in shown),
             problem_counts=scan.problem_counts,
             problems=scan.problems,
             class_doubts=scan.class_doubts,
@@ -141,8 +140,9 @@ class ScanReport:
         return "\n".join(lines)
 
 
-def _split_report(manifest: SplitManifest, labels: LabelMap) -> SplitReport:
-    classes = len(labels)
+def _split_report(manifest: SplitManifest, scan: SourceScan) -> SplitReport:
+    classes = len(scan.labels)
+    challenge = next((one for one in CHALLENGES if one.name == scan.challenge), None)
     per_class = np.bincount(manifest.rows["label"], minlength=classes)
     smallest = int(per_class.min()) if len(per_class) else 0
     largest = int(per_class.max()) if len(per_class) else 0
@@ -154,38 +154,53 @@ def _split_report(manifest: SplitManifest, labels: LabelMap) -> SplitReport:
         classes=filled,
         min_per_class=smallest,
         max_per_class=largest,
-        verdict=judge(
-            manifest.split, len(manifest), filled, (smallest, largest), labels.order_sha256
+        verdict=""
+        if challenge is None
+        else judge(
+            manifest.split,
+            len(manifest),
+            filled,
+            (smallest, largest),
+            scan.labels.order_sha256,
+            challenge,
         ),
     )
 
 
 def judge(
-    split: str, images: int, classes: int, per_class: tuple[int, int], order_sha256: str
+    split: str,
+    images: int,
+    classes: int,
+    per_class: tuple[int, int],
+    order_sha256: str,
+    challenge: Challenge = ILSVRC2012,
 ) -> str:
-    """Compare a split with ILSVRC2012: counts, and the hash of the class names in order.
+    """Compare a split with that of a challenge: counts, and the hash of the class names in order.
 
     ``per_class`` holds the number of images of the smallest and the largest class.
     """
-    known = ilsvrc2012.IMAGES_BY_SPLIT[split]
-    if classes < FULL_SET_SHARE * ilsvrc2012.CLASSES or images < FULL_SET_SHARE * known:
-        return "a subset of ILSVRC2012, or another set"
+    known = challenge.images_by_split.get(split)
+    if known is None:
+        return ""
+    if classes < FULL_SET_SHARE * challenge.classes or images < FULL_SET_SHARE * known:
+        return f"a subset of {challenge.name}, or another set"
     differences = [
         f"{counted(abs(found - expected), *nouns)} {'fewer' if found < expected else 'more'}"
         for nouns, found, expected in (
             (("image", "images"), images, known),
-            (("class", "classes"), classes, ilsvrc2012.CLASSES),
+            (("class", "classes"), classes, challenge.classes),
         )
         if found != expected
     ]
-    expected = ilsvrc2012.VAL_IMAGES_PER_CLASS
+    expected = challenge.val_images_per_class
     if split == "val" and per_class != (expected, expected):
         differences.append(f"{_span(*per_class)} images per class, not {expected}")
-    if classes == ilsvrc2012.CLASSES and order_sha256 != ilsvrc2012.CLASS_ORDER_SHA256:
+    order = challenge.class_order_sha256
+    if classes == challenge.classes and order and order_sha256 != order:
         differences.append("other class names")
     if differences:
-        return f"differs from ILSVRC2012: {', '.join(differences)}"
-    return "matches ILSVRC2012"
+        return f"differs from {challenge.name}: {', '.join(differences)}"
+    return f"matches {challenge.name}"
 
 
 def _span(least: int, most: int) -> str:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from dataclasses import dataclass
 
 from imgprep.errors import SourceError
+from imgprep.sources.challenges import ILSVRC2012
 from imgprep.sources.matfile import Value, read_structures
-
-VAL_IMAGE = re.compile(rb"^ILSVRC2012_val_(\d{8})(?:\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +25,21 @@ class Synset:
     """0 for the classes of the challenge; the others are their ancestors."""
 
 
-def val_number(name: bytes) -> int | None:
-    """The number in ``ILSVRC2012_val_00000001.JPEG`` (any ending, any folder before it)."""
-    match = VAL_IMAGE.match(name.rpartition(b"/")[2])
-    return int(match[1]) if match else None
-
-
-def parse_devkit_meta(data: bytes, where: str) -> tuple[Synset, ...]:
+def parse_devkit_meta(
+    data: bytes, where: str, id_field: str = ILSVRC2012.id_field
+) -> tuple[Synset, ...]:
     """The synsets of ``meta.mat``, by devkit id.
 
     Args:
         data: the content of the file.
         where: its name, for messages.
+        id_field: the field with the id of a class.
 
     Raises:
         SourceError: it is not a MAT file of the devkit's shape, or contradicts itself.
     """
     try:
-        synsets = [_synset(entry) for entry in read_structures(data, "synsets")]
+        synsets = [_synset(entry, id_field) for entry in read_structures(data, "synsets")]
     except ValueError as exc:  # among them UnicodeDecodeError
         raise SourceError(f"{where} is not the devkit's table of synsets: {exc}") from exc
     ids = {entry.devkit_id for entry in synsets}
@@ -54,20 +49,20 @@ def parse_devkit_meta(data: bytes, where: str) -> tuple[Synset, ...]:
     return tuple(sorted(synsets, key=lambda entry: entry.devkit_id))
 
 
-def _synset(entry: dict[str, Value]) -> Synset:
-    devkit_id, children = entry.get("ILSVRC2012_ID"), entry.get("num_children")
+def _synset(entry: dict[str, Value], id_field: str) -> Synset:
+    devkit_id, children = entry.get(id_field), entry.get("num_children")
     name, words = entry.get("WNID"), entry.get("words")
     if not isinstance(name, str) or not name or {"/", "\0"} & set(name) or name in (".", ".."):
         raise ValueError(f"the WNID {name!r:.80}")
     if not isinstance(devkit_id, float) or not devkit_id.is_integer() or devkit_id < 1:
-        raise ValueError(f"the ILSVRC2012_ID {devkit_id!r:.80} of {name!r:.80}")
+        raise ValueError(f"the {id_field} {devkit_id!r:.80} of {name!r:.80}")
     if not isinstance(children, float) or not children.is_integer() or children < 0:
         raise ValueError(f"{name!r:.80} with {children!r:.80} children")
     return Synset(int(devkit_id), name, words if isinstance(words, str) else "", int(children))
 
 
 def parse_ground_truth(data: bytes, where: str) -> tuple[int, ...]:
-    """The devkit id of each validation image, one a line, in the order of their numbers.
+    """The devkit id of each image of a split, one a line, in the order of their numbers.
 
     Raises:
         SourceError: a line is not a number.
@@ -98,7 +93,7 @@ def parse_kaggle_solution(data: bytes, where: str) -> dict[int, str]:
             if not row:
                 continue
             image = row[0].strip()
-            number = val_number(image.encode())
+            number = ILSVRC2012.number("val", image.encode())
             found = set(row[1].split()[::5]) if len(row) > 1 else set()
             if number is None or len(found) != 1:
                 raise SourceError(

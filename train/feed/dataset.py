@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from imgprep.colour.pca import RgbPca
 from imgprep.colour.stats import rgb_moments_from_json
-from imgprep.dataset.format import LABELS, MEAN_IMAGE_NPY, RGB_PCA, SPLITS
+from imgprep.dataset.format import LABELS, MEAN_IMAGE_NPY, RGB_PCA
 from imgprep.dataset.index import DatasetIndex, labels_of, load_index, read_checked
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.npyfile import read_npy
@@ -88,7 +88,7 @@ def open_dataset(location: Location) -> TrainingSet:
         if not index.splits.get("train") or not index.splits["train"].records:
             raise DataError(
                 f"{index.store}: there are no training images, and so neither mean image nor PCA; "
-                f"build the dataset with both splits ({', '.join(SPLITS)})"
+                "build the dataset with its train split"
             )
         if index.shape == "rectangle":
             raise DataError(f"{index.store}: the training cannot read records of shape rectangle")

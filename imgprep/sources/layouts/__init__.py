@@ -12,18 +12,27 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from imgprep.sources.layout import Layout
 
-LayoutName = Literal["archives", "class-folders", "kaggle", "cifar"]
+LayoutName = Literal["archives", "class-folders", "kaggle", "cifar", "ilsvrc2010", "fall2011"]
 LAYOUT_NAMES: tuple[LayoutName, ...] = get_args(LayoutName)
 """What ``--layout`` offers."""
 
 
 def load_layouts() -> dict[LayoutName, Layout]:
     """Import the layouts; they import numpy, and ``--help`` needs only their names."""
-    from imgprep.sources.layouts import archives, cifar, class_folders, kaggle
+    from imgprep.sources.layouts import (
+        archives,
+        cifar,
+        class_folders,
+        fall2011,
+        ilsvrc2010,
+        kaggle,
+    )
 
     return {
         "archives": archives.LAYOUT,
         "class-folders": class_folders.LAYOUT,
         "kaggle": kaggle.LAYOUT,
         "cifar": cifar.LAYOUT,
+        "ilsvrc2010": ilsvrc2010.LAYOUT,
+        "fall2011": fall2011.LAYOUT,
     }

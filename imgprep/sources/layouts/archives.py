@@ -7,42 +7,47 @@ from collections.abc import Iterator
 from functools import partial
 
 from imgprep.errors import UsageError
+from imgprep.sources.challenges import ILSVRC2012, Challenge
 from imgprep.sources.containers import Findings
-from imgprep.sources.ilsvrc2012 import TRAIN_TAR, VAL_TAR
-from imgprep.sources.layout import Candidate, ClassImages, Layout, ScanClasses
+from imgprep.sources.layout import Candidate, ClassImages, Layout, ScanClasses, ScanFlat
 from imgprep.sources.listing import exists, file_names
 from imgprep.sources.scan_processes import scan_in_processes
 from imgprep.sources.scan_threads import ScanOptions
 from imgprep.sources.tars import TarPart, class_tars_beside, class_tars_in, scan_flat_tar
 from imgprep.sources.tree import Tree, child_path
-from imgprep.sources.truth import val_name_fault
 from imgprep.wording import counted, readable_bytes
 
 CLASS_TAR = re.compile(r"^n\d{8}\.tar$")
-CLASS_TAR_FOLDERS = ("", "train", TRAIN_TAR.removesuffix(".tar"))
 
 
 def detect(tree: Tree) -> Candidate | None:
-    """Recognise the archives by their official names.
+    """Recognise the archives of ILSVRC2012 by their official names, or class tars alone.
 
     Raises:
         UsageError: an archive is not a file, or a broken link.
     """
-    has_train, has_val = tree.is_file(TRAIN_TAR), tree.is_file(VAL_TAR)
-    for name, found in ((TRAIN_TAR, has_train), (VAL_TAR, has_val)):
-        if not found and exists(tree, "", name):
+    return detect_archives(tree, ILSVRC2012, "archives")
+
+
+def detect_archives(tree: Tree, challenge: Challenge, layout: str) -> Candidate | None:
+    """Recognise the archives of a challenge by their official names, or class tars alone.
+
+    Raises:
+        UsageError: an archive is not a file, or a broken link.
+    """
+    present = [name for name in challenge.image_tars if tree.is_file(name)]
+    for name in challenge.image_tars:
+        if name not in present and exists(tree, "", name):
             raise UsageError(
                 f"{tree.where(name)} is not a file, or a link whose target does not exist (is its "
                 "disk mounted?): restore it, or remove it to build without it"
             )
-    evidence = [
-        f"found {name} ({readable_bytes(tree.size_bytes(name))})"
-        for name, found in ((TRAIN_TAR, has_train), (VAL_TAR, has_val))
-        if found
-    ]
-    train: ScanClasses | None = partial(_scan_train_tar, tree) if has_train else None
-    if not has_train:
-        for folder in CLASS_TAR_FOLDERS:
+    evidence = [f"found {name} ({readable_bytes(tree.size_bytes(name))})" for name in present]
+    train: ScanClasses | None = None
+    if challenge.train_tar in present:
+        train = partial(scan_train_tar, tree, challenge.train_tar)
+    else:
+        for folder in ("", "train", challenge.train_tar.removesuffix(".tar")):
             names = [name for name in file_names(tree, folder) if CLASS_TAR.match(name)]
             if names:
                 tars = counted(len(names), "class tar")
@@ -51,17 +56,26 @@ def detect(tree: Tree) -> Candidate | None:
                 break
     if not evidence:
         return None
+
+    def flat(name: str) -> ScanFlat | None:
+        return partial(scan_flat_tar, tree, name) if name in present else None
+
     return Candidate(
-        layout="archives",
+        layout=layout,
         evidence=tuple(evidence),
         train=train,
-        flat_val=partial(scan_flat_tar, tree, VAL_TAR, val_name_fault) if has_val else None,
+        flat_val=flat(challenge.val_tar),
+        flat_test=flat(challenge.test_tar),
+        challenges=(challenge,),
         table_folders=(tree,),
     )
 
 
-def _scan_train_tar(tree: Tree, options: ScanOptions, findings: Findings) -> Iterator[ClassImages]:
-    return _scan_chosen(tree, class_tars_in(tree, TRAIN_TAR, findings), options, findings)
+def scan_train_tar(
+    tree: Tree, name: str, options: ScanOptions, findings: Findings
+) -> Iterator[ClassImages]:
+    """Scan the chosen class tars in a tar of class tars."""
+    return _scan_chosen(tree, class_tars_in(tree, name, findings), options, findings)
 
 
 def _scan_chosen(
@@ -92,6 +106,7 @@ def _scan_class_tars(
 
 
 LAYOUT = Layout(
-    expected=f"{TRAIN_TAR} (or its class tars unpacked) and {VAL_TAR} with the devkit",
+    expected=f"{ILSVRC2012.train_tar} (or its class tars unpacked) and {ILSVRC2012.val_tar} with "
+    "the devkit",
     detect=detect,
 )

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from imgprep.errors import UsageError
+from imgprep.sources.challenges import CHALLENGES
 from imgprep.sources.folders import scan_class_folders, scan_folder
 from imgprep.sources.layout import Candidate, Layout
 from imgprep.sources.listing import class_folder_names, exists, holds_images
 from imgprep.sources.tree import Tree, child_path
-from imgprep.sources.truth import val_name_fault
 from imgprep.wording import counted
 
 NAME = "class-folders"
@@ -38,7 +38,7 @@ def detect_splits(
         UsageError: ``val/`` and ``validation/`` both exist, ``train/`` has no class folders, or
             images are one folder deeper.
     """
-    train = child_path(base, "train")
+    train, test = child_path(base, "train"), child_path(base, "test")
     vals = [path for name in VAL_FOLDERS if tree.is_folder(path := child_path(base, name))]
     if len(vals) > 1:
         where = tree.where(base)
@@ -68,7 +68,9 @@ def detect_splits(
         evidence=tuple(evidence),
         train=partial(scan_class_folders, tree, train) if train_classes else None,
         val=partial(scan_class_folders, tree, vals[0]) if val_classes else None,
-        flat_val=partial(scan_folder, tree, vals[0], val_name_fault) if flat else None,
+        flat_val=partial(scan_folder, tree, vals[0]) if flat else None,
+        flat_test=partial(scan_folder, tree, test) if tree.is_folder(test) else None,
+        challenges=CHALLENGES,
         table_folders=tuple(table_folders),
     )
 
@@ -87,6 +89,7 @@ def _detect_train_alone(tree: Tree) -> Candidate | None:
         layout=NAME,
         evidence=(f"found {counted(len(names), 'class folder')} such as {with_images}/",),
         train=partial(scan_class_folders, tree, ""),
+        challenges=CHALLENGES,
         table_folders=(tree,),
     )
 
