@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from imgprep.colour.pca import RgbPca
 from tests.feeding import SMALL, loading
-from train.config import InputConfig
+from train.config import CropKind, InputConfig
 from train.errors import ConfigError
-from train.feed.augment import epoch_draws, lighting_on
+from train.feed.augment import EpochDraws, epoch_draws, lighting_on, placed
 from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.order import epoch_order, share_of, stored_order
 from train.feed.records import RecordReader
@@ -186,3 +187,59 @@ def test_labels_are_those_of_the_records(data: TrainingSet) -> None:
             labels = [record.label for record in reader.read(batch.record_n)]
             assert batch.labels_n.tolist() == labels
     reader.close()
+
+
+SIZES = [(256, 256), (256, 300), (341, 256), (256, 2048), (257, 256)]
+
+
+@pytest.mark.parametrize("crop_chunk", [1, 32])
+@pytest.mark.parametrize("crop", ["random", "resized"])
+def test_crops_of_rectangles_depend_on_seed_epoch_position_and_size_only(
+    data: TrainingSet, crop: CropKind, crop_chunk: int
+) -> None:
+    config = InputConfig(crop=crop, crop_chunk=crop_chunk, mean="none")
+    n = 600
+    size_hw = np.array([SIZES[k % len(SIZES)] for k in range(n)])
+    draws = epoch_draws(config, data.pca, 256, n, seed=5, epoch=1)
+    place = partial(placed, size_px=256, stream=(5, 1))
+    whole = place(draws, config, size_hw)
+    chosen = np.random.default_rng(0).permutation(n)[:50]
+    for part in (np.arange(33, 97), chosen, chosen[:1], chosen[:0]):
+        some = place(draws.take(part), config, size_hw[part])
+        assert (some.crop_yx == whole.crop_yx[part]).all()
+        assert (some.crop_hw == whole.crop_hw[part]).all()
+    crop_hw = whole.crop_hw if crop == "resized" else 224
+    assert (whole.crop_yx >= 0).all()
+    assert (whole.crop_yx + crop_hw <= size_hw).all()
+    squares = (size_hw == 256).all(axis=1)
+    assert (whole.crop_yx[squares] == draws.crop_yx[squares]).all()
+    assert (whole.crop_hw[squares] == draws.crop_hw[squares]).all()
+    other = placed(draws, config, size_hw, size_px=256, stream=(5, 2))
+    assert (other.crop_yx != whole.crop_yx).any()
+
+
+def test_every_place_of_a_rectangle_is_drawn_equally_often(data: TrainingSet) -> None:
+    n = 60_000
+    draws = epoch_draws(InputConfig(), data.pca, 256, n, seed=5, epoch=0)
+    size_hw = np.tile(np.array([(256, 260)]), (n, 1))
+    found = placed(draws, InputConfig(), size_hw, size_px=256, stream=(5, 0))
+    for axis, places in ((0, 33), (1, 37)):
+        counts = np.bincount(found.crop_yx[:, axis], minlength=places)
+        assert len(counts) == places
+        assert np.abs(counts / (n / places) - 1).max() < 0.12
+
+
+def test_the_centre_crop_of_a_rectangle_is_that_of_its_central_square() -> None:
+    config = InputConfig().without_augmentation()
+    size_hw = np.array([*SIZES, (261, 256)])
+    found = placed(
+        EpochDraws.fixed(len(size_hw), (16, 16)), config, size_hw, size_px=256, stream=(0, 0)
+    )
+    assert found.crop_yx.tolist() == [
+        [16, 16],
+        [16, 38],
+        [58, 16],
+        [16, 912],
+        [16, 16],
+        [18, 16],
+    ]

@@ -10,14 +10,14 @@ Suffixes: ``n`` position in the epoch order, ``yx`` row and column, ``rgb`` chan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.colour.pca import RgbPca
-from imgprep.order import stream_key
 from train.config import InputConfig
+from train.feed.streams import Streams
 
 CROP_ATTEMPTS = 10
 """How often a part of a record is drawn before the largest allowed one is taken."""
@@ -27,8 +27,11 @@ CROP_ATTEMPTS = 10
 class EpochDraws:
     """The random choices for the images of an epoch, or for some of them."""
 
+    position_n: NDArray[np.int64]
+    """Position of each image in the order of the epoch (n,)."""
     crop_yx: NDArray[np.int32]
-    """Top left corner of each crop in its record (n, 2), pixels."""
+    """Top left corner of each crop in its record (n, 2), pixels. Of rectangles, the sizes must be
+    known first: see ``placed``."""
     crop_hw: NDArray[np.int32]
     """Height and width of each crop in its record (n, 2), pixels; 0 unless crops are resized."""
     flip: NDArray[np.bool_]
@@ -64,6 +67,7 @@ class EpochDraws:
     def fixed(cls, n: int, crop_yx: tuple[int, int]) -> EpochDraws:
         """Choose the same crop for ``n`` images, and nothing random."""
         return cls(
+            position_n=np.arange(n),
             crop_yx=np.tile(np.array(crop_yx, np.int32), (n, 1)),
             crop_hw=np.zeros((n, 2), np.int32),
             flip=np.zeros(n, np.bool_),
@@ -107,18 +111,18 @@ def _multiplier(config: InputConfig, pca: RgbPca) -> NDArray[np.float64]:
 def epoch_draws(
     config: InputConfig, pca: RgbPca, size_px: int, n: int, *, seed: int, epoch: int
 ) -> EpochDraws:
-    """Draw the random choices for an epoch of ``n`` images.
+    """Draw the random choices for an epoch of ``n`` images; their crops are those of squares.
 
     ``crop_chunk`` consecutive positions share crop position, flips and scale; lighting noise and
     pixel noise are drawn for each image (2012 source, convdata_jpeg.py 64-66,238-246).
     """
     chunks = -(-n // config.crop_chunk)
-    streams = _Streams(seed, epoch)
+    streams = Streams(seed, epoch)
 
     def share(chunk_values: NDArray[np.generic]) -> NDArray[np.generic]:
         return np.repeat(chunk_values, config.crop_chunk, axis=0)[:n]
 
-    crop_yx, crop_hw = _crops(config, size_px, chunks, streams)
+    crop_yx, crop_hw = _crops(config, np.array(size_px), np.arange(chunks), streams)
     flip, flip_vertical = np.zeros(chunks, np.bool_), np.zeros(chunks, np.bool_)
     if config.flip:
         flip = streams.integers("flip", chunks, 2) == 1
@@ -135,6 +139,7 @@ def epoch_draws(
     if config.gaussian_sd:
         pixel_seed = (streams.words("pixels", n) >> np.uint64(1)).astype(np.int64)
     return EpochDraws(
+        position_n=np.arange(n),
         crop_yx=share(crop_yx).astype(np.int32),
         crop_hw=share(crop_hw).astype(np.int32),
         flip=share(flip).astype(np.bool_),
@@ -145,24 +150,57 @@ def epoch_draws(
     )
 
 
+def placed(
+    draws: EpochDraws,
+    config: InputConfig,
+    size_hw: NDArray[np.int64],
+    *,
+    size_px: int,
+    stream: tuple[int, int],
+) -> EpochDraws:
+    """Return the draws with the crops of rectangles, whose places depend on their sizes.
+
+    A random crop is drawn from the whole rectangle by the random words of its position, so that it
+    is still a function of seed, epoch and position. A centre crop is that of the central square.
+
+    Args:
+        draws: as drawn for records of ``size_px`` square.
+        config: the settings that they were drawn by.
+        size_hw: height and width of each record (n, 2), pixels.
+        size_px: the short side of all records.
+        stream: seed and epoch.
+    """
+    if config.crop == "centre":
+        corner = (size_hw - size_px) // 2
+        return replace(draws, crop_yx=(draws.crop_yx + corner).astype(np.int32))
+    chunk_n = draws.position_n // config.crop_chunk
+    crop_yx, crop_hw = _crops(config, size_hw, chunk_n, Streams(*stream))
+    return replace(draws, crop_yx=crop_yx.astype(np.int32), crop_hw=crop_hw.astype(np.int32))
+
+
 def _crops(
-    config: InputConfig, size_px: int, n: int, streams: _Streams
+    config: InputConfig, size_hw: NDArray[np.int64], chunk_n: NDArray[np.int64], streams: Streams
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw the corners of ``n`` crops and, if they are resized, their heights and widths."""
+    """Draw corners (n, 2) of the crops of chunks and, if they are resized, heights and widths.
+
+    ``size_hw`` are the sizes of the records (n, 2), or the side of all as one number.
+    """
+    n = len(chunk_n)
     if config.crop == "resized":
-        crop_hw = _parts(config, size_px, n, streams)
-        places = size_px + 1 - crop_hw.reshape(-1)
-        return streams.integers("crop", 2 * n, places).reshape(n, 2), crop_hw
+        crop_hw = _parts(config, np.broadcast_to(size_hw, (n, 2)), chunk_n, streams)
+        return streams.integers_at("crop", chunk_n, size_hw + 1 - crop_hw), crop_hw
     crop_hw = np.zeros((n, 2), np.int64)
     if config.crop == "centre":
-        return np.full((n, 2), (size_px - config.crop_px) // 2), crop_hw
+        return np.broadcast_to((size_hw - config.crop_px) // 2, (n, 2)), crop_hw
     outside_px = config.translate_px
-    every_place = size_px - config.crop_px + 1 + 2 * outside_px
-    return streams.integers("crop", 2 * n, every_place).reshape(n, 2) - outside_px, crop_hw
+    every_place = size_hw - config.crop_px + 1 + 2 * outside_px
+    return streams.integers_at("crop", chunk_n, every_place) - outside_px, crop_hw
 
 
-def _parts(config: InputConfig, size_px: int, n: int, streams: _Streams) -> NDArray[np.int64]:
-    """Draw heights and widths (n, 2) of parts of square records, as torchvision does.
+def _parts(
+    config: InputConfig, size_hw: NDArray[np.int64], chunk_n: NDArray[np.int64], streams: Streams
+) -> NDArray[np.int64]:
+    """Draw heights and widths (n, 2) of parts of records, as torchvision does.
 
     The area is uniform in ``crop_area``, and the logarithm of the ratio in ``crop_ratio``. A part
     that is too high or too wide is drawn again, ten times at most; then it is the largest part of
@@ -170,19 +208,21 @@ def _parts(config: InputConfig, size_px: int, n: int, streams: _Streams) -> NDAr
     """
     low, high = np.log(config.crop_ratio)
     least, most = config.crop_area
-    nearest = min(max(1.0, config.crop_ratio[0]), config.crop_ratio[1])  # to a square
-    largest = round(size_px / max(1.0, nearest)), round(size_px * min(1.0, nearest))
-    crop_hw = np.tile(np.maximum(1, np.array(largest, np.int64)), (n, 1))
-    missing = np.arange(n)
+    height_n, width_n = size_hw.T
+    narrowest, widest = config.crop_ratio
+    nearest = np.clip(width_n / height_n, narrowest, widest)
+    largest = np.stack([width_n / nearest, height_n * nearest], axis=1)
+    crop_hw: NDArray[np.int64] = np.clip(np.rint(largest).astype(np.int64), 1, size_hw)
+    missing = np.arange(len(chunk_n))
     for attempt in range(CROP_ATTEMPTS):
         if not len(missing):
             break
-        u_area = streams.uniform(f"crop-area-{attempt}", n)[missing]
-        u_ratio = streams.uniform(f"crop-ratio-{attempt}", n)[missing]
-        area_px = size_px**2 * (least + (most - least) * u_area)
+        u_area = streams.uniform_at(f"crop-area-{attempt}", chunk_n[missing])
+        u_ratio = streams.uniform_at(f"crop-ratio-{attempt}", chunk_n[missing])
+        area_px = (height_n * width_n)[missing] * (least + (most - least) * u_area)
         ratio = np.exp(low + (high - low) * u_ratio)
         hw = np.rint(np.sqrt(np.stack([area_px / ratio, area_px * ratio], axis=1))).astype(np.int64)
-        fits = ((hw >= 1) & (hw <= size_px)).all(axis=1)
+        fits = ((hw >= 1) & (hw <= size_hw[missing])).all(axis=1)
         crop_hw[missing[fits]] = hw[fits]
         missing = missing[~fits]
     return crop_hw
@@ -201,30 +241,3 @@ def warp_matrices(draws: EpochDraws, crop_px: int) -> NDArray[np.float32]:
         matrices[:, axis, axis] = step
         matrices[:, axis, 2] = corner + crop_px / 2 - step * crop_px / 2
     return matrices.astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class _Streams:
-    """The random streams of an epoch, by name."""
-
-    seed: int
-    epoch: int
-
-    def words(self, name: str, count: int) -> NDArray[np.uint64]:
-        key = stream_key(self.seed, f"epoch-{name}:{self.epoch}")
-        return np.asarray(np.random.Philox(key=key).random_raw(count), dtype=np.uint64)
-
-    def integers(self, name: str, count: int, below: int | NDArray[np.int64]) -> NDArray[np.int64]:
-        """Draw uniform integers from 0 to ``below`` - 1; the bias is under ``below`` / 2^32."""
-        high = self.words(name, count) >> np.uint64(32)
-        return ((high * np.uint64(below)) >> np.uint64(32)).astype(np.int64)
-
-    def uniform(self, name: str, count: int) -> NDArray[np.float64]:
-        """Draw uniform numbers on (0, 1), ends excluded: the middles of 2^53 equal steps."""
-        steps = (self.words(name, count) >> np.uint64(11)).astype(np.float64)
-        return (steps + 0.5) * 2.0**-53
-
-    def normal(self, name: str, count: int) -> NDArray[np.float64]:
-        """Draw standard normal numbers by the method of Box and Muller."""
-        u = self.uniform(name, 2 * count).reshape(2, count)
-        return np.asarray(np.sqrt(-2 * np.log(u[0])) * np.cos(2 * np.pi * u[1]))
