@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""Images per second of a training step on the CPU, compared in pairs with other implementations.
+"""Images per second of a training step, compared in pairs with other implementations.
 
     .venv/bin/python tools/bench_step.py [--batch N] [--rounds N] [--only NAME]... [--json FILE]
+    .venv/bin/python tools/bench_step.py --device cuda [--rounds N] [--only NAME]... [--json FILE]
 
-Each comparison runs two processes that make one step in turn, ``--rounds`` times after some
-warm-up steps. Its figure is the median of the ratios of neighbouring steps, so that other load on
-the machine affects both. A step is forward, backward and update; its input is noise. At batch 128
-two processes need up to 10 GB. ``layers`` times each part of the step alone.
+On the CPU each comparison runs two processes that make one step in turn, ``--rounds`` times after
+some warm-up steps. Its figure is the median of the ratios of neighbouring steps, so that other load
+on the machine affects both. A step is forward, backward and update; its input is noise. At batch
+128 two processes need up to 10 GB. ``layers`` times each part of the step alone.
+
+On a GPU both sides take turns in one process (see ``bench_step_peers/pairs.py``). ``--rehearse``
+makes those comparisons on the CPU with narrow nets, to test the program and not the speed.
 """
 
 # ruff: noqa: T201
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -140,13 +145,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--only", action="append", choices=[*COMPARISONS, "layers"])
+    parser.add_argument("--only", action="append", metavar="NAME")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.work:
         work(options.work, options.batch, options.threads)
         return
+    if options.device == "cuda" or options.rehearse:
+        report = in_one_process(options)
+    else:
+        report = on_the_cpu(options)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+def in_one_process(options: argparse.Namespace) -> dict[str, Any]:
+    """Make the comparisons for a GPU; on a CPU only to rehearse them."""
+    from bench_step_peers import pairs
+
+    scale = pairs.Scale(device=options.device, rounds=options.rounds)
+    if options.rehearse:
+        scale = pairs.REHEARSAL
+        print("rehearsal: these figures say nothing about speed")
+    report: dict[str, Any] = {"device": options.device, "rehearsed": options.rehearse}
+    for comparison in pairs.COMPARISONS:
+        if options.only and comparison.name not in options.only:
+            continue
+        if options.rehearse:  # a CPU may have no instructions for the other number types
+            comparison = dataclasses.replace(comparison, precision="float32")
+        found = pairs.compare(comparison, scale)
+        pairs.show(found)
+        report[found.name] = {**dataclasses.asdict(found), "met": found.is_met}
+    return report
+
+
+def on_the_cpu(options: argparse.Namespace) -> dict[str, Any]:
+    """Make the comparisons for a CPU, each side in a process of its own."""
     from train.net.memory import keep_pages
 
     keep_pages()
@@ -159,8 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             report[name] = compare(name, options)
             show(name, report[name])
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    return report
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def our_net(variant: str) -> Any:
     )
 
 
-def stock_net() -> Any:
+def stock_net(*, lrn: bool = True, width_divisor: int = 1) -> Any:
     """The paper's network in torch's own layers; its LRN splits the columns without a copy."""
     import torch
     from torch import nn
@@ -51,37 +51,39 @@ def stock_net() -> Any:
             columns = x.reshape(2 * len(x), x.shape[1] // 2, *x.shape[2:])
             return super().forward(columns).reshape(x.shape)
 
-    def lrn() -> nn.Module:
-        return ColumnLrn(5, alpha=5e-4, beta=0.75, k=2.0)
+    def norm() -> nn.Module:
+        return ColumnLrn(5, alpha=5e-4, beta=0.75, k=2.0) if lrn else nn.Identity()
 
     def relu() -> nn.Module:
         return nn.ReLU(inplace=True)
 
+    a, b, c, d = (width // width_divisor for width in (96, 256, 384, 4096))
     return nn.Sequential(
-        *(nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(3, 96, 11, 4), relu(), lrn(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(96, 256, 5, padding=2, groups=2), relu(), lrn(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(256, 384, 3, padding=1), relu()),
-        *(nn.Conv2d(384, 384, 3, padding=1, groups=2), relu()),
-        *(nn.Conv2d(384, 256, 3, padding=1, groups=2), relu(), nn.MaxPool2d(3, 2), nn.Flatten()),
-        *(nn.Linear(9216, 4096), relu(), nn.Dropout(), nn.Linear(4096, 4096), relu()),
-        *(nn.Dropout(), nn.Linear(4096, CLASSES)),
+        *(nn.ZeroPad2d((0, 3, 0, 3)), nn.Conv2d(3, a, 11, 4), relu(), norm(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(a, b, 5, padding=2, groups=2), relu(), norm(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(b, c, 3, padding=1), relu()),
+        *(nn.Conv2d(c, c, 3, padding=1, groups=2), relu()),
+        *(nn.Conv2d(c, b, 3, padding=1, groups=2), relu(), nn.MaxPool2d(3, 2), nn.Flatten()),
+        *(nn.Linear(36 * b, d), relu(), nn.Dropout(), nn.Linear(d, d), relu()),
+        *(nn.Dropout(), nn.Linear(d, CLASSES)),
     )
 
 
-def torchvision_net() -> Any:
+def torchvision_net(width_divisor: int = 1) -> Any:
     """torchvision's AlexNet, layer by layer: one column, other widths, no LRN."""
     from torch import nn
 
     def relu() -> nn.Module:
         return nn.ReLU(inplace=True)
 
+    a, b, c, d, e = (width // width_divisor for width in (64, 192, 384, 256, 4096))
     return nn.Sequential(
-        *(nn.Conv2d(3, 64, 11, 4, padding=2), relu(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(64, 192, 5, padding=2), relu(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(192, 384, 3, padding=1), relu(), nn.Conv2d(384, 256, 3, padding=1), relu()),
-        *(nn.Conv2d(256, 256, 3, padding=1), relu(), nn.MaxPool2d(3, 2), nn.Flatten()),
-        *(nn.Dropout(), nn.Linear(9216, 4096), relu()),
-        *(nn.Dropout(), nn.Linear(4096, 4096), relu(), nn.Linear(4096, CLASSES)),
+        *(nn.Conv2d(3, a, 11, 4, padding=2), relu(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(a, b, 5, padding=2), relu(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(b, c, 3, padding=1), relu(), nn.Conv2d(c, d, 3, padding=1), relu()),
+        *(nn.Conv2d(d, d, 3, padding=1), relu(), nn.MaxPool2d(3, 2), nn.Flatten()),
+        *(nn.Dropout(), nn.Linear(36 * d, e), relu()),
+        *(nn.Dropout(), nn.Linear(e, e), relu(), nn.Linear(e, CLASSES)),
     )
 
 
@@ -101,9 +103,11 @@ def net_step(variant: str, batch: int) -> Callable[[], Seconds]:
     from train.net import MaskKey, Net
 
     stock = variant == "stock-out-of-the-box"
-    net = {"stock-out-of-the-box": stock_net, "torchvision": torchvision_net}.get(
-        variant, lambda: our_net(variant)
-    )()
+    others: dict[str, Callable[[], Any]] = {
+        "stock-out-of-the-box": stock_net,
+        "torchvision": torchvision_net,
+    }
+    net = others.get(variant, lambda: our_net(variant))()
     layout = torch.contiguous_format if stock else torch.channels_last
     images, labels = synthetic(batch, layout)
     sgd = torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9, weight_decay=5e-4, fused=True)
@@ -133,6 +137,11 @@ def net_step(variant: str, batch: int) -> Callable[[], Seconds]:
 
 def lrn_step(variant: str, batch: int) -> Callable[[], Seconds]:
     """Forward and backward of the first LRN alone, each side in its fastest layout."""
+    return lrn_block(variant, (batch, *LRN_SHAPE), "cpu")
+
+
+def lrn_block(variant: str, shape: tuple[int, int, int, int], device: str) -> Callable[[], Seconds]:
+    """Forward and backward of an LRN of (images, channels, height, width) in two columns."""
     import torch
     from torch.nn.functional import local_response_norm
 
@@ -140,12 +149,11 @@ def lrn_step(variant: str, batch: int) -> Callable[[], Seconds]:
     from train.net.norms import ChannelNorm
 
     ours = ChannelNorm(NormConstants(k=2.0, alpha=1e-4, beta=0.75), size=5, groups=2)
-    shape = (batch, *LRN_SHAPE)
     if variant == "lrn-stock":  # columns as images: the same numbers without a copy
-        shape = (2 * batch, LRN_SHAPE[0] // 2, *LRN_SHAPE[1:])
+        shape = (2 * shape[0], shape[1] // 2, *shape[2:])
     layout = torch.channels_last if variant == "lrn" else torch.contiguous_format
-    x = (torch.randn(shape) * 60).contiguous(memory_format=layout).requires_grad_()
-    upstream = torch.randn(shape).contiguous(memory_format=layout)
+    x = (torch.randn(shape, device=device) * 60).contiguous(memory_format=layout).requires_grad_()
+    upstream = torch.randn(shape, device=device).contiguous(memory_format=layout)
 
     def step() -> Seconds:
         x.grad = None
