@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from imgprep.pages.page import Chart, Grid, Table
 from train.errors import DataError
 from train.paper.clusters import (
     COMPONENTS,
@@ -22,7 +21,7 @@ from train.paper.clusters import (
     purity,
     small_pixels,
 )
-from train.paper.clusters_parts import cluster_parts
+from train.paper.clusters_parts import clusters_chart, clusters_sheets, clusters_table
 
 LABELS = np.repeat(np.arange(4), 12)
 
@@ -124,18 +123,13 @@ def test_bad_input_is_a_sentence() -> None:
 def test_the_charts_tables_and_sheets_say_what_was_found() -> None:
     found = cluster_all({"pixels": heaps(0.5), "fc7": heaps(30.0)}, LABELS, seed=0)
     names = ["tench", "<b>", "dog", "cat"]
-    chart, table, *sheets = cluster_parts(found, photographs(), names, LABELS)
-    assert isinstance(chart, Chart)
+    chart, table = clusters_chart(found), clusters_table(found)
     assert "fc7: purity 1.00" in "".join(xml.etree.ElementTree.fromstring(chart.svg).itertext())
-    assert isinstance(table, Table)
     assert [row[0] for row in table.rows] == ["pixels", "fc7"]
     assert table.rows[1][2] == "100.00 %"
-    assert len(sheets) == 2
-    for sheet in sheets:
-        assert isinstance(sheet, Grid)
-        assert len(sheet.rows) == 4
-    fc7 = sheets[1]
-    assert isinstance(fc7, Grid)
+    assert "48 photographs" in table.caption
+    pixels, fc7 = clusters_sheets(found, photographs(), names, LABELS)
+    assert (len(pixels.rows), len(fc7.rows)) == (4, 4)
     assert sorted(name for name, _ in fc7.rows) == sorted(
         f"12 photographs, 12 of {name}" for name in names
     )

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from imgprep.pages.page import Chart, Table
 from tests.nets import SMALL, batch, make_net
 from train.errors import ConfigError, DataError
 from train.net import MaskKey, Net
 from train.paper.dropout import DropoutReport, dropout_report
-from train.paper.dropout_parts import dropout_parts
+from train.paper.dropout_parts import averages_chart, averages_table, signal_table
 
 ROWS = 6
 WIDE: dict[str, Any] = {**SMALL, "init_sd": 0.04, "init_sd_conv345": 0.12}
@@ -115,14 +114,11 @@ def test_bad_input_is_a_sentence() -> None:
 
 def test_the_chart_and_the_tables_say_what_was_measured() -> None:
     found = report_of(net_with(), masks=6)
-    signals, chart, averages = dropout_parts(found)
-    assert isinstance(signals, Table)
+    signals, chart, averages = signal_table(found), averages_chart(found), averages_table(found)
     assert [row[0] for row in signals.rows] == [
         f"{kind}, {layer}" for kind in ("vanilla", "inverted") for layer in ("fc6", "fc7", "fc8")
     ]
-    assert isinstance(chart, Chart)
     said = "".join(xml.etree.ElementTree.fromstring(chart.svg).itertext())
     assert f"6: {found.averages[-1].logit_difference:.3g}." in said
-    assert isinstance(averages, Table)
     assert [row[0] for row in averages.rows] == ["1", "2", "4", "6", "one pass"]
     assert len(found.to_json()["signals"]) == 6

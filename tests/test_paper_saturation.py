@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from imgprep.pages.page import Charts, Table
 from tests.nets import CLASSES, SMALL, SOURCE, batch, gradients, loss_of, make_net
 from train.errors import DataError
 from train.net.tower import ACTIVATIONS
 from train.paper.saturation import NetState, net_state, relative_slopes
-from train.paper.saturation_parts import saturation_parts
+from train.paper.saturation_parts import saturation_charts, saturation_table
 
 ROWS = 3
 LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
@@ -118,11 +117,9 @@ def test_the_charts_and_the_table_say_what_was_measured() -> None:
         state_of({"activation": name}, updates)
         for updates, name in itertools.product((0, 30), ("relu", "tanh"))
     ]
-    charts, table = saturation_parts(states)
-    assert isinstance(charts, Charts)
+    charts, table = saturation_charts(states), saturation_table(states)
     texts = ["".join(xml.etree.ElementTree.fromstring(svg).itertext()) for svg in charts.items]
     assert ["after 30 updates" in text for text in texts] == [False, False, True, True]
-    assert isinstance(table, Table)
     assert len(table.rows) == 4 * len(LAYERS)
     assert table.rows[-1][:3] == ["tanh, after 30 updates", "fc8", ""]
     assert state_of({}).to_json()["layers"][0]["layer"] == "conv1"

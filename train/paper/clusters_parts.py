@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from imgprep.pages.charts import SERIES, svg
 from imgprep.pages.images import Picture, jpeg
-from imgprep.pages.page import Chart, Grid, Part, Table
+from imgprep.pages.page import Chart, Grid, Table
 from imgprep.wording import counted
 from train.paper.clusters import NEAREST, Cluster, Clustering
 from train.run.error_text import per_cent
@@ -20,26 +20,18 @@ GAP_PX = 4
 MEASURES = ("purity", "mutual information")
 
 
-def cluster_parts(
+def clusters_sheets(
     found: Sequence[Clustering],
     photographs: Sequence[NDArray[np.uint8]],
     names: Sequence[str],
     labels_n: NDArray[np.int64],
-) -> list[Part]:
-    """Lay out the clusterings of ``photographs`` (rows, columns, 3); ``names`` are of classes."""
-    sheets = [_sheet(each, photographs, names, labels_n) for each in found]
-    return [
-        Chart(
-            svg=_chart(found),
-            caption="Bars: the clusters of k-means. Marks: clusters of the same sizes, filled at "
-            "random.",
-        ),
-        _table(found, len(photographs)),
-        *sheets,
-    ]
+) -> list[Grid]:
+    """Show the clusters of ``photographs`` (rows, columns, 3); ``names`` are those of classes."""
+    return [_sheet(each, photographs, names, labels_n) for each in found]
 
 
-def _chart(found: Sequence[Clustering]) -> str:
+def clusters_chart(found: Sequence[Clustering]) -> Chart:
+    """Draw how well each clustering agrees with the classes, beside chance."""
     rows: list[dict[str, Any]] = [
         {"what": each.description, "measure": measure, "value": value, "chance": chance}
         for each in found
@@ -84,10 +76,16 @@ def _chart(found: Sequence[Clustering]) -> str:
         for each in found
     )
     label = "Bar chart: agreement of clusters and classes"
-    return svg(spec, name="clusters", label=label, description=f"{said}.")
+    return Chart(
+        svg=svg(spec, name="appendix-unsupervised", label=label, description=f"{said}."),
+        caption="Bars: the clusters of k-means. Marks: clusters of the same sizes, filled at "
+        "random.",
+    )
 
 
-def _table(found: Sequence[Clustering], photographs: int) -> Table:
+def clusters_table(found: Sequence[Clustering]) -> Table:
+    """Tabulate purity and mutual information, beside chance."""
+    photographs = sum(cluster.photographs for cluster in found[0].clusters)
     rows = [
         [
             each.description,

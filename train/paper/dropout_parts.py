@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from imgprep.pages.charts import SERIES, svg
-from imgprep.pages.page import Chart, Part, Table
+from imgprep.pages.page import Chart, Table
 from imgprep.wording import counted
 from train.paper.dropout import DropoutReport
 from train.run.error_text import per_cent
-
-
-def dropout_parts(report: DropoutReport) -> list[Part]:
-    """Lay out a report: the signal by layer, and the average over masks."""
-    return [signal_table(report), averages_chart(report), averages_table(report)]
 
 
 def signal_table(report: DropoutReport) -> Table:

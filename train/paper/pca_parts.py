@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.pages.charts import SERIES, svg
-from imgprep.pages.page import Charts, Part, Table
+from imgprep.pages.page import Charts, Table
 from train.paper.pca_steps import Climb, PcaSteps
 
 CHANNELS = ("red", "green", "blue")
@@ -23,32 +23,25 @@ SHOWN_STEPS = 8
 Array = NDArray[np.float64]
 
 
-def pca_parts(steps: PcaSteps) -> list[Part]:
-    """Lay out the steps: five small charts (fewer for grey photographs) and two tables."""
+def pca_charts(steps: PcaSteps) -> Charts:
+    """Draw the steps on a cloud of pixels: five small charts, fewer for grey photographs."""
     first = _plane(steps.climbs[0].axis)
     panels = [
-        _panel("as they are", "pca-raw", steps.cloud_rgb, steps.cloud_rgb, first, []),
-        _panel("centred", "pca-centred", steps.after(0), steps.cloud_rgb, first, []),
+        _panel("as they are", "raw", steps.cloud_rgb, steps.cloud_rgb, first, []),
+        _panel("centred", "centred", steps.after(0), steps.cloud_rgb, first, []),
     ]
     for k, climb in enumerate(steps.climbs):
         left = steps.after(k)
         colours = np.clip(np.rint(left + steps.mean_rgb), 0, 255).astype(np.uint8)
-        panels.append(
-            _panel(
-                _title(k), f"pca-climb-{k + 1}", left, colours, _plane(climb.axis), _lines(climb)
-            )
-        )
-    return [
-        Charts(
-            items=panels,
-            caption=f"A sample of {len(steps.cloud_rgb):,} pixels. Thin lines: the axis while it "
-            "climbs, from one channel alone; thick line: where it ends, two standard deviations "
-            "to each side. After each climb the part along its axis is removed. The scale of each "
-            "chart fits what is left.",
-        ),
-        _result(steps),
-        _path(steps),
-    ]
+        plane = _plane(climb.axis)
+        panels.append(_panel(_title(k), f"climb-{k + 1}", left, colours, plane, _lines(climb)))
+    return Charts(
+        items=panels,
+        caption=f"A sample of {len(steps.cloud_rgb):,} pixels. Thin lines: the axis while it "
+        "climbs, from one channel alone; thick line: where it ends, two standard deviations to "
+        "each side. After each climb the part along its axis is removed. The scale of each chart "
+        "fits what is left.",
+    )
 
 
 def _title(axis: int) -> str:
@@ -121,7 +114,12 @@ def _panel(
             },
         ],
     }
-    return svg(spec, name=name, label=f"Scatter chart: colours, {title}", description=_said(lines))
+    return svg(
+        spec,
+        name=f"appendix-pca-{name}",
+        label=f"Scatter chart: colours, {title}",
+        description=_said(lines),
+    )
 
 
 def _plain(line: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +146,8 @@ def _domain(
     return -1.05 * most, 1.05 * most
 
 
-def _result(steps: PcaSteps) -> Table:
+def pca_table(steps: PcaSteps) -> Table:
+    """Tabulate the axes found, beside those of scikit-learn."""
     rows = []
     for k, climb in enumerate(steps.climbs):
         theirs = float(steps.reference.eigenvalues[k])
@@ -179,7 +178,8 @@ def _result(steps: PcaSteps) -> Table:
     )
 
 
-def _path(steps: PcaSteps) -> Table:
+def climbs_table(steps: PcaSteps) -> Table:
+    """Tabulate the steps of each climb."""
     rows = [
         [
             NTH[k],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from imgprep.pages.charts import colours, svg
-from imgprep.pages.page import Charts, Part, Table
+from imgprep.pages.page import Charts, Table
 from imgprep.wording import counted
 from train.paper.saturation import NetState
 from train.run.error_text import per_cent
@@ -15,26 +15,20 @@ WIDTH_PX, HEIGHT_PX = 250, 150
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 
 
-def saturation_parts(states: Sequence[NetState]) -> list[Part]:
-    """Lay out the states of several nets: one chart of each measure for each time, and a table."""
-    times = list(dict.fromkeys(state.updates for state in states))
-    charts = [
-        chart
-        for updates in times
-        for now in [[state for state in states if state.updates == updates]]
-        for chart in (
+def saturation_charts(states: Sequence[NetState]) -> Charts:
+    """Draw saturation and gradients by layer: two charts for each time of training."""
+    charts = []
+    for updates in dict.fromkeys(state.updates for state in states):
+        now = [state for state in states if state.updates == updates]
+        charts += [
             _chart(now, "saturated", "share of saturated values", {"domain": [0, 1]}, ".0%"),
             _chart(now, "gradient", "gradient / weights (norms)", {"type": "log"}, ".0e"),
-        )
-    ]
-    return [
-        Charts(
-            items=charts,
-            caption="Left: the share of values whose activation is nearly flat. Right: the norm "
-            "of the gradient of each layer's weights, in units of the norm of the weights.",
-        ),
-        _table(states),
-    ]
+        ]
+    return Charts(
+        items=charts,
+        caption="The share of values whose activation is nearly flat, and the norm of the gradient "
+        "of each layer's weights, in units of the norm of the weights",
+    )
 
 
 def _when(updates: int) -> str:
@@ -89,13 +83,15 @@ def _chart(
     )
     return svg(
         spec,
-        name=f"{measure}-{states[0].updates}",
+        name=f"appendix-saturation-{measure}-{states[0].updates}",
         label=f"Line chart: {title} by layer, {when}",
         description=f"{said}.",
     )
 
 
-def _table(states: Sequence[NetState]) -> Table:
+def saturation_table(states: Sequence[NetState]) -> Table:
+    """Tabulate all measures by net and layer."""
+
     def share(value: float | None) -> str:
         return "" if value is None else per_cent(value)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from train.show.guesses import Guesses, GuessKeeper
 from train.show.measure import ready_device, saved_net
 from train.show.neighbours import Neighbourhood, features_of, nearest
 from train.show.run_state import RunState, dataset_of, read_run
-from train.show.stored import stored_pixels
+from train.show.stored import central_crop
 
 PHOTOS = 8
 """Photographs shown with their best classes, as many as in the paper's figure 4."""
@@ -189,12 +189,13 @@ def _measure(
         line(f"searching {len(pool):,} training photographs for neighbours")
         wanted = features_of(net, loaders[request.split].pick(asked))
         found = nearest(wanted, features_of(net, loaders["train"].pick(pool)))
-        near = sorted({each.record for one in found for each in one.nearest})
-        shown = ((request.split, {*photos.tolist(), *asked.tolist()}), ("train", near))
+        near = {each.record for one in found for each in one.nearest}
+        shown = {(request.split, n) for n in (*photos.tolist(), *asked.tolist())}
+        shown |= {("train", n) for n in near}
+        crop_px = state.config.input.crop_px
         pictures = {
-            (split, number): crop
-            for split, records in shown
-            for number, crop in _crops(data, readers[split], records, state.config.input.crop_px)
+            (split, number): central_crop(data, readers[split], number, crop_px)[1]
+            for split, number in sorted(shown)
         }
     return Measured(
         data=data,
@@ -209,14 +210,3 @@ def _measure(
         units=wanted.vectors_nd.shape[1],
         pictures=pictures,
     )
-
-
-def _crops(
-    data: TrainingSet, reader: RecordReader, records: Iterable[int], crop_px: int
-) -> Iterator[tuple[int, Picture]]:
-    """Yield number and central crop of each record."""
-    low = (data.size_px - crop_px) // 2
-    for number in sorted(records):
-        (record,) = reader.read([number])
-        pixels = stored_pixels(data, reader, number, record)
-        yield number, pixels[low : low + crop_px, low : low + crop_px]

@@ -63,8 +63,8 @@ def report_page(report: RunReport) -> Page:
         names = class_names(measured.data.labels)
         sections += [
             _confusion(measured, names),
-            _photos(measured, names),
-            _neighbours(measured, names),
+            photos_section(measured, names),
+            neighbours_section(measured, names),
         ]
     sections += _settings(state)
     return Page(
@@ -247,7 +247,8 @@ def _confusion(measured: Measured, names: Sequence[str]) -> Section:
     )
 
 
-def _photos(measured: Measured, names: Sequence[str]) -> Section:
+def photos_section(measured: Measured, names: Sequence[str]) -> Section:
+    """Show photographs with their best classes, as in the paper's figure 4."""
     cards = [
         Card(
             picture=_photo(measured, each, names),
@@ -282,7 +283,8 @@ def _photo(measured: Measured, each: Guesses, names: Sequence[str]) -> Picture:
     )
 
 
-def _neighbours(measured: Measured, names: Sequence[str]) -> Section:
+def neighbours_section(measured: Measured, names: Sequence[str]) -> Section:
+    """Show photographs with their nearest neighbours, as in the paper's figure 4."""
     count = max((len(each.nearest) for each in measured.neighbourhoods), default=0)
     rows = []
     for each in measured.neighbourhoods:

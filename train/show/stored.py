@@ -24,3 +24,17 @@ def stored_pixels(
         return encoding_of(data.encoding).pixels(record.content, data.size_px)
     except FormatError as exc:
         raise DataError(f"{reader.where(number)}: {exc}; run imgprep verify --decode") from exc
+
+
+def central_crop(
+    data: TrainingSet, reader: RecordReader, number: int, crop_px: int
+) -> tuple[int, NDArray[np.uint8]]:
+    """Return the label of record ``number`` and its central crop, as the network sees it.
+
+    Raises:
+        DataError: it cannot be read or does not decode; the message names shard and key.
+    """
+    (record,) = reader.read([number])
+    pixels = stored_pixels(data, reader, number, record)
+    low = (data.size_px - crop_px) // 2
+    return record.label, pixels[low : low + crop_px, low : low + crop_px]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from train.paper.item import Item
-from train.paper.items import fig2
+from train.paper.items import appendix, fig2, fig3, fig4
 from train.paper.items.text import TEXT
 
-ITEMS: tuple[Item, ...] = (fig2.ITEM, *TEXT)
+ITEMS: tuple[Item, ...] = (fig2.ITEM, fig3.ITEM, fig4.ITEM, *TEXT, *appendix.ITEMS)
 
 
 def by_id() -> dict[str, Item]:
