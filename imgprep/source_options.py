@@ -12,7 +12,7 @@ from imgprep.sources.selection import LIST_NAMES
 from imgprep.spec import SPLIT_CHOICES
 
 if TYPE_CHECKING:
-    from imgprep.sources.take import Take
+    from imgprep.sources.take import LabelTable, Take
 
 source_options = options(
     click.option("--layout", type=click.Choice(LAYOUT_NAMES),
@@ -23,6 +23,12 @@ source_options = options(
                  help="Use only these classes: ids and commas, a file with one id a line, or "
                       f"{', '.join(LIST_NAMES)}."),
     click.option("--exclude", metavar="LIST", help="Leave these classes out; as --classes."),
+    click.option("--labels", metavar="FILE",
+                 help="Take the label of each image from this .csv or .tsv file."),
+    click.option("--path-column", metavar="NAME", help="Its column of paths [default: path]."),
+    click.option("--label-column", metavar="NAME", help="Its column of labels [default: label]."),
+    click.option("--split-column", metavar="NAME",
+                 help="Its column of train, val or test [default: split, if it has one]."),
     click.option("--val-per-class", type=click.IntRange(min=1), metavar="N",
                  help="Move N images of each class from train to val, in a source without val."),
 )  # fmt: skip
@@ -36,17 +42,37 @@ def take_of(given: dict[str, Any], seed: int = 0) -> Take:
         seed: decides which images become val.
 
     Raises:
-        UsageError: a list of classes cannot be read, or is malformed.
+        UsageError: a list of classes cannot be read or is malformed, or options contradict each
+            other.
     """
     from imgprep.sources.selection import Selection, read_class_list
     from imgprep.sources.take import Take
 
+    table = _table_of(given)
     only, without = given.pop("classes"), given.pop("exclude")
     return Take(
         val_per_class=given.pop("val_per_class") or 0,
+        table=table,
         seed=seed,
         selection=Selection(
             only=read_class_list(only) if only else None,
             without=read_class_list(without) if without else None,
         ),
     )
+
+
+def _table_of(given: dict[str, Any]) -> LabelTable | None:
+    from imgprep.errors import UsageError
+    from imgprep.sources.take import LabelTable
+
+    location = given.pop("labels")
+    columns = {name: given.pop(name) for name in ("path_column", "label_column", "split_column")}
+    columns = {name: value for name, value in columns.items() if value is not None}
+    if location is None:
+        if columns:
+            option = next(iter(columns)).replace("_", "-")
+            raise UsageError(f"--{option} names a column of a table: give the table with --labels")
+        return None
+    if given["layout"] is not None:
+        raise UsageError("--labels and --layout exclude each other: the table says what is where")
+    return LabelTable(location=location, **columns)

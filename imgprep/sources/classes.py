@@ -76,7 +76,7 @@ def decide_classes(found: ClassesFound, truth: Truth, findings: Findings) -> Lab
         raise SourceError(_unknown_in_val(unknown, classes))
     labels = LabelMap.from_names(classes, truth.devkit_ids, truth.words)
     _doubt_classes(found, truth, labels, findings)
-    _note_numeric_names(labels, findings)
+    note_numeric_names(labels, findings)
     unlisted = sorted(here - listed) if applies else []
     if unlisted:
         are = "is" if len(unlisted) == 1 else "are"
@@ -127,7 +127,8 @@ def _has_image_names(images: ContainerImages) -> bool:
     return any(is_image_name(os.fsdecode(name)) for name in names)
 
 
-def _note_numeric_names(labels: LabelMap, findings: Findings) -> None:
+def note_numeric_names(labels: LabelMap, findings: Findings) -> None:
+    """Note where names are numbers whose order as text is another."""
     names = labels.names
     if not names or not all(name.isascii() and name.isdigit() for name in names):
         return

@@ -24,7 +24,12 @@ NameTest = Callable[[bytes], bool]
 
 
 def member_path(container: str, name: bytes, separator: str) -> str:
-    """Where a file or member is, for messages; ``container`` alone for an empty name."""
+    """Where a file or member is, for messages; ``container`` alone for an empty name.
+
+    An empty container is the root of the source.
+    """
+    if not container:
+        return os.fsdecode(name) or "."
     return f"{container}{separator}{os.fsdecode(name)}" if name else container
 
 

@@ -78,6 +78,11 @@ class LocalTree:
         """Size of a file."""
         return (self._root / path).stat().st_size
 
+    def identity(self, path: str) -> object:
+        """Equal for two paths of the same folder."""
+        now = (self._root / path).stat()
+        return now.st_dev, now.st_ino
+
     def entries(self, path: str = "") -> Iterator[FolderEntry]:
         """The direct entries of a folder, in the order of the system."""
         with os.scandir(self._root / path) as listing:

@@ -94,8 +94,10 @@ class SplitManifest:
     def where(self, i: int) -> str:
         """Where image ``i`` is, for messages: container and name."""
         row = self.rows[i]
-        separator = "/" if row["offset"] == LOOSE_FILE else ":"
-        return f"{self.containers[int(row['container'])]}{separator}{self.name(i)}"
+        container = self.containers[int(row["container"])]
+        if not container:
+            return self.name(i)
+        return f"{container}{'/' if row['offset'] == LOOSE_FILE else ':'}{self.name(i)}"
 
     @property
     def total_bytes(self) -> int:

@@ -102,6 +102,10 @@ class RemoteTree:
         """Size of an object."""
         return next(item.size_bytes for item in self._entries_at(path) if not item.is_folder)
 
+    def identity(self, path: str) -> object:
+        """The path: a store has no links."""
+        return path
+
     def entries(self, path: str = "") -> Iterator[FolderEntry]:
         """The direct entries of a folder."""
         for item in self._list(path):

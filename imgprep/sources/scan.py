@@ -24,6 +24,7 @@ from imgprep.sources.manifest import SourceScan, SplitManifest
 from imgprep.sources.open_tree import open_tree
 from imgprep.sources.scan_threads import Progress, ScanOptions
 from imgprep.sources.selection import Selection
+from imgprep.sources.table_scan import table_candidate
 from imgprep.sources.take import EVERYTHING, Take
 from imgprep.sources.truth import KAGGLE_SOLUTION_NAME, Truth, label_flat, read_truth
 from imgprep.spec import SplitChoice
@@ -61,20 +62,20 @@ def scan_source(
         UnreachableError: the store refuses, or does not answer.
     """
     tree = open_tree(location)
-    candidate = choose_layout(tree, layout)
-    truth = read_truth(candidate.table_folders, candidate.challenges)
     options = ScanOptions(threads or tree.threads, progress, tree.stop, take.selection)
+    candidate = (
+        choose_layout(tree, layout)
+        if take.table is None
+        else table_candidate(tree, take.table, options)
+    )
+    truth = read_truth(candidate.table_folders, candidate.challenges)
     if candidate.labelled is None:
         labels, splits, findings = _read(candidate, truth, options, split)
     else:
         asked: SplitChoice = "all" if take.val_per_class else split
         labels, splits, findings = read_labelled(candidate.labelled, options, asked)
     _check_splits(tree.where(), candidate, take, split, splits)
-    if take.val_per_class and "train" in splits:
-        splits["train"], splits["val"], fewer = carve_val(
-            splits["train"], labels, take.val_per_class, take.seed
-        )
-        findings.notes.append(_carved(len(splits["val"]), take, fewer))
+    _make_val(splits, labels, take, findings)
     return SourceScan(
         layout=candidate.layout,
         evidence=(*candidate.evidence, *truth.evidence),
@@ -104,6 +105,17 @@ def _check_splits(
         )
     if split == "test" and "test" not in found:
         raise UsageError(f"{where} has no test split whose labels are known")
+
+
+def _make_val(
+    splits: dict[str, SplitManifest], labels: LabelMap, take: Take, findings: Findings
+) -> None:
+    """Move images from train to val, if ``take`` says so."""
+    if take.val_per_class and "train" in splits:
+        splits["train"], splits["val"], fewer = carve_val(
+            splits["train"], labels, take.val_per_class, take.seed
+        )
+        findings.notes.append(_carved(len(splits["val"]), take, fewer))
 
 
 def _carved(images: int, take: Take, fewer: int) -> str:

@@ -1,4 +1,4 @@
-"""Which part of a source is taken."""
+"""Which part of a source is taken, and where its labels come from."""
 
 from __future__ import annotations
 
@@ -9,12 +9,26 @@ from imgprep.sources.selection import ALL_CLASSES, Selection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LabelTable:
+    """A .csv or .tsv file that gives each image its label, and the names of its columns."""
+
+    location: str
+    """A path or URL."""
+    path_column: str = "path"
+    label_column: str = "label"
+    split_column: str | None = None
+    """None: ``split``, if the table has such a column."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Take:
-    """Which part of a source is taken."""
+    """Which part of a source is taken, and where its labels come from."""
 
     selection: Selection = ALL_CLASSES
     val_per_class: int = 0
     """Images of each class to move from train to val, in a source without val; 0 for none."""
+    table: LabelTable | None = None
+    """Labels the images instead of the layout."""
     seed: int = 0
     """Decides which images are moved."""
 

@@ -84,6 +84,9 @@ class Tree(Protocol):
     def size_bytes(self, path: str) -> int:
         """Size of a file."""
 
+    def identity(self, path: str) -> object:
+        """Equal for two paths of the same folder."""
+
     def entries(self, path: str = "") -> Iterator[FolderEntry]:
         """The direct entries of a folder, in any order."""
 
@@ -109,5 +112,5 @@ def wrapped_ns(time_ns: int) -> int:
 
 
 def child_path(folder: str, name: str) -> str:
-    """Path of ``name`` in ``folder``, which may be the root."""
-    return f"{folder}/{name}" if folder else name
+    """Path of ``name`` in ``folder``; each may be empty."""
+    return f"{folder}/{name}" if folder and name else folder or name
