@@ -57,7 +57,7 @@ def test_every_layout_gives_every_image_its_class(
 
 def test_every_layout_is_registered_offered_and_tested() -> None:
     assert tuple(load_layouts()) == LAYOUT_NAMES
-    elsewhere = {"cifar", "ilsvrc2010", "fall2011"}  # tests of their own
+    elsewhere = {"cifar", "ilsvrc2010", "fall2011", "shards"}  # tests of their own
     assert set(WHOLE.values()) | elsewhere == set(LAYOUT_NAMES)
     assert f"[{'|'.join(LAYOUT_NAMES)}]" in imgprep("scan", "--help").out
 

@@ -32,7 +32,9 @@ def read_labelled(
             rows = np.flatnonzero(label_of[numbers] >= 0)
             kept.append((images.pick(rows), label_of[numbers[rows]]))
             findings.merge(images.findings)
-        splits[name] = replace(assemble(name, kept), form=found.form)
+        manifest = assemble(name, kept)
+        manifest = manifest.sorted_by_name() if found.sort_by_name else manifest
+        splits[name] = replace(manifest, form=found.form)
         if options.progress:
             options.progress(len(splits[name]))
     return labels, splits, findings

@@ -38,6 +38,8 @@ class LabelledImages:
     splits: Mapping[str, Sequence[tuple[ContainerImages, NDArray[np.int32]]]]
     """For each split its containers, in order, with a label for each row."""
     form: Form = "file"
+    sort_by_name: bool = False
+    """Sort the rows of a split by name, across its containers."""
 
 
 ScanLabelled = Callable[[SplitChoice, Findings], LabelledImages]

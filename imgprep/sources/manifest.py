@@ -99,6 +99,18 @@ class SplitManifest:
             return self.name(i)
         return f"{container}{'/' if row['offset'] == LOOSE_FILE else ':'}{self.name(i)}"
 
+    def sorted_by_name(self) -> SplitManifest:
+        """Return the same images, sorted by name."""
+        starts = self.rows["name_start"]
+        ends = np.append(starts[1:], len(self.names))
+        names = [
+            self.names[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        rows = self.rows[order]
+        rows["name_start"] = np.cumsum([0, *(len(names[at]) for at in order)])[:-1]
+        return replace(self, rows=rows, names=b"".join(names[at] for at in order))
+
     @property
     def total_bytes(self) -> int:
         """Total size of the images as stored."""

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from imgprep.sources.layout import Layout
 
-LayoutName = Literal["archives", "class-folders", "kaggle", "cifar", "ilsvrc2010", "fall2011"]
+LayoutName = Literal[
+    "archives", "class-folders", "kaggle", "cifar", "ilsvrc2010", "fall2011", "shards"
+]
 LAYOUT_NAMES: tuple[LayoutName, ...] = get_args(LayoutName)
 """What ``--layout`` offers."""
 
@@ -26,6 +28,7 @@ def load_layouts() -> dict[LayoutName, Layout]:
         fall2011,
         ilsvrc2010,
         kaggle,
+        shards,
     )
 
     return {
@@ -35,4 +38,5 @@ def load_layouts() -> dict[LayoutName, Layout]:
         "cifar": cifar.LAYOUT,
         "ilsvrc2010": ilsvrc2010.LAYOUT,
         "fall2011": fall2011.LAYOUT,
+        "shards": shards.LAYOUT,
     }
