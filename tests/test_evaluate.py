@@ -17,7 +17,7 @@ from tests.processes import in_processes
 from train.config import NetConfig
 from train.errors import DataError
 from train.net import build_net
-from train.run.evaluate import Evaluation, evaluate
+from train.run.evaluate import Evaluation, evaluate, evaluate_together
 from train.run.metrics import TopKCounter
 
 RECORDS, CLASSES, SIDE, VIEWS = 23, 7, 6, 3
@@ -80,6 +80,47 @@ def test_probabilities_are_averaged_over_views_and_networks(
     losses = -expected.gather(1, labels[:, None]).log()
     assert found.loss == pytest.approx(losses.mean().item(), rel=1e-5)
     assert (found.count, found.views, found.networks) == (RECORDS, views, len(nets))
+
+
+def test_each_network_is_measured_with_the_average() -> None:
+    nets = (Linear(1), Linear(2), Linear(3))
+    found = evaluate(nets, batches(5), count=RECORDS)
+    assert [one.to_json() for one in found.each] == [
+        evaluate((net,), batches(5), count=RECORDS).to_json() for net in nets
+    ]
+    assert evaluate(nets[:1], batches(5), count=RECORDS).each == ()
+    value = found.to_json()
+    assert [one["networks"] for one in value["each"]] == [1, 1, 1]
+    named = replace(
+        found, each=tuple(replace(one, name=f"{n}.pt") for n, one in enumerate(found.each))
+    )
+    *alone, average = named.render().splitlines()
+    assert [line.split(":")[0] for line in alone] == ["0.pt", "1.pt", "2.pt"]
+    assert "3 networks averaged" in average
+
+
+def test_networks_may_see_the_same_records_through_different_loaders() -> None:
+    def larger(batch: Batch) -> Batch:
+        return replace(batch, images_v=[2 * view for view in batch.images_v])
+
+    parts = batches(5)
+    found = evaluate_together(
+        [((Linear(1),), parts), ((Linear(2),), map(larger, parts))], count=RECORDS
+    )
+    first, second = (
+        evaluate((Linear(1),), parts, count=RECORDS),
+        evaluate((Linear(2),), map(larger, parts), count=RECORDS),
+    )
+    assert [one.to_json() for one in found.each] == [first.to_json(), second.to_json()]
+    images, labels = images_and_labels()
+    mean = [
+        net(scale * view, None).double().softmax(1)
+        for net, scale in ((Linear(1), 1), (Linear(2), 2))
+        for view in images
+    ]
+    expected = torch.stack(mean).mean(0)
+    ranks = (expected > expected.gather(1, labels[:, None])).sum(1)
+    assert found.top1_error == int((ranks >= 1).sum()) / RECORDS
 
 
 @pytest.mark.parametrize("size", [1, 4, RECORDS])
@@ -161,6 +202,14 @@ def test_a_class_without_images_has_no_error() -> None:
 
 
 def _ranks(rank: int) -> None:
+    pair = (Linear(1), Linear(2))
+    whole = evaluate(pair, batches(5), count=RECORDS).to_json()
+    assert (
+        evaluate(
+            pair, batches(4, *((0, 0), (0, RECORDS))[rank]), count=RECORDS, processes=2
+        ).to_json()
+        == whole
+    )
     alone = evaluate((Linear(1),), batches(5), count=RECORDS).to_json(per_class=True)
     for split in (((0, 11), (11, RECORDS)), ((0, 0), (0, RECORDS))):
         part = batches(4 + rank, *split[rank])

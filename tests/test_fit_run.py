@@ -60,10 +60,24 @@ def test_evaluate_gives_errors_as_fractions_in_json(run: Path, built: Path, view
         assert ran.json["top1_error"] == best["top1_error"]
 
 
-def test_several_checkpoints_are_averaged(run: Path, built: Path) -> None:
-    ran = train("evaluate", run / "best.pt", run / "last.pt", built, "--device", "cpu")
+def test_several_checkpoints_are_measured_one_by_one_and_averaged(
+    run: Path, built: Path, tmp_path: Path
+) -> None:
+    """Also a network of another architecture, crop size and mean."""
+    other = tmp_path / "other"
+    fit(built, other, "--steps", 1, "--set", "net.architecture=cifar4", "--set",
+        "input.crop_px=64", "--set", "input.mean=channel")  # fmt: skip
+    paths = (run / "best.pt", other / "last.pt", run / "last.pt")
+    ran = train("evaluate", *paths, built, "--device", "cpu")
     assert ran.code == 0, ran.err
-    assert "24" in ran.out
+    *alone, average = ran.out.splitlines()
+    assert [line.split(": ")[0] for line in alone] == [str(path) for path in paths]
+    assert "(24 images, centre crop, 3 networks averaged)" in average
+    found = train("evaluate", *paths, built, "--device", "cpu", "--json").json
+    assert (found["count"], found["networks"]) == (24, 3)
+    for path, one in zip(paths, found["each"], strict=True):
+        assert one.pop("name") == str(path)
+        assert one == train("evaluate", path, built, "--device", "cpu", "--json").json
 
 
 def test_a_finished_run_has_nothing_to_do(run: Path, built: Path) -> None:
@@ -95,6 +109,22 @@ def test_a_warm_start_copies_the_layers_that_fit(run: Path, built: Path, tmp_pat
     ours, theirs = weights(tmp_path / "run" / "last.pt"), weights(run / "last.pt")
     assert torch.equal(ours["model.conv1.weight"], theirs["model.conv1.weight"])
     assert len(ours["model.fc8.bias"]) == 7
+
+
+def test_a_net_with_a_sixth_convolution_is_fine_tuned_on_fewer_classes(
+    built: Path, tmp_path: Path
+) -> None:
+    """Pre-trained on 7 classes, fine-tuned on the 4 of the set, as the paper did (section 6.1)."""
+    conv6 = ("--set", "net.architecture=conv6")
+    fit(built, tmp_path / "more", "--classes", 7, "--steps", 2, *conv6)
+    ran = fit(built, tmp_path / "fewer", "--steps", 1, "--lr", 0, *conv6,
+              "--warm-start", tmp_path / "more" / "last.pt")  # fmt: skip
+    assert "newly initialised: fc8.weight, fc8.bias" in ran.err
+    ours, theirs = (weights(tmp_path / name / "last.pt") for name in ("fewer", "more"))
+    for name in ("conv1", "conv6", "fc7"):
+        assert torch.equal(ours[f"model.{name}.weight"], theirs[f"model.{name}.weight"])
+    assert (len(ours["model.fc8.bias"]), len(theirs["model.fc8.bias"])) == (4, 7)
+    assert train("evaluate", tmp_path / "fewer" / "last.pt", built, "--device", "cpu").code == 0
 
 
 def test_images_of_float16_train_without_autocast(built: Path, tmp_path: Path) -> None:

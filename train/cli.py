@@ -113,7 +113,7 @@ def fit(dataset: str, **given: Any) -> None:
 @click.option("--per-class", is_flag=True, help="Also print the error of each class.")
 @json_option
 def evaluate(checkpoints: tuple[Path, ...], dataset: str, **given: Any) -> None:
-    """Measure CHECKPOINTS on DATASET; several are averaged, like the paper's ensembles.
+    """Measure CHECKPOINTS on DATASET: of several, each and the average, like the paper's ensembles.
 
     The centre crop and the ten views are those of the paper; class probabilities are averaged
     over views and networks. Errors are printed in per cent; --json gives fractions.

@@ -60,6 +60,10 @@ class Evaluation:
     networks: int
     class_names: tuple[str, ...] = ()
     """By label; empty: unknown."""
+    name: str = ""
+    """Of the network; empty: not given."""
+    each: tuple[Evaluation, ...] = ()
+    """The result of each network alone, if several were averaged."""
 
     @property
     def count(self) -> int:
@@ -86,6 +90,8 @@ class Evaluation:
             "views": self.views,
             "networks": self.networks,
         }
+        if self.each:
+            value["each"] = [{"name": one.name, **one.to_json()} for one in self.each]
         if per_class:
             value["per_class"] = [
                 {
@@ -104,10 +110,8 @@ class Evaluation:
         what = "centre crop" if self.views == 1 else f"{self.views} views"
         if self.networks > 1:
             what += f", {self.networks} networks averaged"
-        lines = [
-            f"{error_text(self.top1_error, self.top5_error, self.counts.classes)}, "
-            f"loss {self.loss:.4f} ({self.count:,} images, {what})"
-        ]
+        lines = [f"{one.name}: {one._errors()}, loss {one.loss:.4f}" for one in self.each]
+        lines += [f"{self._errors()}, loss {self.loss:.4f} ({self.count:,} images, {what})"]
         if per_class:
             classes, widest = self._classes(), max(map(len, self.class_names), default=0)
             lines += [
@@ -118,6 +122,9 @@ class Evaluation:
             ]
         return "\n".join(lines)
 
+    def _errors(self) -> str:
+        return error_text(self.top1_error, self.top5_error, self.counts.classes)
+
     def _name(self, label: int) -> str | None:
         return self.class_names[label] if label < len(self.class_names) else None
 
@@ -127,7 +134,6 @@ class Evaluation:
         return list(zip(*columns, strict=True))
 
 
-@torch.no_grad()
 def evaluate(
     nets: Sequence[NetLike],
     loader: Iterable[BatchLike],
@@ -144,27 +150,62 @@ def evaluate(
     Raises:
         DataError: a record is missing or was measured twice.
     """
-    sums: _EvaluationSums | None = None
+    inputs = [(nets, loader)]
+    return evaluate_together(inputs, count=count, processes=processes, on_batch=on_batch)
+
+
+@torch.no_grad()
+def evaluate_together(
+    inputs: Sequence[tuple[Sequence[NetLike], Iterable[BatchLike]]],
+    *,
+    count: int,
+    processes: int = 1,
+    on_batch: OnBatch | None = None,
+) -> Evaluation:
+    """Measure networks that see the same records through different loaders, in one pass.
+
+    The loaders yield the same records in the same batches. ``each`` of the result has the networks
+    in the order of ``inputs``; the rest is as in ``evaluate``.
+
+    Raises:
+        DataError: a record is missing or was measured twice.
+    """
+    networks = sum(len(nets) for nets, _ in inputs)
+    sums: list[_EvaluationSums] | None = None
     seen = torch.zeros(count, dtype=torch.int64)
     views = 0
-    for batch in loader:
-        probability_nk, views = _mean_probability(nets, batch.images_v)
+    for batches in zip(*(loader for _, loader in inputs), strict=True):
+        first = batches[0]
+        own = []
+        for (nets, _), batch in zip(inputs, batches, strict=True):
+            probabilities, views = _mean_probabilities(nets, batch.images_v)
+            own += probabilities
+        mean_nk = torch.stack(own).mean(0) if len(own) > 1 else own[0]
         if sums is None:
-            sums = _EvaluationSums(probability_nk.shape[1], probability_nk.device)
-        sums.add(probability_nk, batch.labels_n)
+            sums = _sums(networks, mean_nk.shape[1], mean_nk.device)
+        for one, probability_nk in zip(sums, (mean_nk, *own), strict=False):
+            one.add(probability_nk, first.labels_n)
         if on_batch is not None:
-            on_batch(batch.record_n, probability_nk, batch.labels_n)
-        _mark(seen, batch.record_n)
+            on_batch(first.record_n, mean_nk, first.labels_n)
+        _mark(seen, first.record_n)
     if processes > 1:  # a process without records does not know the number of classes
-        agreed = torch.tensor([sums.classes if sums else 0, views])
+        agreed = torch.tensor([sums[0].classes if sums else 0, views])
         dist.all_reduce(agreed, dist.ReduceOp.MAX)
         if sums is None:
-            sums = _EvaluationSums(int(agreed[0]), torch.device("cpu"))
+            sums = _sums(networks, int(agreed[0]), torch.device("cpu"))
         views = int(agreed[1])
     _check_seen(summed(seen, processes))
     if sums is None:
         raise DataError("nothing to measure: the split has no records")
-    return Evaluation(*sums.total(processes), views, len(nets))
+    total, *each = [one.total(processes) for one in sums]
+    return Evaluation(
+        *total, views, networks, each=tuple(Evaluation(*one, views, 1) for one in each)
+    )
+
+
+def _sums(networks: int, classes: int, device: torch.device) -> list[_EvaluationSums]:
+    """Return empty sums for the average, and, if there are several networks, for each of them."""
+    return [_EvaluationSums(classes, device) for _ in range(1 + networks * (networks > 1))]
 
 
 class _EvaluationSums:
@@ -193,18 +234,19 @@ class _EvaluationSums:
         return counts, units / LOSS_UNIT / counts.count if valid else math.nan
 
 
-def _mean_probability(nets: Sequence[NetLike], views: Iterable[Tensor]) -> tuple[Tensor, int]:
-    """Mean of the softmax over views and nets, float32 (n, k), and the number of views."""
-    total: Tensor | None = None
+def _mean_probabilities(
+    nets: Sequence[NetLike], views: Iterable[Tensor]
+) -> tuple[list[Tensor], int]:
+    """Mean of the softmax over views, float32 (n, k) for each net, and the number of views."""
+    totals: list[Tensor] = []
     count = 0
     for images in views:
         count += 1
-        for net in nets:
-            probability_nk = net(images.float(), None).float().softmax(1)
-            total = probability_nk if total is None else total + probability_nk
-    if total is None:
+        found = [net(images.float(), None).float().softmax(1) for net in nets]
+        totals = found if count == 1 else [a + b for a, b in zip(totals, found, strict=True)]
+    if not totals:
         raise ValueError("a batch has no views, or there are no networks")
-    return total / (count * len(nets)), count
+    return [total / count for total in totals], count
 
 
 def _mark(seen: Tensor, record_n: NDArray[np.int64]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +21,7 @@ from train.join import Warn, ignore, process_group
 from train.net import Net, build_net, check_state, net_layout
 from train.net.memory import keep_pages
 from train.run.arithmetic import use_precision
-from train.run.evaluate import Evaluation, evaluate
+from train.run.evaluate import Evaluation, evaluate_together
 from train.run.launch import NO_GPU, find_hardware
 from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint import Checkpoint
@@ -46,46 +48,50 @@ class MeasureOptions:
 def measure(
     paths: Sequence[Path], dataset: Location, options: MeasureOptions, warn: Warn = ignore
 ) -> Evaluation:
-    """Measure the networks in ``paths``: class probabilities are averaged over several networks.
+    """Measure the networks in ``paths``, each alone and their class probabilities averaged.
 
-    Under torchrun the images are divided among the processes; ``warn`` is told if they are late.
+    They may differ in architecture, crop size and mean. Under torchrun the images are divided
+    among the processes; ``warn`` is told if they are late.
 
     Raises:
         CheckpointError: a checkpoint is damaged, or was trained on other classes.
-        ConfigError: the checkpoints were trained on input prepared in different ways.
+        ConfigError: the records are smaller than the crop of a network.
         DataError, FormatError: the dataset cannot be read.
     """
     world = world_from(os.environ)
     device = ready_device(options.device, local_rank=world.local_rank, local_size=world.local_size)
     saved = [checkpoints.load(path) for path in paths]
     configs = [from_json(each.config) for each in saved]
-    if any(_input_view(config) != _input_view(configs[0]) for config in configs):
-        raise ConfigError(
-            "these networks expect different input (crop size or mean): evaluate them separately"
-        )
-    use_precision(configs[0].precision)
+    precisions = [config.precision for config in configs]
+    use_precision("float32" if "float32" in precisions else precisions[0])
     data = open_dataset(dataset)
     nets = [
         saved_net(each, config, data, device) for each, config in zip(saved, configs, strict=True)
     ]
     if not data.records(options.split):
         raise DataError(f"{dataset}: no records in split {options.split!r}")
-    with process_group(world, device, warn):
-        loader = EvalLoader(
-            data,
-            configs[0].input.with_cache(options.cache_folder, options.cache_gib),
-            Share(world.rank, world.size),
-            batch_images=options.batch_images,
-            device=device,
-            split=options.split,
-            views=options.views,
-        )
-        try:
-            count = data.records(options.split)
-            found = evaluate(nets, loader, count=count, processes=world.size)
-            return replace(found, class_names=data.labels.names)
-        finally:
-            loader.close()
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for number, config in enumerate(configs):
+        groups.setdefault(_input_view(config), []).append(number)
+    with process_group(world, device, warn), ExitStack() as stack:
+        inputs = []
+        for numbers in groups.values():
+            loader = EvalLoader(
+                data,
+                configs[numbers[0]].input.with_cache(options.cache_folder, options.cache_gib),
+                Share(world.rank, world.size),
+                batch_images=options.batch_images,
+                device=device,
+                split=options.split,
+                views=options.views,
+            )
+            stack.callback(loader.close)
+            inputs.append(([nets[number] for number in numbers], loader))
+        count = data.records(options.split)
+        found = evaluate_together(inputs, count=count, processes=world.size)
+    named = dict(zip(chain(*groups.values()), found.each, strict=False))
+    each = tuple(replace(one, name=str(paths[number])) for number, one in sorted(named.items()))
+    return replace(found, class_names=data.labels.names, each=each)
 
 
 def saved_net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: torch.device) -> Net:
@@ -111,7 +117,7 @@ def saved_net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: t
 
 def _input_view(config: RunConfig) -> tuple[object, ...]:
     """Return the settings that decide how a network sees an image at test time."""
-    return (config.input.crop_px, config.input.mean)
+    return (config.input.crop_px, config.input.mean, config.input.dtype)
 
 
 def ready_device(asked: str, *, local_rank: int = 0, local_size: int = 1) -> torch.device:
