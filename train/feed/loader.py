@@ -81,7 +81,7 @@ class Picked:
 
 
 class TrainLoader:
-    """Augmented batches of the training split, in a new order each epoch."""
+    """Batches of a split, usually augmented and in a new order each epoch."""
 
     def __init__(
         self,
@@ -92,6 +92,7 @@ class TrainLoader:
         batch_images: int,
         seed: int,
         device: torch.device,
+        split: str = "train",
     ) -> None:
         """``batch_images`` counts the global batch.
 
@@ -100,7 +101,7 @@ class TrainLoader:
             ConfigError: the crop is larger than the records.
         """
         self._data, self._config, self._share = data, config, share
-        self._reader, self._seed = RecordReader(data, "train", config), seed
+        self._reader, self._seed = RecordReader(data, split, config), seed
         self._batch_images = max(1, min(batch_images, len(self._reader)))
         most = -(-self._batch_images // share.size)
         self._specs = {
