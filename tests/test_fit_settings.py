@@ -129,6 +129,63 @@ def test_removed_settings_are_ignored_with_their_default_and_refused_otherwise(n
         resolve("paper", {}, from_assignments((f"{name}=7",)))
 
 
+def flat(config: RunConfig) -> dict[str, object]:
+    """All settings by dotted name, as TOML values."""
+    nested = tomllib.loads(to_toml(config))
+    found: dict[str, object] = {}
+    for section, value in nested.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        found |= {f"{section}.{name}".removesuffix("."): each for name, each in inner}
+    return found
+
+
+def toml_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@pytest.mark.parametrize(("base", "other"), [("paper", "source-2012"), ("source-2012", "paper")])
+def test_each_difference_between_paper_and_source_can_be_set_alone(base: str, other: str) -> None:
+    """For the same number of epochs, as otherwise that number moves the author's events."""
+    start, goal = (
+        flat(resolve(base, {}, {})),
+        flat(preset(other, resolve(base, {}, {}).optim.epochs)),
+    )
+    differing = [name for name in start if start[name] != goal[name] and name != "preset"]
+    assert len(differing) > 12
+    for name in differing:
+        assignment = f"{name}={toml_text(goal[name])}"
+        assert flat(resolve(base, {}, from_assignments((assignment,)))) == {
+            **start,
+            name: goal[name],
+        }
+    every = tuple(f"{name}={toml_text(goal[name])}" for name in differing)
+    assert flat(resolve(base, {}, from_assignments(every))) == {**goal, "preset": base}
+
+
+@pytest.mark.parametrize("base", PRESETS)
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "net.lrn=false",
+        "net.architecture=one-gpu",
+        "net.architecture=conv6",
+        "net.init_bias=0",
+        "net.dropout_keep=1",
+        "net.pool_size=2",
+        "net.leave_out=conv4",
+        "net.activation=tanh",
+        "input.flip=false",
+        "input.lighting=off",
+    ],
+)
+def test_each_change_of_the_papers_text_is_one_setting(base: str, assignment: str) -> None:
+    name, _, text = assignment.partition("=")
+    changed = flat(resolve(base, {}, from_assignments((assignment,))))
+    start = flat(resolve(base, {}, {}))
+    assert {key for key in start if changed[key] != start[key]} == {name}
+    assert toml_text(changed[name]).removesuffix(".0") == text
+
+
 def test_contradicting_settings_are_rejected() -> None:
     with pytest.raises(ConfigError, match="only one column"):
         resolve("paper", {}, {"parallel": "columns", "net": {"architecture": "one-gpu"}})
