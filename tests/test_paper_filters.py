@@ -130,7 +130,7 @@ def test_few_filters_decide_nothing_unless_there_are_many_seeds() -> None:
     run = run_filters("s0", {"conv1.weight": weight}, start, layout)
     found = specialisation([run])
     assert found.appears is None
-    assert "a column has 3 filters, too few for 1 seed" in found.verdict()
+    assert "A column has 3 filters, too few to compare with 1 seed" in found.verdict()
     assert specialisation([run] * 3).appears
 
 

@@ -117,9 +117,13 @@ def test_the_charts_and_the_table_say_what_was_measured() -> None:
         state_of({"activation": name}, updates)
         for updates, name in itertools.product((0, 30), ("relu", "tanh"))
     ]
-    charts, table = saturation_charts(states), saturation_table(states)
-    texts = ["".join(xml.etree.ElementTree.fromstring(svg).itertext()) for svg in charts.items]
-    assert ["after 30 updates" in text for text in texts] == [False, False, True, True]
+    before, after = saturation_charts(states[:2]), saturation_charts(states[2:])
+    assert before.caption.startswith("Initial weights: ")
+    for svg in after.items:
+        text = "".join(xml.etree.ElementTree.fromstring(svg).itertext())
+        assert "after 30 updates" in text
+        assert "tanh: conv1" in text
+    table = saturation_table(states)
     assert len(table.rows) == 4 * len(LAYERS)
     assert table.rows[-1][:3] == ["tanh, after 30 updates", "fc8", ""]
     assert state_of({}).to_json()["layers"][0]["layer"] == "conv1"

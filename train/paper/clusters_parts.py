@@ -46,9 +46,16 @@ def clusters_chart(found: Sequence[Clustering]) -> Chart:
     x = {"type": "quantitative", "title": None, "scale": {"domain": [0, 1]}}
     spec = {
         "data": {"values": rows},
-        "facet": {"row": {"field": "measure", "title": None, "header": {"orient": "top"}}},
+        "facet": {
+            "row": {
+                "field": "measure",
+                "sort": list(MEASURES),
+                "title": None,
+                "header": {"orient": "top"},
+            }
+        },
         "spec": {
-            "width": 260,
+            "width": 180,
             "height": {"step": 22},
             "encoding": {"y": {"field": "what", "sort": order, "title": None}},
             "layer": [

@@ -35,9 +35,9 @@ def averages_chart(report: DropoutReport) -> Chart:
         {"masks": each.masks, "difference": each.logit_difference} for each in report.averages
     ]
     spec = {
-        "width": 420,
+        "width": 250,
         "height": 180,
-        "data": {"values": [point for point in points if point["difference"] > 0]},
+        "data": {"values": points},
         "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 40}, "color": SERIES[0]},
         "encoding": {
             "x": {
@@ -50,9 +50,8 @@ def averages_chart(report: DropoutReport) -> Chart:
             "y": {
                 "field": "difference",
                 "type": "quantitative",
-                "scale": {"type": "log"},
                 "title": "RMS difference of logits",
-                "axis": {"format": ".1~g", "tickCount": 5},
+                "axis": {"format": "~g", "tickCount": 5},
             },
         },
     }
@@ -75,7 +74,7 @@ def averages_table(report: DropoutReport) -> Table:
     rows = [
         [
             f"{each.masks:,}",
-            f"{each.logit_difference:.3g}",
+            f"{each.logit_difference:.3f}",
             f"{each.probability_difference:.3f}",
             per_cent(each.agreement),
             per_cent(each.top1_error),

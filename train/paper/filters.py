@@ -167,17 +167,17 @@ class Specialisation:
     def verdict(self) -> str:
         """Say in a sentence or two whether the columns specialise, or why it is not decidable."""
         if self.colour_p is None:
-            return "Not decidable: the net has one column, and this compares two."
+            return "The net has one column, and this compares two."
         filters = counted(len(self.runs[0].columns[0].colour), "filter")
         if not self.is_large_enough:
             return (
-                f"Not decidable: a column has {filters}, too few for "
-                f"{counted(len(self.runs), 'seed')}. Use a wider net or more seeds."
+                f"A column has {filters}, too few to compare with "
+                f"{counted(len(self.runs), 'seed')}: use a wider net or more seeds."
             )
         if not self.is_learned:
             return (
-                "Not decidable: the filters are still mostly the noise that they began as. "
-                "Train for more updates."
+                "The filters are still mostly the noise that they began as: the difference of the "
+                "columns says nothing before they have learned more."
             )
         differences = [run.colour_difference or 0.0 for run in self.runs]
         span = " to ".join(

@@ -27,8 +27,8 @@ def pca_charts(steps: PcaSteps) -> Charts:
     """Draw the steps on a cloud of pixels: five small charts, fewer for grey photographs."""
     first = _plane(steps.climbs[0].axis)
     panels = [
-        _panel("as they are", "raw", steps.cloud_rgb, steps.cloud_rgb, first, []),
-        _panel("centred", "centred", steps.after(0), steps.cloud_rgb, first, []),
+        _panel(["as they are"], "raw", steps.cloud_rgb, steps.cloud_rgb, first, []),
+        _panel(["centred"], "centred", steps.after(0), steps.cloud_rgb, first, []),
     ]
     for k, climb in enumerate(steps.climbs):
         left = steps.after(k)
@@ -44,9 +44,10 @@ def pca_charts(steps: PcaSteps) -> Charts:
     )
 
 
-def _title(axis: int) -> str:
-    climb = f"climb to the {NTH[axis]} axis"
-    return climb if axis == 0 else f"{NTH[axis - 1]} axis removed, {climb}"
+def _title(axis: int) -> list[str]:
+    """Return the lines of a chart's title."""
+    before = [f"{NTH[axis - 1]} axis removed,"] if axis else []
+    return [*before, f"climb to the {NTH[axis]} axis"]
 
 
 def _plane(axis: Array) -> tuple[int, int]:
@@ -68,7 +69,7 @@ def _lines(climb: Climb) -> list[dict[str, Any]]:
 
 
 def _panel(
-    title: str,
+    title: Sequence[str],
     name: str,
     points: Array | NDArray[np.uint8],
     colours_rgb: NDArray[np.uint8],
@@ -92,7 +93,7 @@ def _panel(
     )
     line = {"type": "line", "color": "currentColor", "clip": True}
     spec = {
-        "title": title,
+        "title": [*title],
         "width": SIDE_PX,
         "height": SIDE_PX,
         "view": {"fill": "var(--plot)"},
@@ -117,7 +118,7 @@ def _panel(
     return svg(
         spec,
         name=f"appendix-pca-{name}",
-        label=f"Scatter chart: colours, {title}",
+        label=f"Scatter chart: colours, {' '.join(title)}",
         description=_said(lines),
     )
 

@@ -16,18 +16,15 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 
 
 def saturation_charts(states: Sequence[NetState]) -> Charts:
-    """Draw saturation and gradients by layer: two charts for each time of training."""
-    charts = []
-    for updates in dict.fromkeys(state.updates for state in states):
-        now = [state for state in states if state.updates == updates]
-        charts += [
-            _chart(now, "saturated", "share of saturated values", {"domain": [0, 1]}, ".0%"),
-            _chart(now, "gradient", "gradient / weights (norms)", {"type": "log"}, ".0e"),
-        ]
+    """Draw saturation and gradients by layer, of nets after the same number of updates."""
     return Charts(
-        items=charts,
-        caption="The share of values whose activation is nearly flat, and the norm of the gradient "
-        "of each layer's weights, in units of the norm of the weights",
+        items=[
+            _chart(states, "saturated", "share of saturated values", {"domain": [0, 1]}, ".0%"),
+            _chart(states, "gradient", "gradient / weights (norms)", {"type": "log"}, ".0e"),
+        ],
+        caption=f"{_when(states[0].updates).capitalize()}: the share of values whose activation is "
+        "nearly flat, and the norm of the gradient of each layer's weights, in units of the norm "
+        "of the weights",
     )
 
 
@@ -73,7 +70,11 @@ def _chart(
                 "axis": {"format": number, "tickCount": 5},
             },
             "color": {**series, "scale": colours(names), "legend": legend},
-            "strokeDash": {**series, "scale": {"range": DASHES}, "legend": legend},
+            "strokeDash": {
+                **series,
+                "scale": {"domain": names, "range": DASHES[: len(names)]},
+                "legend": legend,
+            },
         },
     }
     said = "; ".join(

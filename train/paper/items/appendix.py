@@ -68,7 +68,9 @@ class _Trained:
         saved, data = run.checkpoint(), open_dataset(run.dataset)
         check_dataset(saved, data.fingerprint)
         config = from_json(saved.config)
-        net = saved_net(saved, config, data, ready_device(config.device))
+        # A run on a GPU may be analysed on a machine without one.
+        device = ready_device("cpu" if config.device == "cpu" else "auto")
+        net = saved_net(saved, config, data, device)
         return cls(data=data, config=config, net=net, updates=saved.position.global_step)
 
     def initial(self) -> Net:
@@ -121,10 +123,13 @@ def _saturation(finished: Finished) -> ItemResult:
         initial.append(net_state(run.initial(), images, labels, updates=0, seed=SEED))
         trained.append(net_state(run.net, images, labels, updates=run.updates, seed=SEED))
     states = [*initial, *trained]
-    charts = saturation_charts(states)
+    before, after = saturation_charts(initial), saturation_charts(trained)
     return ItemResult(
         verdict=Verdict(decision="shown", text=_saturation_text(trained)),
-        figures=[Figure(part=charts, caption=charts.caption, table=saturation_table(states))],
+        figures=[
+            Figure(part=before, caption=before.caption, table=None),
+            Figure(part=after, caption=after.caption, table=saturation_table(states)),
+        ],
         remarks=[
             "Saturated: the slope of the activation is below 0.25 % of its steepest. A leaky ReLU "
             "has a slope of 1 % where a ReLU has none, so it never counts as saturated."
@@ -155,9 +160,9 @@ def _dropout(finished: Finished) -> ItemResult:
         verdict=Verdict(
             decision="shown",
             text=f"The average over {last.masks:,} masks and the one pass at test give "
-            f"{per_cent(last.agreement, 0)} of the photographs the same class; their logits "
-            f"differ by {last.logit_difference:.2g} (RMS), one mask's by "
-            f"{found.averages[0].logit_difference:.2g}.",
+            f"{per_cent(last.agreement, 0)} of the photographs the same class. Their logits "
+            f"differ by {last.logit_difference:.2g} (RMS); those of a single mask differ by "
+            f"{found.averages[0].logit_difference:.2g} from the one pass.",
         ),
         tables=[signal_table(found)],
         figures=[Figure(part=chart, caption=chart.caption, table=averages_table(found))],
@@ -166,7 +171,8 @@ def _dropout(finished: Finished) -> ItemResult:
             "divides by it in training. Either way the mean of the signal is about the same in "
             "training and at test, but with the same weights inverted dropout passes on more, "
             "by the same factor at each layer. With the next layer's weights reduced by that "
-            f"factor both compute the same (largest difference {found.equivalent_difference:.1g})."
+            f"factor both compute the same: the largest difference of a logit is "
+            f"{found.equivalent_difference:.1g}."
         ],
         numbers=found.to_json(),
     )
@@ -203,8 +209,8 @@ def _unsupervised(finished: Finished) -> ItemResult:
     described = {
         "pixels": pixels,
         "PCA features": principal_components(pixels, seed=SEED),
-        "fc7, untrained": _features(run, run.initial(), taken),
-        "fc7, trained": _features(run, run.net, taken),
+        "untrained fc7": _features(run, run.initial(), taken),
+        "trained fc7": _features(run, run.net, taken),
     }
     found = cluster_all(described, taken.labels_n, seed=SEED)
     names = class_names(run.data.labels)

@@ -62,8 +62,8 @@ def fig3_result(found: Specialisation) -> ItemResult:
         ],
         remarks=[
             "Colour is the share of a filter's energy that is not the same in R, G and B. "
-            "Orientation is the coherence of its structure tensor. Which of the columns gets the "
-            "colours is chance, as in the paper."
+            "Orientation is the coherence of its structure tensor. Chance decides which column "
+            "gets the colours."
         ],
         numbers=found.to_json(),
     )
