@@ -252,3 +252,37 @@ def test_two_processes_of_two_columns_equal_one_process(tmp_path: Any) -> None:
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert largest_difference(found, expected) < 1e-12
+
+
+def test_no_column_waits_for_a_layer_of_the_other_before_its_input_is_sent() -> None:
+    """The order of layers and copies, forward and back, as one process queues them."""
+    net = make_net(columns=True)
+    assert isinstance(net, ColumnNet)
+    order: list[str] = []
+    for column, tower in zip("ab", net.columns, strict=True):
+        for name, module in tower.named_children():
+            if name.startswith(("conv", "fc")):
+                module.register_forward_pre_hook(
+                    lambda module, inputs, what=f"{column} {name}": order.append(what)
+                )
+                module.get_parameter("weight").register_post_accumulate_grad_hook(
+                    lambda parameter, what=f"{column} {name}": order.append(what)
+                )
+    net.link.observer = lambda tensor, source, target: order.append(f"{'ab'[source]} sends")
+    images, labels = batch(2)
+    loss = torch.nn.functional.cross_entropy(net(images), labels)
+    exchange = ["b sends", "a sends"]
+    assert order == [
+        *("a sends", "a conv1", "b conv1", "a conv2", "b conv2", *exchange),
+        *("a conv3", "a conv4", "a conv5", "b conv3", "b conv4", "b conv5", *exchange),
+        *("a fc6", "b fc6", *exchange, "a fc7", "b fc7", "b sends", "a fc8"),
+    ]
+    order.clear()
+    torch.autograd.backward(loss)
+    layers = [{"fc8"}, {"fc7"}, {"fc6"}, {"conv3", "conv4", "conv5"}, {"conv1", "conv2"}]
+    copies = [["a sends"], exchange, exchange, exchange]
+    for names, sent in zip(layers, [*copies, []], strict=True):
+        part = [order.pop(0) for _ in range(1 if names == {"fc8"} else 2 * len(names))]
+        assert {what.split()[1] for what in part} == names
+        assert sorted(order.pop(0) for _ in sent) == sorted(sent)
+    assert order == []

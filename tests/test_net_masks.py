@@ -37,6 +37,12 @@ def test_any_division_of_the_batch_gets_the_rows_of_its_mask(rows: int, cuts: li
     assert torch.equal(torch.cat(parts), expected)
 
 
+def test_a_mask_has_the_bits_of_a_generator_made_for_it() -> None:
+    for step in (3, 4, 3):
+        expected = torch.rand(9, 6, generator=torch_generator(SEED, step, "x", CPU)) < 0.5
+        assert torch.equal(keep_mask(whole(9, step), "x", 6, keep=0.5, device=CPU), expected)
+
+
 def test_columns_get_the_halves_of_the_grouped_masks() -> None:
     grouped, columns = make_net(columns=False), make_net(columns=True)
     one_gpu = make_net(columns=False, settings={**SMALL, "architecture": "one-gpu"})

@@ -47,7 +47,9 @@ class ColumnNet(Net):
 
     def forward_features(self, images: Tensor, masks: Masks | None = None) -> Tensor:
         a, b = self.columns
-        pair = (a.pool2(a.pool1(images)), b.pool2(b.pool1(self.link.deliver(images))))
+        delivered = self.link.deliver(images)  # first: the copy waits for what a's device has queued
+        pair = (a.pool1(images), b.pool1(delivered))
+        pair = (a.pool2(pair[0]), b.pool2(pair[1]))
         joined = self._join(self.layout.body[0], pair)
         pair = (a.pool5(joined[0]), b.pool5(joined[1]))
         if "conv6" in self.layout.layers:
@@ -61,7 +63,11 @@ class ColumnNet(Net):
         return torch.cat([pair[0], self.link.send(pair[1], "fc8", 1, 0)], 1)
 
     def _join(self, joint: str, pair: Pair) -> Pair:
-        """Both columns' activations, a's before b's, on each device."""
+        """Both columns' activations, a's before b's, on each device.
+
+        Both copies are queued before either column's next layer. torch makes the streams of both
+        devices wait for a copy, so the two copies of a joint follow one another.
+        """
         from_b = self.link.send(pair[1], joint, 1, 0)
         from_a = self.link.send(pair[0], joint, 0, 1)
         return torch.cat([pair[0], from_b], 1), torch.cat([from_a, pair[1]], 1)

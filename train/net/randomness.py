@@ -8,6 +8,7 @@ GPU, or two models of GPU, draw different ones).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -44,9 +45,17 @@ def torch_generator(seed: int, step: int, stream: str, device: torch.device) -> 
     On a CPU torch keeps 32 bits of the seed, so among very many streams some will coincide; for
     masks of different steps that does no harm.
     """
-    generator = torch.Generator(device=device)
-    generator.manual_seed(stream_key(seed, f"torch:{stream}:{step}") & (2**63 - 1))
-    return generator
+    return _seeded(torch.Generator(device=device), seed, step, stream)
+
+
+def _seeded(generator: torch.Generator, seed: int, step: int, stream: str) -> torch.Generator:
+    return generator.manual_seed(stream_key(seed, f"torch:{stream}:{step}") & (2**63 - 1))
+
+
+@cache
+def _mask_generator(device: torch.device) -> torch.Generator:
+    """The generator that ``keep_mask`` seeds anew for each mask: making one takes longer."""
+    return torch.Generator(device=device)
 
 
 def keep_mask(
@@ -55,8 +64,8 @@ def keep_mask(
     """Draw a dropout mask: bool (rows, units) on ``device``, True with probability ``keep``.
 
     The mask of the global batch is drawn and its rows are cut out, so the mask of a process does
-    not depend on how the batch is divided.
+    not depend on how the batch is divided. Only one thread at a time may draw masks.
     """
-    generator = torch_generator(key.seed, key.step, stream, device)
+    generator = _seeded(_mask_generator(device), key.seed, key.step, stream)
     uniform = torch.rand(key.global_rows, units, generator=generator, device=device)
     return uniform[key.first_row : key.first_row + key.rows] < keep
