@@ -265,7 +265,8 @@ def test_no_column_waits_for_a_layer_of_the_other_before_its_input_is_sent() -> 
                 module.register_forward_pre_hook(
                     lambda module, inputs, what=f"{column} {name}": order.append(what)
                 )
-                module.get_parameter("weight").register_post_accumulate_grad_hook(
+                weight: Any = module.get_parameter("weight")
+                weight.register_post_accumulate_grad_hook(
                     lambda parameter, what=f"{column} {name}": order.append(what)
                 )
     net.link.observer = lambda tensor, source, target: order.append(f"{'ab'[source]} sends")

@@ -47,7 +47,9 @@ class ColumnNet(Net):
 
     def forward_features(self, images: Tensor, masks: Masks | None = None) -> Tensor:
         a, b = self.columns
-        delivered = self.link.deliver(images)  # first: the copy waits for what a's device has queued
+        delivered = self.link.deliver(
+            images
+        )  # first: the copy waits for what a's device has queued
         pair = (a.pool1(images), b.pool1(delivered))
         pair = (a.pool2(pair[0]), b.pool2(pair[1]))
         joined = self._join(self.layout.body[0], pair)

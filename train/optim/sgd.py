@@ -48,6 +48,10 @@ class Sgd:
     ``-v``, and needs no rescaling when the rate changes.
     """
 
+    _step_supports_amp_scaling = True
+    """Makes ``torch.amp.GradScaler`` set ``grad_scale`` (the factor in the gradients) and
+    ``found_inf`` (whether one overflowed) for a step, so that no value returns to Python."""
+
     def __init__(self, net: NetLike, config: OptimConfig) -> None:
         self._config = config
         self._roles = net.parameter_roles()
@@ -93,7 +97,10 @@ class Sgd:
         every_group = self.optimizer.param_groups
         try:
             self.optimizer.param_groups = self._groups(active)
-            self.optimizer.step()
+            fused: Any = self.optimizer  # its kernel undoes the scaling, or changes nothing
+            fused.grad_scale = getattr(self, "grad_scale", None)
+            fused.found_inf = getattr(self, "found_inf", None)
+            fused.step()
         finally:
             self.optimizer.param_groups = every_group
 

@@ -29,8 +29,9 @@ from train.run.finite import all_finite
 from train.run.job import FitJob
 from train.run.logs import RunLogs, RunSize
 from train.run.loop import Loop
+from train.run.memory_error import is_out_of_memory
 from train.run.meter import StepMeter
-from train.run.step import Stepper, is_out_of_memory
+from train.run.step import Stepper
 from train.run.stop import StopSignal
 from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint import Checkpoint
@@ -170,23 +171,7 @@ def _open_loop(job: FitJob, stop: StopSignal, output: TextOutput) -> Iterator[Lo
         image_px=config.input.crop_px,
     )
     sgd = Sgd(net, config.optim)
-    share = Share(job.world.rank, job.world.size)
-    threads = config.input.threads or job.placement.threads_per_process
-    input_config = dataclasses.replace(config.input, threads=threads)
-    train = TrainLoader(
-        job.data,
-        input_config,
-        share,
-        batch_images=config.optim.batch_images,
-        seed=config.seed,
-        device=devices[0],
-    )
-    val = None
-    if job.budget.val_images:
-        batch_images = config.eval_batch_images
-        val = EvalLoader(
-            job.data, input_config, share, batch_images=batch_images, device=devices[0]
-        )
+    train, val = _open_loaders(job)
     size = RunSize(
         epochs=config.optim.epochs,
         steps_per_epoch=train.steps_per_epoch,
@@ -201,7 +186,13 @@ def _open_loop(job: FitJob, stop: StopSignal, output: TextOutput) -> Iterator[Lo
         classes=job.budget.classes,
         net=net,
         sgd=sgd,
-        stepper=Stepper(net, sgd, config, job.world),
+        stepper=Stepper(
+            net,
+            sgd,
+            config,
+            job.world,
+            whole_images=min(config.optim.batch_images, job.budget.train_images),
+        ),
         train=train,
         val=val,
         logs=logs,
@@ -216,6 +207,27 @@ def _open_loop(job: FitJob, stop: StopSignal, output: TextOutput) -> Iterator[Lo
         train.close()
         if val is not None:
             val.close()
+
+
+def _open_loaders(job: FitJob) -> tuple[TrainLoader, EvalLoader | None]:
+    """Open this process's share of both splits; None for one without images."""
+    config, device = job.config, job.devices[0]
+    share = Share(job.world.rank, job.world.size)
+    threads = config.input.threads or job.placement.threads_per_process
+    input_config = dataclasses.replace(config.input, threads=threads)
+    train = TrainLoader(
+        job.data,
+        input_config,
+        share,
+        batch_images=config.optim.batch_images,
+        seed=config.seed,
+        device=device,
+    )
+    val = None
+    if job.budget.val_images:
+        batch_images = config.eval_batch_images
+        val = EvalLoader(job.data, input_config, share, batch_images=batch_images, device=device)
+    return train, val
 
 
 def _load_saved(job: FitJob, *, allow_reshard: bool) -> Checkpoint | None:

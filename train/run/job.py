@@ -19,6 +19,7 @@ from train.older_runs import with_precision, with_schedule_epochs
 from train.run.arithmetic import resolve_precision
 from train.run.budget import RunBudget, make_budget
 from train.run.launch import Placement, find_hardware, place
+from train.run.replay import why_not_recorded
 from train.saved.run_folder import CONFIG, RunFolder
 from train.settings import merge, read_toml, resolve, to_toml
 from train.world import World, world_from
@@ -56,14 +57,39 @@ class FitJob:
     def summary(self, *, verbose: bool = False) -> str:
         """The run in about ten lines; with ``verbose``, all settings before them."""
         optim, data = self.config.optim, self.data
+        untried = _untried(self.placement, self.budget)
         lines = (
             f"dataset   {data.location}: {data.encoding} records of {data.size_px} px",
             self.budget.render(),
+            f"step      {self._step_text()}",
+            *([f"untried   {untried}"] if untried else []),
             f"rate      {optim.lr:g}, schedule {optim.schedule}; momentum {optim.momentum:g}, "
             f"weight decay {optim.weight_decay:g}",
             f"settings  kept in {self.out / CONFIG}; --verbose prints all of them",
         )
         return "\n".join(([to_toml(self.config)] if verbose else []) + list(lines))
+
+    def _step_text(self) -> str:
+        """Arithmetic of an update, and on a GPU whether it is replayed."""
+        words = [f"precision {self.config.precision}"]
+        if self.config.deterministic:
+            words.append("deterministic")
+        if self.placement.device_type == "cuda":
+            reason = why_not_recorded(self.config, self.devices, self.budget.processes)
+            words.append(f"queued by Python: {reason}" if reason else "replayed as a CUDA graph")
+        return ", ".join(words)
+
+
+def _untried(placement: Placement, budget: RunBudget) -> str:
+    """What nobody has tried of the way that a run uses GPUs; empty: nothing."""
+    if placement.device_type != "cuda":
+        return ""
+    if placement.parallel == "columns" and budget.processes > 1:
+        return (
+            "processes of two GPUs each: DistributedDataParallel then makes two NCCL communicators "
+            "per process"
+        )
+    return "more than one GPU" if placement.devices_per_process * budget.processes > 1 else ""
 
 
 def prepare(request: FitRequest) -> FitJob:

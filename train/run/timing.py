@@ -17,11 +17,12 @@ from train.optim import schedule
 from train.optim.sgd import Sgd
 from train.run.arithmetic import use_precision
 from train.run.job import FitJob
+from train.run.replay import DIRECT_UPDATES
 from train.run.step import Stepper
 from train.world import World
 
 TIMED_S = 3.0
-"""Updates are timed for this long, after a first one of one image that is not."""
+"""Updates are timed for this long, after a first one (on a GPU three) that is not."""
 CPU_ROWS = 32
 """Images of a timed update on a CPU: more take longer, in proportion."""
 
@@ -106,7 +107,7 @@ def _time(
         seed=config.seed,
         image_px=config.input.crop_px,
     )
-    stepper = Stepper(net, Sgd(net, config.optim), config, World())
+    stepper = Stepper(net, Sgd(net, config.optim), config, World(), whole_images=rows)
     rates = schedule.rate(config.optim, schedule.start(config.optim), 0)
     batch = _random_batch(rows, job)
 
@@ -116,7 +117,11 @@ def _time(
             if each.type == "cuda":
                 torch.cuda.synchronize(each)
 
-    update(_random_batch(1, job), 0)
+    if device.type == "cuda" or config.compile:  # compiled, and recorded
+        for number in range(DIRECT_UPDATES + 1):
+            update(batch, number)
+    else:
+        update(_random_batch(1, job), 0)
     updates, seconds, started = 0, 0.0, time.monotonic()
     while seconds < TIMED_S:
         updates += 1
