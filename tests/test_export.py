@@ -17,7 +17,7 @@ from train.config import InputConfig, NetConfig, RunConfig
 from train.errors import CheckpointError, ConfigError
 from train.net import Net, build_net
 from train.saved import checkpoint
-from train.show.export import export_checkpoint
+from train.show.export import export_checkpoint, with_format
 
 CROP_PX = 96
 
@@ -83,6 +83,15 @@ def run_onnx(path: Path, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, 
     return torch.from_numpy(found), {each.key: each.value for each in model.metadata_props}
 
 
+def run_runtime(path: Path, images: torch.Tensor) -> torch.Tensor:
+    """Logits by ONNX Runtime, which people deploy with."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images.numpy()})
+    return torch.from_numpy(found)
+
+
 @pytest.mark.parametrize("settings", VARIANTS, ids=lambda each: "-".join(map(str, each)) or "paper")
 def test_onnx_gives_the_logits_of_the_net(settings: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="the package onnx is not installed")
@@ -93,6 +102,7 @@ def test_onnx_gives_the_logits_of_the_net(settings: dict[str, Any], tmp_path: Pa
         expected = net(images, None)
     found, about = run_onnx(out, images)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run_runtime(out, images), expected, rtol=1e-4, atol=1e-4)
     assert about["label_order_sha256"] == "a" * 64
 
 
@@ -106,8 +116,8 @@ def test_a_missing_package_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_other_suffixes_missing_files_and_folders_are_sentences(tmp_path: Path) -> None:
     _, path = saved_net(tmp_path)
-    with pytest.raises(ConfigError, match=r"\.pt or \.onnx"):
-        export_checkpoint(path, tmp_path / "net.h5")
+    with pytest.raises(ConfigError, match=r"\.pt, \.onnx or \.safetensors"):
+        with_format(tmp_path / "net.h5", None)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         export_checkpoint(tmp_path / "none.pt", tmp_path / "net.pt")
     for name in ("net.pt", "net.onnx"):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +26,9 @@ from train.options import (
     settings_of,
 )
 from train.program import command, program_name
+
+if TYPE_CHECKING:
+    from train.show.weights import ExportedWeights
 
 SHOWN_CODES = (0, 1, 2)
 EPILOG = "Exit codes: " + "; ".join(f"{code} {EXIT_CODES[code]}" for code in SHOWN_CODES) + "."
@@ -141,14 +145,36 @@ def evaluate(checkpoints: tuple[Path, ...], dataset: str, **given: Any) -> None:
 
 @cli.command()
 @click.argument("checkpoint", type=FILE)
-@click.option("--out", type=FILE, required=True, help="File to write: .pt or .onnx.")
-def export(checkpoint: Path, out: Path) -> None:
-    """Write the network of CHECKPOINT alone, as a state dict (.pt) or as ONNX (.onnx)."""
-    from train.show.export import export_checkpoint
+@click.option("--out", type=FILE, required=True,
+              help="File to write: .pt, .onnx or .safetensors.")  # fmt: skip
+@click.option("--format", "kind", type=click.Choice(["pt", "onnx", "safetensors"]),
+              help="What to write [default: by the name of the file].")  # fmt: skip
+@click.option("--dataset", metavar="DATASET",
+              help="safetensors: measure the errors for the card on this dataset [default: the "
+                   "place that the run noted].")  # fmt: skip
+@click.option("--split", type=click.Choice(SPLITS), default="val", show_default=True,
+              help="safetensors: split to measure on.")  # fmt: skip
+@device_option
+@cache_options
+@json_option
+def export(checkpoint: Path, out: Path, **given: Any) -> None:
+    """Write the network of CHECKPOINT alone.
 
+    .pt is a plain state dict, .onnx a graph for any runtime. With .safetensors come a card
+    (errors by centre crop and ten views, fingerprint, settings, SHA-256) and a program in plain
+    torch that loads the weights; a network that is no better than chance is not exported.
+    """
+    from train.show.export import export_checkpoint, with_format
+
+    out, kind = with_format(out, given["kind"])
+    if kind == "safetensors":
+        found = _export_weights(checkpoint, out, given)
+        with summary():
+            print_json(found.to_json()) if given["as_json"] else click.echo(found.render())
+        return
     written = export_checkpoint(checkpoint, out)
     with summary():
-        click.echo(written)
+        print_json({kind: str(written)}) if given["as_json"] else click.echo(written)
 
 
 @cli.command()
@@ -256,6 +282,21 @@ class StderrOutput:
     def warn(self, text: str) -> None:
         """Print a warning, with --quiet too."""
         click.echo(plain(f"{program_name()}: warning: {text}"), err=True)
+
+
+def _export_weights(checkpoint: Path, out: Path, given: Mapping[str, Any]) -> ExportedWeights:
+    from train.show.measure import MeasureOptions
+    from train.show.run_state import dataset_of, read_run
+    from train.show.weights import export_weights
+
+    dataset = given["dataset"] or dataset_of(read_run(checkpoint.parent), None)
+    options = MeasureOptions(
+        split=given["split"],
+        device=given["device"] or "auto",
+        cache_folder=given["cache"],
+        cache_gib=given["cache_gib"],
+    )
+    return export_weights(checkpoint, out, dataset, options, StderrOutput(quiet=False).warn)
 
 
 def _verify(dataset: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 import types
 from collections.abc import Mapping
@@ -116,6 +117,26 @@ def from_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
             value = {part: value}
         settings = merge(settings, value)
     return settings
+
+
+def assignments_from(base: RunConfig, config: RunConfig) -> list[str]:
+    """List what must be set to get from ``base`` to ``config``, as ``from_assignments`` reads it.
+
+    The seed is among them; the preset's name is not.
+    """
+    found = _different(_plain(dataclasses.asdict(base)), _plain(dataclasses.asdict(config)))
+    return [each for each in found if not each.startswith("preset=")]
+
+
+def _different(base: Settings, other: Settings, where: str = "") -> list[str]:
+    found: list[str] = []
+    for name, value in other.items():
+        if isinstance(value, dict):
+            found += _different(base[name], value, f"{where}{name}.")
+        elif value != base[name]:
+            text = value if isinstance(value, str) else json.dumps(value)  # as TOML writes them
+            found.append(f"{where}{name}={text}")
+    return found
 
 
 def from_json(value: Settings) -> RunConfig:

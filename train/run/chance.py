@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from train.run.metrics import TopK
+
 CHANCE_MARGIN = 0.02
 """A loss within this fraction of ln(classes) counts as chance."""
 
@@ -18,3 +20,12 @@ def chance_warning(loss: float, classes: int, steps: int) -> str | None:
         f"{chance:.3f}). Try --preset source-2012 (weights of 0.03 in conv3-5) with "
         "net.dropout=vanilla, another --seed, or wait longer"
     )
+
+
+def is_at_chance(counts: TopK, classes: int) -> bool:
+    """Whether guessing would often (once in a hundred tries) do as well on these images."""
+    from scipy.stats import binomtest
+
+    right = counts.count - round(counts.top1_error * counts.count)
+    guessed = binomtest(right, counts.count, 1 / classes, alternative="greater")
+    return bool(guessed.pvalue > 0.01)

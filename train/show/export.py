@@ -1,4 +1,4 @@
-"""Export the network of a checkpoint as a plain state dict or as ONNX."""
+"""Export the network of a checkpoint alone, as a plain state dict or as ONNX."""
 
 from __future__ import annotations
 
@@ -12,23 +12,40 @@ from train.errors import ConfigError
 if TYPE_CHECKING:
     from train.saved.checkpoint import Checkpoint
 
-SUFFIXES = (".pt", ".onnx")
+FORMATS = ("pt", "onnx", "safetensors")
+
+
+def with_format(out: Path, kind: str | None) -> tuple[Path, str]:
+    """Return the file to write and its format: ``kind``, or what the suffix of ``out`` says.
+
+    Raises:
+        ConfigError: the suffix names no format, or another one than ``kind``.
+    """
+    suffix = out.suffix[1:]
+    if kind is not None and not suffix:
+        return out.with_suffix(f".{kind}"), kind
+    if suffix not in FORMATS:
+        raise ConfigError(
+            f"{out}: the name must end in .{', .'.join(FORMATS[:-1])} or .{FORMATS[-1]}"
+        )
+    if kind not in (None, suffix):
+        raise ConfigError(f"{out}: --format {kind} needs a name that ends in .{kind}")
+    return out, suffix
 
 
 def export_checkpoint(checkpoint: Path, out: Path) -> Path:
-    """Write the network of ``checkpoint`` to ``out``, in the format of its suffix.
+    """Write the network of ``checkpoint`` to ``out``, which ends in ``.pt`` or ``.onnx``.
 
     ``.pt``: weights and biases by canonical name (``conv1.weight`` (96, 3, 11, 11) to
     ``fc8.bias``), for ``torch.load(out, weights_only=True)``. ``.onnx``: images, float32
-    (n, 3, px, px), RGB 0-255 minus the mean, to logits (n, classes), as at test time.
+    (n, 3, px, px), RGB 0-255 minus the mean, to logits (n, classes), as at test time. For
+    ``.safetensors`` see ``train.show.weights``.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        ConfigError: the suffix is unknown, or the package onnx is not installed.
+        ConfigError: the package onnx is not installed.
         DestinationError: ``out`` cannot be written.
     """
-    if out.suffix not in SUFFIXES:
-        raise ConfigError(f"{out}: the name must end in {' or '.join(SUFFIXES)}")
     from train.saved.checkpoint import load
     from train.saved.checkpoint_file import write_values
 
