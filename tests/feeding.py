@@ -13,9 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from train.config import InputConfig
+from train.feed.augment import EpochDraws
 from train.feed.dataset import TrainingSet, open_dataset
+from train.feed.graph import Graph
+from train.feed.graph_spec import FeedBatch, GraphSpec
 from train.feed.loader import Batch, Share, TrainLoader
 from train.feed.records import RecordReader
+from train.feed.spans import new_buffer
 
 CPU = torch.device("cpu")
 SMALL = InputConfig(crop_px=32, threads=2, lighting="sqrt-eigenvalue", lighting_divide=True)
@@ -37,6 +41,15 @@ def loading(
         yield loader
     finally:
         loader.close()
+
+
+def through_graph(reader: RecordReader, spec: GraphSpec, draws: EpochDraws) -> NDArray[np.float64]:
+    """Run the CPU graph on the first records: (n, 3, crop, crop)."""
+    records = reader.read_batch(reader.plan(np.arange(len(draws))), new_buffer)
+    graph = Graph(spec, "cpu", None)
+    graph.submit(FeedBatch(records=records, draws=draws))
+    (images,) = graph.collect()
+    return np.asarray(images).astype(np.float64).transpose(0, 3, 1, 2)
 
 
 def joined(batches: list[Batch]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -37,7 +37,7 @@ def idx(data: bytes) -> None:
         ours("train-000000"),
     ):
         reader = RecordReader(open_dataset(folder), "train")
-        reader.prefetch(range(len(reader)))
+        reader.prefetch(reader.plan(np.arange(len(reader))))
         for record in range(len(reader)):
             reader.where(record)
             reader.read([record])

@@ -18,7 +18,6 @@ from tests.conftest import REPOSITORY
 from tests.feeding import SMALL, copy_of, loading, overwrite
 from train.errors import DataError
 from train.feed.dataset import open_dataset
-from train.feed.graph import QUEUED_RUNS
 from train.feed.records import RecordReader
 
 ORDERED = replace(SMALL, shuffle=False)
@@ -59,12 +58,57 @@ def test_batches_before_the_damage_arrive_and_the_loader_stays_usable(
     overwrite(dataset, 57, 0, b"\0" * 40)
     with loading(open_dataset(dataset), ORDERED, batch_images=10) as loader:
         batches = loader.epoch(0)
-        for _ in range(5 - QUEUED_RUNS):
+        for _ in range(5):
             assert len(next(batches).images) == 10
         with pytest.raises(DataError):
             list(batches)
         rest = list(loader.epoch(0, first_step=6))
     assert sum(len(batch.images) for batch in rest) == 96 - 60
+
+
+@pytest.mark.parametrize("record", [0, 8])
+def test_damage_in_the_next_epoch_does_not_disturb_this_one(
+    built: Path, tmp_path: Path, record: int
+) -> None:
+    """Its first batches are computed early, but the error comes with the batch that has it."""
+    dataset = copy_of(built, tmp_path / "damaged")
+    with loading(open_dataset(dataset), ORDERED, batch_images=4) as loader:
+        epoch = loader.epoch(0)
+        batches = [next(epoch) for _ in range(10)]
+        _, key = overwrite(dataset, record, 0, b"\0" * 40)
+        batches += epoch
+        assert sum(len(batch.images) for batch in batches) == 96
+        later = loader.epoch(1)
+        for _ in range(record // 4):
+            assert len(next(later).images) == 4
+        with pytest.raises(DataError, match=key):
+            next(later)
+
+
+def test_pixels_that_do_not_decode_are_named_after_the_batches_before_them(
+    built: Path, tmp_path: Path
+) -> None:
+    """The header is whole, so that DALI gets the record and fails on it."""
+    dataset = copy_of(built, tmp_path / "damaged")
+    frame = RecordReader(open_dataset(dataset), "train").read([57])[0].content.index(b"\xff\xc4")
+    _, key = overwrite(dataset, 57, frame, b"\0" * 400)
+    with loading(open_dataset(dataset), ORDERED, batch_images=10) as loader:
+        batches = loader.epoch(0)
+        for _ in range(5):
+            assert len(next(batches).images) == 10
+        with pytest.raises(DataError, match=key):
+            next(batches)
+
+
+def test_a_size_that_no_record_has_is_refused_before_memory_is_allocated(
+    built: Path, tmp_path: Path
+) -> None:
+    """A changed index may claim that a record is as large as its shard."""
+    dataset = copy_of(built, tmp_path / "damaged")
+    reader = RecordReader(open_dataset(dataset), "train")
+    reader._spans[3, 1] = 1 << 40
+    with pytest.raises(DataError, match=r"train-000000\.tar: .*: 1,099,511,627,776 bytes are not"):
+        reader.read([3])
 
 
 def test_a_label_that_is_not_a_class_is_named(built: Path, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import torch
 
 from tests.augment_reference import augmented, lighting_noise, pixels_of
 from tests.conftest import imgprep
-from tests.feeding import CPU, loading
+from tests.feeding import CPU, loading, through_graph
 from train.config import InputConfig, MeanKind
 from train.errors import ConfigError
 from train.feed.augment import EpochDraws, epoch_draws, lighting_on
 from train.feed.dataset import TrainingSet, open_dataset
-from train.feed.graph import Graph, build_pipeline
-from train.feed.graph_spec import FeedBatch, eval_spec, graph_spec
+from train.feed.graph import build_pipeline
+from train.feed.graph_spec import eval_spec, graph_spec
 from train.feed.loader import EvalLoader, Share
 from train.feed.records import RecordReader
 
@@ -49,27 +49,20 @@ def data(built: Path) -> TrainingSet:
     return open_dataset(built)
 
 
-def through_graph(
-    data: TrainingSet, config: InputConfig, draws: EpochDraws, records: list[bytes], lighting: bool
-) -> np.ndarray:
-    """Run the CPU graph: (n, 3, crop, crop)."""
-    graph = Graph(graph_spec(data, config, batch_images=len(draws), lighting=lighting), "cpu", None)
-    graph.submit(FeedBatch(records=records, draws=draws))
-    (images,) = graph.collect()
-    return np.asarray(images).astype(np.float64).transpose(0, 3, 1, 2)
-
-
 def check(
     data: TrainingSet, config: InputConfig, *, epoch: int = 0, atol: float, rtol: float = 0
 ) -> None:
-    reader = RecordReader(data, "train")
-    records = [record.content for record in reader.read(range(N))]
-    reader.close()
+    """Compare every way to compute the pixels with the reference."""
     draws = epoch_draws(config, data.pca, data.size_px, N, seed=3, epoch=epoch)
     lit = lighting_on(config, epoch)
-    images = through_graph(data, config, draws, records, lit)
+    spec = graph_spec(data, config, batch_images=N, lighting=lit)
+    reader = RecordReader(data, "train")
+    records = [record.content for record in reader.read(range(N))]
     expected = augmented(data, config, draws, records, lit)
-    np.testing.assert_allclose(images, expected, atol=atol, rtol=rtol)
+    for whole in (False, True):  # as on a CPU, as on a GPU
+        images = through_graph(reader, replace(spec, decode_whole=whole), draws)
+        np.testing.assert_allclose(images, expected, atol=atol, rtol=rtol)
+    reader.close()
 
 
 @pytest.mark.parametrize("mean", MEANS)

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from tests.feeding import CPU, SMALL, joined, loading
+from tests.objectstore import wait_until
 from train.config import FloatType
 from train.errors import ConfigError, DataError
 from train.feed.dataset import TrainingSet, open_dataset
-from train.feed.loader import Batch, EvalLoader, Share
+from train.feed.feeder import READY_BATCHES
+from train.feed.loader import Batch, EvalLoader, Share, TrainLoader
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +180,55 @@ def test_impossible_loaders_are_refused(data: TrainingSet) -> None:
         pass
     with pytest.raises(DataError, match="no split 'test'"):
         EvalLoader(data, SMALL, Share(0, 1), batch_images=1, device=CPU, split="test")
+
+
+@pytest.mark.parametrize("validates", [False, True])
+def test_an_epoch_begins_with_batches_that_are_ready(data: TrainingSet, validates: bool) -> None:
+    """The first batches are computed while the epoch before ends, also during a validation; the
+    same thread goes on, and no more than the queue holds is computed."""
+    config = replace(SMALL, lighting_stop_epoch=2)
+    with loading(data, config, batch_images=20) as loader:
+        val = EvalLoader(data, config, Share(0, 1), batch_images=7, device=CPU)
+        found = []
+        for epoch in range(4):
+            if epoch:
+                wait_until(lambda: loader.ready == READY_BATCHES)
+            waits = loader.counters.waits
+            batches = loader.epoch(epoch)
+            found += [next(batches) for _ in range(READY_BATCHES)]
+            assert loader.counters.waits == waits or epoch == 0
+            found += batches
+            if validates:
+                assert sum(len(batch.labels_n) for batch in val) == data.records("val")
+        assert loader.counters.threads == 1
+        assert loader.counters.batches == 4 * loader.steps_per_epoch
+        val.close()
+    restarted = [
+        b for epoch in range(4) for b in run_epoch(data, epoch, config=config, batch_images=20)
+    ]
+    for left, right in zip(joined(found), joined(restarted), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_another_epoch_than_the_next_is_computed_anew(data: TrainingSet) -> None:
+    with loading(data, batch_images=20) as loader:
+        first = list(loader.epoch(0))
+        again = list(loader.epoch(0))
+        later = list(loader.epoch(5, 2))
+        assert loader.counters.threads == 3
+        list(loader.epoch(6))
+        assert loader.counters.threads == 3
+    assert joined(first)[0].tobytes() == joined(again)[0].tobytes()
+    np.testing.assert_array_equal(
+        joined(later)[0], joined(run_epoch(data, 5, batch_images=20)[2:])[0]
+    )
+
+
+def test_closing_is_prompt_while_batches_wait(data: TrainingSet) -> None:
+    loader = TrainLoader(data, SMALL, Share(0, 1), batch_images=20, seed=7, device=CPU)
+    list(loader.epoch(0))
+    wait_until(lambda: loader.ready == READY_BATCHES)
+    loader.close()
+    assert feeders() == 0
+    assert loader.ready == 0
+    assert not [t for t in threading.enumerate() if t.name.startswith("imgprep-plan")]

@@ -15,13 +15,13 @@ from imgprep.colour.pca import RgbPca
 from tests.augment_reference import augmented
 from tests.conftest import imgprep
 from tests.environments import readers_python
-from tests.feeding import joined, loading
+from tests.feeding import joined, loading, through_graph
 from train.config import InputConfig, Lighting, MeanKind
 from train.errors import ConfigError
 from train.feed.augment import EpochDraws, epoch_draws, lighting_on
 from train.feed.dataset import TrainingSet, open_dataset
-from train.feed.graph import Graph, build_pipeline
-from train.feed.graph_spec import FeedBatch, graph_spec
+from train.feed.graph import build_pipeline
+from train.feed.graph_spec import graph_spec
 from train.feed.records import RecordReader
 
 N = 16
@@ -50,12 +50,13 @@ def pixels(data: TrainingSet, config: InputConfig) -> tuple[np.ndarray, np.ndarr
     """The images (n, 3, crop, crop) of the graph, and those of the reference."""
     reader = RecordReader(data, "train")
     records = [record.content for record in reader.read(range(N))]
-    reader.close()
     draws = epoch_draws(config, data.pca, data.size_px, N, seed=3, epoch=0)
     lit = lighting_on(config, 0)
-    graph = Graph(graph_spec(data, config, batch_images=N, lighting=lit), "cpu", None)
-    graph.submit(FeedBatch(records=records, draws=draws))
-    found = np.asarray(graph.collect()[0]).astype(np.float64).transpose(0, 3, 1, 2)
+    spec = graph_spec(data, config, batch_images=N, lighting=lit)
+    found = through_graph(reader, spec, draws)
+    as_on_gpu = through_graph(reader, replace(spec, decode_whole=True), draws)
+    np.testing.assert_allclose(as_on_gpu, found, atol=1e-4)
+    reader.close()
     return found, augmented(data, config, draws, records, lit)
 
 

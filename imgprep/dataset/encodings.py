@@ -66,6 +66,10 @@ class RecordEncoding(ABC):
             return str(exc)
         return None
 
+    def header_bytes(self, content: bytes) -> int:
+        """Bytes at the beginning of an image file without fault that decide ``record_size``."""
+        return 0
+
     @abstractmethod
     def view(self, content: bytes, size_px: int, shape: Shape = "square") -> NDArray[np.uint8]:
         """Pixels (height, width, 3) of an image file, valid until the next one is decoded.
@@ -105,6 +109,9 @@ class _Compressed(RecordEncoding):
 
     def record_size(self, content: bytes, size_px: int, shape: Shape = "square") -> tuple[int, int]:
         return _header_check(self, size_px, shape).record_size(content)
+
+    def header_bytes(self, content: bytes) -> int:
+        return self.header(content)[2]
 
     def view(self, content: bytes, size_px: int, shape: Shape = "square") -> NDArray[np.uint8]:
         from imgprep.image.decode import decode_image

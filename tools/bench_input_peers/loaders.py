@@ -26,6 +26,7 @@ from train.feed.graph import QUEUED_RUNS, Graph
 from train.feed.graph_spec import FeedBatch, graph_spec
 from train.feed.loader import Share, TrainLoader
 from train.feed.records import RecordReader
+from train.feed.spans import RecordBatch, new_buffer
 
 PRESETS = {
     "paper": InputConfig(),
@@ -68,6 +69,18 @@ class Task:
         contents = [record.content for record in reader.read(range(len(reader)))]
         reader.close()
         return contents
+
+    def batches(self) -> list[tuple[int, RecordBatch]]:
+        """All records in batches, each with the number of its first record."""
+        reader = RecordReader(self.data, "train")
+        numbers = np.arange(len(reader))
+        size = self.batch_images
+        batches = [
+            (low, reader.read_batch(reader.plan(numbers[low : low + size]), new_buffer))
+            for low in range(0, len(reader), size)
+        ]
+        reader.close()
+        return batches
 
 
 def augment(task: Task, image_hwc: NDArray[np.uint8], row: int) -> NDArray[np.float32]:
@@ -122,11 +135,10 @@ def ours(task: Task) -> Epochs:
 def graph_alone(task: Task, *, noise: bool = True) -> Epochs:
     """The DALI graph on records in memory, without reading or copying to torch."""
     spec = graph_spec(task.data, task.config, batch_images=task.batch_images, lighting=noise)
-    graph, contents = Graph(spec, "cpu", None), task.records()
+    graph, batches = Graph(spec, "cpu", None), task.batches()
 
     def epoch() -> Iterator[int]:
-        for low in range(0, len(contents), task.batch_images):
-            records = contents[low : low + task.batch_images]
+        for low, records in batches:
             graph.submit(FeedBatch(records=records, draws=task.draws.rows(low, low + len(records))))
             while graph.pending > QUEUED_RUNS:
                 yield graph.collect()[0].shape()[0]

@@ -1,201 +1,151 @@
-"""A thread that reads records, feeds the graph and delivers tensors, a few batches ahead.
-
-Suffixes: ``n`` image in the batch, ``v`` view.
-"""
+"""A thread that makes batches ahead of the training step, and hands them over in order."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
 import threading
-from collections import deque
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from train.errors import DataError
-from train.feed.augment import EpochDraws
-from train.feed.graph import QUEUED_RUNS, Graph, decode_error
-from train.feed.graph_spec import FeedBatch, GraphSpec
-from train.feed.records import Record, RecordReader
+from train.feed.maker import BatchMaker, BatchRequest, FinishedBatch
+from train.feed.records import RecordReader
 from train.feed.sink import Sink
 
 READY_BATCHES = 2
 """Finished batches that may wait for the training step."""
 STOP_POLL_S = 0.1
 """How often a thread that waits for room in the queue checks whether it should end."""
-READ_AHEAD_BATCHES = 4
-"""Batches whose records the system is asked to load before they are read."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class BatchRequest:
-    """One batch to compute, and its place in the global batch."""
-
-    record_n: NDArray[np.int64]
-    draws: EpochDraws
-    first_row: int
-    global_images: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FinishedBatch:
-    """A finished batch."""
-
-    request: BatchRequest
-    images_v: list[torch.Tensor]
-    """(n, 3, crop, crop) for each view."""
-    labels_n: torch.Tensor
-    """(n,) int64."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _InFlight:
-    """A batch that the graph is computing."""
-
-    request: BatchRequest
-    records: list[Record]
-
 
 _QueueItem: TypeAlias = FinishedBatch | BaseException | None
 """What the thread delivers: a batch, an error, or None at the end."""
 
 
-class Feeder:
-    """Computes requested batches in order, in its own thread. For use by one thread."""
+@dataclass(slots=True)
+class FeedCounters:
+    """What a feeder has done so far."""
 
-    def __init__(self, reader: RecordReader, encoding: str, sink: Sink) -> None:
-        self._reader, self._encoding, self._sink = reader, encoding, sink
-        self._graph: Graph | None = None
-        self._spec: GraphSpec | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        reader.stop_when(lambda: not self._should_run())
+    threads: int = 0
+    """Threads started: one for each stream of batches."""
+    batches: int = 0
+    """Batches handed over."""
+    waits: int = 0
+    """Batches that were not ready when they were asked for."""
+    cpu_seconds: float = 0.0
+    """Processor time of the threads that have ended, without DALI's own threads."""
 
-    def run(self, spec: GraphSpec, requests: Iterator[BatchRequest]) -> Iterator[FinishedBatch]:
-        """Yield finished batches in order; a later call of ``run`` ends this one.
 
-        The graph is kept for the next run with the same ``spec`` object.
+class Stream:
+    """The batches of one thread, in order. For use by one thread."""
+
+    def __init__(self, counters: FeedCounters) -> None:
+        self.ready: queue.Queue[_QueueItem] = queue.Queue(maxsize=READY_BATCHES)
+        self.ended = False
+        """Whether the feeder has stopped it; its batches are discarded."""
+        self._counters = counters
+
+    def take(self) -> FinishedBatch | None:
+        """Wait for the next batch; None after the last, or if the stream has been stopped.
 
         Raises:
-            DataError: a record cannot be read or decoded.
+            DataError: a record cannot be read or decoded. The stream is then at its end.
         """
+        if self.ended:
+            return None
+        self._counters.waits += self.ready.empty()
+        item = self.ready.get()
+        if isinstance(item, FinishedBatch):
+            self._counters.batches += 1
+            return item
+        self.ended = True
+        if item is not None:
+            raise item
+        return None
+
+
+class Feeder:
+    """Makes streams of batches, one at a time. For use by one thread."""
+
+    def __init__(self, reader: RecordReader, sink: Sink) -> None:
+        self._reader, self._maker = reader, BatchMaker(reader, sink)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._stream: Stream | None = None
+        self.counters = FeedCounters()
+        reader.stop_when(lambda: not self._should_run())
+
+    @property
+    def ready(self) -> int:
+        """Finished batches that wait to be taken."""
+        return 0 if self._stream is None or self._stream.ended else self._stream.ready.qsize()
+
+    def start(self, requests: Iterator[BatchRequest]) -> Stream:
+        """Stop the stream before it, and start to make these batches, as far as there is room."""
         self.stop()
         self._stop.clear()
-        ready: queue.Queue[_QueueItem] = queue.Queue(maxsize=READY_BATCHES)
+        self._stream = stream = Stream(self.counters)
         # Not a daemon thread: killed inside DALI as the process ends, it would crash the process.
-        thread = threading.Thread(
-            target=self._work, args=(spec, requests, ready), name="imgprep-feeder", daemon=False
+        self._thread = threading.Thread(
+            target=self._work, args=(requests, stream.ready), name="imgprep-feeder", daemon=False
         )
-        self._thread = thread
-        thread.start()
-        try:
-            while self._thread is thread and (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            if self._thread is thread:
-                self.stop()
+        self.counters.threads += 1
+        self._thread.start()
+        return stream
 
-    def stop(self) -> None:
-        """End the thread and wait for it; finished batches in the queue are discarded."""
+    def run(self, requests: Iterator[BatchRequest]) -> Iterator[FinishedBatch]:
+        """Yield a stream's batches; abandoning the iteration stops it.
+
+        Raises:
+            DataError: as ``Stream.take``.
+        """
+        stream = self.start(requests)
+        try:
+            while (batch := stream.take()) is not None:
+                yield batch
+        finally:
+            self.stop(stream)
+
+    def stop(self, stream: Stream | None = None) -> None:
+        """Stop the thread and wait for it; its batches are discarded.
+
+        With ``stream``, only if that is the present one.
+        """
+        if self._stream is None or stream not in (None, self._stream):
+            return
+        self._stream.ended = True
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
+        self._thread = self._stream = None
 
     def close(self) -> None:
         """Stop, free the graph and close the shards."""
         self.stop()
-        self._graph = self._spec = None
+        self._maker.close()
         self._reader.close()
 
     def _should_run(self) -> bool:
         """Whether the thread should continue: not stopped, and the process is not ending."""
         return not self._stop.is_set() and threading.main_thread().is_alive()
 
-    def _work(
-        self, spec: GraphSpec, requests: Iterator[BatchRequest], ready: queue.Queue[_QueueItem]
-    ) -> None:
+    def _work(self, requests: Iterator[BatchRequest], ready: queue.Queue[_QueueItem]) -> None:
         """Run in the thread."""
-        in_flight: deque[_InFlight] = deque()
         try:
-            graph = self._graph_for(spec)
-            for request in _with_read_ahead(requests, self._reader):
-                if not self._should_run():
-                    break
-                self._submit(graph, request, in_flight)
-                while len(in_flight) > QUEUED_RUNS:
-                    self._put(ready, self._collect(graph, in_flight))
-            while in_flight and self._should_run():
-                self._put(ready, self._collect(graph, in_flight))
-            graph.drain()
+            with contextlib.closing(self._maker.make(requests)) as batches:
+                for batch in batches:
+                    self._put(ready, batch)
+                    if not self._should_run():
+                        return
             self._put(ready, None)
         except BaseException as exc:  # the training thread raises it, whatever it is
-            self._graph = self._spec = None  # after an error DALI's pipeline is unusable
             self._put(ready, exc)
+        finally:
+            self.counters.cpu_seconds += time.thread_time()
 
     def _put(self, ready: queue.Queue[_QueueItem], item: _QueueItem) -> None:
         while self._should_run():
             with contextlib.suppress(queue.Full):
                 ready.put(item, timeout=STOP_POLL_S)
                 return
-
-    def _graph_for(self, spec: GraphSpec) -> Graph:
-        if self._graph is None or self._spec is not spec:
-            self._graph = None  # free the old graph first
-            self._graph, self._spec = Graph(spec, *self._sink.graph_device), spec
-        return self._graph
-
-    def _submit(self, graph: Graph, request: BatchRequest, in_flight: deque[_InFlight]) -> None:
-        batch = _InFlight(request, self._reader.read(request.record_n))
-        in_flight.append(batch)
-        if not batch.records:
-            return
-        try:
-            graph.submit(FeedBatch(records=[r.content for r in batch.records], draws=request.draws))
-        except (RuntimeError, DataError) as exc:
-            raise self._error_of_bad_record(in_flight, exc) from exc
-
-    def _collect(self, graph: Graph, in_flight: deque[_InFlight]) -> FinishedBatch:
-        batch = in_flight[0]
-        views = []
-        if batch.records:
-            try:
-                views = graph.collect()
-            except RuntimeError as exc:
-                raise self._error_of_bad_record(in_flight, exc) from exc
-        in_flight.popleft()
-        labels_n = np.array([record.label for record in batch.records], np.int64)
-        images_v, labels = self._sink.tensors(views, labels_n, batch.request.draws.pixel_seed)
-        return FinishedBatch(batch.request, images_v, labels)
-
-    def _error_of_bad_record(self, in_flight: deque[_InFlight], error: Exception) -> DataError:
-        """Find the record on which the graph failed: DALI only knows its place in the batch."""
-        assert self._spec is not None
-        for batch in in_flight:
-            for index, record in zip(batch.request.record_n, batch.records, strict=True):
-                cause = decode_error(record.content, self._encoding, self._spec.size_px)
-                if cause:
-                    return DataError(
-                        f"{self._reader.where(int(index))}: {cause}; run imgprep verify --decode"
-                    )
-        return DataError(f"DALI failed, although every record of the batch decodes: {error}")
-
-
-def _with_read_ahead(
-    requests: Iterator[BatchRequest], reader: RecordReader
-) -> Iterator[BatchRequest]:
-    """Yield the requests; the system loads their records ``READ_AHEAD_BATCHES`` earlier."""
-    waiting: deque[BatchRequest] = deque()
-    for request in requests:
-        reader.prefetch(request.record_n)
-        waiting.append(request)
-        if len(waiting) > READ_AHEAD_BATCHES:
-            yield waiting.popleft()
-    yield from waiting

@@ -5,7 +5,6 @@ Suffixes: ``hwc`` row, column, channel; ``yx`` row and column; ``n`` image in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 from imgprep.dataset.encodings import encoding_of
 from imgprep.processors import processors
 from train.config import InputConfig
-from train.errors import ConfigError, DataError
+from train.errors import ConfigError
 from train.feed.augment import EpochDraws
 from train.feed.dataset import TrainingSet
+from train.feed.spans import RecordBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,6 +38,9 @@ class GraphSpec:
     """Add the lighting noise (and divide, if the settings say so)."""
     views: Literal[1, 10] = 1
     """10: the ten test views (paper 4.1), one output each, from one decode."""
+    decode_whole: bool | None = None
+    """Decode the whole record before it is cropped, and then do everything in one pass; None: on a
+    GPU, where this is faster."""
 
     @property
     def needs_decoder(self) -> bool:
@@ -81,7 +84,7 @@ class GraphSpec:
 class FeedBatch:
     """The input of a graph for one batch: records as stored, and the draws for each."""
 
-    records: Sequence[bytes]
+    records: RecordBatch
     draws: EpochDraws
 
 
@@ -131,18 +134,3 @@ def view_corners(size_px: int, crop_px: int) -> list[tuple[int, int]]:
     """Rows and columns of the five test crops: corners, and the centre as third."""
     far = size_px - crop_px
     return [(0, 0), (0, far), (far // 2, far // 2), (far, 0), (far, far)]
-
-
-def record_array(spec: GraphSpec, content: bytes) -> NDArray[np.uint8]:
-    """Return what DALI gets of a record: its file (n,), or its pixels if they need no decoder.
-
-    Raises:
-        DataError: the file is not a record of the dataset's encoding and size.
-    """
-    encoding = encoding_of(spec.encoding)
-    fault = encoding.fault(content, spec.size_px)
-    if fault:
-        raise DataError(fault)
-    if encoding.needs_decoder:
-        return np.frombuffer(content, np.uint8)
-    return encoding.view(content, spec.size_px)

@@ -19,9 +19,11 @@ from train.config import InputConfig
 from train.errors import ConfigError
 from train.feed.augment import EpochDraws, epoch_draws, lighting_on
 from train.feed.dataset import TrainingSet
-from train.feed.feeder import BatchRequest, Feeder
-from train.feed.graph_spec import eval_spec, graph_spec
+from train.feed.feeder import FeedCounters, Feeder, Stream
+from train.feed.graph_spec import GraphSpec, eval_spec, graph_spec
+from train.feed.maker import BatchRequest, FinishedBatch
 from train.feed.order import epoch_order, share_of, stored_order
+from train.feed.plan import EpochPlan, EpochPlanner
 from train.feed.records import RecordReader
 from train.feed.remote.shards import sequential
 from train.feed.sink import Sink, record_stream
@@ -109,7 +111,21 @@ class TrainLoader:
             for lighting in (False, True)
         }
         sink = Sink(config, device, views=1, pixel_sd=config.gaussian_sd)
-        self._feeder = Feeder(self._reader, data.encoding, sink)
+        self._feeder = Feeder(self._reader, sink)
+        self._planner = EpochPlanner(self._plan)
+        self._stream: Stream | None = None
+        self._next = (0, 0)
+        """Epoch and step of the next batch of the stream."""
+
+    @property
+    def counters(self) -> FeedCounters:
+        """What the feeding thread has done so far."""
+        return self._feeder.counters
+
+    @property
+    def ready(self) -> int:
+        """Finished batches that wait for the training step."""
+        return self._feeder.ready
 
     @property
     def steps_per_epoch(self) -> int:
@@ -119,22 +135,27 @@ class TrainLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from ``first_step`` on: one per step, in order.
 
-        Only one epoch at a time: a new one ends the previous one.
+        Only one epoch at a time: a new one ends the previous one. When an epoch is complete, the
+        first batches of the next one are computed, as many as there is room for, and wait; an
+        epoch that is abandoned earlier, or fails, stops the computation.
 
         Raises:
             DataError: a record cannot be read or decoded; the message names it.
         """
-        spec = self._specs[lighting_on(self._config, epoch)]
-        for finished in self._feeder.run(spec, self._requests(epoch, first_step)):
-            record_stream([*finished.images_v, finished.labels_n])
-            request = finished.request
-            yield Batch(
-                images=finished.images_v[0],
-                labels_n=finished.labels_n,
-                record_n=request.record_n,
-                first_row=request.first_row,
-                global_images=request.global_images,
-            )
+        steps = self.steps_per_epoch
+        if first_step >= steps:
+            return
+        stream = self._stream_from(epoch, first_step)
+        try:
+            for step in range(first_step, steps):
+                finished = stream.take()
+                if finished is None:
+                    return
+                self._next = (epoch, step + 1) if step + 1 < steps else (epoch + 1, 0)
+                yield _train_batch(finished)
+        finally:
+            if self._next != (epoch + 1, 0):
+                self._feeder.stop(stream)
 
     def pick(self, epoch: int, record_n: NDArray[np.int64]) -> Picked:
         """Return up to ``batch_images`` given records with the pixels that they have in the batches
@@ -147,19 +168,20 @@ class TrainLoader:
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         request = BatchRequest(
+            spec=self._spec(epoch),
             record_n=record_n,
             draws=self.draws(epoch).take(place[record_n]),
             first_row=0,
             global_images=len(record_n),
         )
-        spec = self._specs[lighting_on(self._config, epoch)]
-        (finished,) = self._feeder.run(spec, iter([request]))
+        (finished,) = self._feeder.run(iter([request]))
         record_stream([*finished.images_v, finished.labels_n])
         return Picked(finished.images_v[0], finished.labels_n, request.draws)
 
     def close(self) -> None:
         """Stop the threads and close the shards."""
         self._feeder.close()
+        self._planner.close()
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the record indices by position in ``epoch``."""
@@ -175,20 +197,55 @@ class TrainLoader:
         data = self._data
         return epoch_draws(self._config, data.pca, data.size_px, n, seed=self._seed, epoch=epoch)
 
+    def _spec(self, epoch: int) -> GraphSpec:
+        return self._specs[lighting_on(self._config, epoch)]
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        return EpochPlan(epoch, self.order(epoch), self.draws(epoch))
+
+    def _stream_from(self, epoch: int, step: int) -> Stream:
+        """Return a stream whose next batch is that of ``step``: the present one if it is so far."""
+        stream = self._stream
+        if stream is None or stream.ended or self._next != (epoch, step):
+            stream = self._stream = self._feeder.start(self._requests(epoch, step))
+            self._next = (epoch, step)
+        return stream
+
     def _requests(self, epoch: int, first_step: int) -> Iterator[BatchRequest]:
-        order, draws = self.order(epoch), self.draws(epoch)
+        """Yield the requests of an epoch from a step on, then those of all epochs after it."""
+        for plan in self._planner.plans(epoch):
+            yield from self._requests_of(plan, first_step)
+            first_step = 0
+
+    def _requests_of(self, plan: EpochPlan, first_step: int) -> Iterator[BatchRequest]:
+        order_n, spec = plan.order_n, self._spec(plan.epoch)
+        expects: tuple[NDArray[np.int64], ...] = ()
         if self._reader.is_remote:  # so that the next epoch's first shards come while this ends
-            rest = order[first_step * self._batch_images :]
-            self._reader.expect(rest, self.order(epoch + 1))
-        for start in range(first_step * self._batch_images, len(order), self._batch_images):
-            rows = min(self._batch_images, len(order) - start)
+            expects = (order_n[first_step * self._batch_images :], self.order(plan.epoch + 1))
+        for start in range(first_step * self._batch_images, len(order_n), self._batch_images):
+            rows = min(self._batch_images, len(order_n) - start)
             low, high = share_of(rows, self._share.rank, self._share.size)
             yield BatchRequest(
-                record_n=order[start + low : start + high],
-                draws=draws.rows(start + low, start + high),
+                spec=spec,
+                record_n=order_n[start + low : start + high],
+                draws=plan.draws.rows(start + low, start + high),
                 first_row=low,
                 global_images=rows,
+                expects=expects,
             )
+            expects = ()
+
+
+def _train_batch(finished: FinishedBatch) -> Batch:
+    record_stream([*finished.images_v, finished.labels_n])
+    request = finished.request
+    return Batch(
+        images=finished.images_v[0],
+        labels_n=finished.labels_n,
+        record_n=request.record_n,
+        first_row=request.first_row,
+        global_images=request.global_images,
+    )
 
 
 class EvalLoader:
@@ -216,7 +273,7 @@ class EvalLoader:
         self._spec = eval_spec(data, config, batch_images=self._batch_images, views=views)
         self._first, self._end = share_of(len(self._reader), share.rank, share.size)
         sink = Sink(config, device, views=views, pixel_sd=0.0)
-        self._feeder = Feeder(self._reader, data.encoding, sink)
+        self._feeder = Feeder(self._reader, sink)
 
     def __len__(self) -> int:
         return -(-(self._end - self._first) // self._batch_images)
@@ -231,7 +288,7 @@ class EvalLoader:
 
     def pick(self, record_n: NDArray[np.int64]) -> Iterator[EvalBatch]:
         """Yield batches of the given records, in that order. Only one iteration at a time."""
-        for finished in self._feeder.run(self._spec, self._requests(record_n)):
+        for finished in self._feeder.run(self._requests(record_n)):
             record_stream([*finished.images_v, finished.labels_n])
             yield EvalBatch(finished.images_v, finished.labels_n, finished.request.record_n)
 
@@ -240,14 +297,16 @@ class EvalLoader:
         self._feeder.close()
 
     def _requests(self, record_n: NDArray[np.int64]) -> Iterator[BatchRequest]:
-        if self._reader.is_remote:
-            self._reader.expect(record_n)
+        expects = (record_n,) if self._reader.is_remote else ()
         low = (self._spec.size_px - self._spec.crop_px) // 2
         for start in range(0, len(record_n), self._batch_images):
             part = record_n[start : start + self._batch_images]
             yield BatchRequest(
+                spec=self._spec,
                 record_n=part,
                 draws=EpochDraws.fixed(len(part), (low, low)),
                 first_row=start,
                 global_images=len(record_n),
+                expects=expects,
             )
+            expects = ()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgprep.dataset.dali_index import ShardSpans, read_dali_index
+from imgprep.dataset.encodings import encoding_of
+from imgprep.dataset.format import NPY_HEADER_BYTES
 from imgprep.dataset.index import ShardInfo
 from imgprep.errors import FormatError, StoreError
 from imgprep.storage import Store
@@ -27,6 +28,20 @@ from train.errors import DataError
 from train.feed.dataset import TrainingSet
 from train.feed.remote.shards import RemoteShards
 from train.feed.shard_files import LocalShards, ShardDescriptors
+from train.feed.spans import (
+    ReadPlan,
+    RecordBatch,
+    label_text,
+    labels_in,
+    new_buffer,
+    read_plan,
+    read_spans,
+)
+
+READ_AT_ONCE = 64
+"""Records that ``read`` reads into one buffer."""
+BYTES_PER_PX, BYTES_MAX = 16, 1 << 16
+"""Most bytes of a compressed image: so many per pixel, and so many for its headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +75,20 @@ class RecordReader:
         self._store = data.index.store
         self._classes = data.classes
         self.shard_records = tuple(shard.records for shard in self._shards)
-        self._starts = [0, *accumulate(self.shard_records)]
+        self._starts = np.array([0, *accumulate(self.shard_records)], np.int64)
         self._encoding = data.encoding
         self._files = _open_shards(self._store, self._shards, config)
         idx = in_order(
             self._store, partial(_spans_of, self._store, encoding=data.encoding), self._shards
         )
         self._spans = np.concatenate([np.zeros((0, 4), np.int64), *(each.spans for each in idx)])
+        self._size_px = data.size_px
+        raw = not encoding_of(data.encoding).needs_decoder
+        self._skip = NPY_HEADER_BYTES if raw else 0
+        pixels = data.size_px**2
+        self._bytes_max = (
+            NPY_HEADER_BYTES + 3 * pixels if raw else BYTES_MAX + BYTES_PER_PX * pixels
+        )
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -74,7 +96,7 @@ class RecordReader:
 
     def shard_of(self, record: int) -> int:
         """Return the number of the shard that holds ``record``."""
-        return bisect_right(self._starts, record) - 1
+        return int(np.searchsorted(self._starts, record, side="right")) - 1
 
     def where(self, record: int) -> str:
         """Return shard and key of a record, for messages."""
@@ -91,16 +113,55 @@ class RecordReader:
         Raises:
             DataError: a shard cannot be read or has changed, or a label is not a class.
         """
-        with self._lock:
-            return [self._read_one(int(record)) for record in record_n]
+        found = []
+        for first in range(0, len(record_n), READ_AT_ONCE):
+            some = np.asarray(record_n[first : first + READ_AT_ONCE], np.int64)
+            plan = self._plan(some, skip=0)
+            batch = self.read_batch(plan, new_buffer)
+            found += [
+                Record(batch.content(row), int(batch.labels_n[row])) for row in range(len(batch))
+            ]
+        return found
 
-    def prefetch(self, record_n: NDArray[np.int64] | Sequence[int]) -> None:
+    def plan(self, record_n: NDArray[np.int64]) -> ReadPlan:
+        """Plan to read records, in the order given. Of raw records only the pixels are read."""
+        return self._plan(record_n, skip=self._skip)
+
+    def prefetch(self, plan: ReadPlan) -> None:
         """Ask the system to read records into its cache; returns at once."""
         with self._lock:
-            for record in map(int, record_n):
-                offset, _, label_offset, label_size = self._spans[record].tolist()
-                length = label_offset + label_size - offset
-                self._files.will_need(self.shard_of(record), offset, length)
+            for shard, first, end in plan.parts:
+                self._files.will_need(shard, plan.whole_s[first:end])
+
+    def read_batch(
+        self, plan: ReadPlan, allocate: Callable[[int], NDArray[np.uint8]]
+    ) -> RecordBatch:
+        """Read the records of a plan into the buffer of at least so many bytes that ``allocate``
+        returns.
+
+        Raises:
+            DataError: as ``read``; or a record is larger than any image of its size.
+        """
+        n = len(plan.record_n)
+        self._check_sizes(plan)
+        buffer = allocate(plan.buffer_bytes)
+        with self._lock:
+            for shard, first, end in plan.parts:
+                self._read_part(plan, buffer, shard, first, end)
+        labels_n = labels_in(plan, buffer)
+        bad = np.flatnonzero((labels_n < 0) | (labels_n >= self._classes))
+        if len(bad):
+            row = int(bad[0])
+            raise DataError(
+                f"{self.where(int(plan.record_n[row]))}: label {label_text(plan, buffer, row)!r} "
+                f"is not one of the {self._classes} classes; run imgprep verify"
+            )
+        return RecordBatch(
+            rows=buffer[: n * plan.row_bytes].reshape(n, plan.row_bytes),
+            size_n=plan.size_n,
+            labels_n=labels_n,
+            buffer=buffer,
+        )
 
     @property
     def is_remote(self) -> bool:
@@ -111,7 +172,7 @@ class RecordReader:
         """Announce the records that will be read next, one order per epoch, to download ahead."""
         numbers: list[int] = []
         for record_n in orders:
-            shard_n = np.searchsorted(np.asarray(self._starts), record_n, side="right") - 1
+            shard_n = np.searchsorted(self._starts, record_n, side="right") - 1
             found, first = np.unique(shard_n, return_index=True)
             numbers += found[np.argsort(first)].tolist()
         with self._lock:
@@ -126,23 +187,35 @@ class RecordReader:
         with self._lock:
             self._files.close()
 
-    def _read_one(self, record: int) -> Record:
-        offset, size, label_offset, label_size = self._spans[record].tolist()
-        length = label_offset + label_size - offset
-        try:
-            # One read for both: the label follows its image, after padding and a tar header.
-            both = os.pread(self._files.descriptor(self.shard_of(record)), length, offset)
-        except OSError as exc:
-            raise DataError(f"{self.where(record)}: {exc.strerror or exc}") from exc
-        if len(both) != length:
-            raise DataError(f"{self.where(record)}: the shard was truncated; run imgprep verify")
-        digits = both[label_offset - offset :]
-        if not digits.isdigit() or int(digits) >= self._classes:
+    def _plan(self, record_n: NDArray[np.int64], skip: int) -> ReadPlan:
+        shard_n = np.searchsorted(self._starts, record_n, side="right") - 1
+        return read_plan(record_n, self._spans[record_n], shard_n, skip)
+
+    def _check_sizes(self, plan: ReadPlan) -> None:
+        """Refuse sizes that no record has, before memory is allocated for them."""
+        bad = plan.size_n > self._bytes_max
+        if self._skip:
+            bad = self._spans[plan.record_n, 1] != self._bytes_max
+        if bad.any():
+            record = int(plan.record_n[np.flatnonzero(bad)[0]])
+            size = int(self._spans[record, 1])
             raise DataError(
-                f"{self.where(record)}: label {digits!r} is not one of the {self._classes} "
-                "classes; run imgprep verify"
+                f"{self.where(record)}: {size:,} bytes are not a record of {self._size_px} pixels "
+                "square; run imgprep verify"
             )
-        return Record(both[:size], int(digits))
+
+    def _read_part(
+        self, plan: ReadPlan, buffer: NDArray[np.uint8], shard: int, first: int, end: int
+    ) -> None:
+        """Read the records of one shard."""
+        file = self._files.descriptor(shard)
+        stopped, error = read_spans(file, plan.span_s, 2 * first, 2 * end, buffer)
+        if stopped == 2 * end:
+            return
+        where = self.where(int(plan.record_n[plan.row_s[stopped // 2]]))
+        if error:
+            raise DataError(f"{where}: {os.strerror(error)}")
+        raise DataError(f"{where}: the shard was truncated; run imgprep verify")
 
 
 def _spans_of(store: Store, shard: ShardInfo, encoding: str) -> ShardSpans:

@@ -8,8 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from imgprep.dataset.index import ShardInfo
 from train.errors import DataError
+from train.feed.spans import will_need
 
 OPEN_SHARDS = 64
 """Shards open at once: more than a window of an epoch, far below the limit of a process."""
@@ -25,8 +29,9 @@ class ShardDescriptors(Protocol):
             DataError: it cannot be opened or downloaded, or is not the shard in the index.
         """
 
-    def will_need(self, number: int, offset: int, length: int) -> None:
-        """Hint that bytes will be read soon. May raise like ``descriptor``."""
+    def will_need(self, number: int, span_s: NDArray[np.int64]) -> None:
+        """Hint that spans (see ``spans.ReadPlan``) will be read soon. May raise like
+        ``descriptor``."""
 
     def expect(self, numbers: Sequence[int]) -> None:
         """Announce the shards that will be read next, in the order of their first record."""
@@ -77,9 +82,9 @@ class LocalShards:
         self._open[number] = descriptor
         return descriptor
 
-    def will_need(self, number: int, offset: int, length: int) -> None:
+    def will_need(self, number: int, span_s: NDArray[np.int64]) -> None:
         """Ask the system to read the bytes into its cache; returns at once."""
-        os.posix_fadvise(self.descriptor(number), offset, length, os.POSIX_FADV_WILLNEED)
+        will_need(self.descriptor(number), span_s)
 
     def expect(self, numbers: Sequence[int]) -> None:
         """Do nothing: a local disk needs no announcement."""

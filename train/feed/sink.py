@@ -11,7 +11,8 @@ import torch.utils.dlpack
 from numpy.typing import NDArray
 
 from train.config import InputConfig
-from train.feed.graph import GraphDevice
+from train.feed.nodes import GraphDevice
+from train.feed.spans import new_buffer
 
 
 class Sink:
@@ -34,6 +35,13 @@ class Sink:
             return "cpu", None
         index = self._device.index
         return "gpu", torch.cuda.current_device() if index is None else index
+
+    def buffer(self, n_bytes: int, *, for_transfer: bool) -> NDArray[np.uint8]:
+        """Allocate memory for records: page-locked if they are copied from it to a GPU."""
+        if self._device.type == "cuda" and for_transfer:
+            pinned = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
+            return np.asarray(pinned.numpy())  # keeps the tensor alive
+        return new_buffer(n_bytes)
 
     def tensors(
         self, views: Sequence[Any], labels_n: NDArray[np.int64], pixel_seed: NDArray[np.int64]

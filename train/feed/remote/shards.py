@@ -19,6 +19,9 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from imgprep.dataset.index import ShardInfo
 from imgprep.storage import Store
 from train.config import InputConfig
@@ -27,6 +30,7 @@ from train.feed.dataset import TrainingSet
 from train.feed.remote.cache import ShardCache, default_folder, touch
 from train.feed.remote.download import DownloadStoppedError
 from train.feed.shard_files import OPEN_SHARDS
+from train.feed.spans import will_need
 
 PARALLEL_DOWNLOADS = 4
 SPARE_SHARDS = 2
@@ -129,10 +133,10 @@ class RemoteShards:
         self._open[number] = descriptor
         return descriptor
 
-    def will_need(self, number: int, offset: int, length: int) -> None:
+    def will_need(self, number: int, span_s: NDArray[np.int64]) -> None:
         """Pass the hint on for open shards; ``expect`` has announced the others."""
         if number in self._open:
-            os.posix_fadvise(self._open[number], offset, length, os.POSIX_FADV_WILLNEED)
+            will_need(self._open[number], span_s)
 
     def expect(self, numbers: Sequence[int]) -> None:
         """Start to download the first of them."""
