@@ -1,4 +1,4 @@
-"""Fuzz targets for a source: tars, the devkit and the tables beside them."""
+"""Fuzz targets for a source: tars, devkits, tables of labels and lists of classes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from imgprep.sources.local_tree import range_file_of
 from imgprep.sources.open_tree import open_tree
 from imgprep.sources.reader import SourceReader
 from imgprep.sources.scan import scan_source
+from imgprep.sources.selection import Selection, read_class_list
+from imgprep.sources.take import LabelTable, Take
 from imgprep.sources.tarwalk import walk
 from imgprep.sources.truth import read_truth
 from imgprep.sources.truth_files import (
@@ -22,6 +24,13 @@ from imgprep.sources.truth_files import (
 )
 from tests.fuzzing import ours, put, target, workspace
 from tests.mutations import repaired_tar
+from tests.other_archives import (
+    DEVKIT_2010,
+    TEST_TRUTH_2010,
+    Shape2010,
+    devkit_2010,
+    make_ilsvrc2010,
+)
 from tests.trees import (
     Shape,
     devkit_files,
@@ -166,3 +175,74 @@ def tables(data: bytes) -> None:
     put("tables/val", val_name(1), b"x")
     with ours():
         scan_source(root)
+
+
+def _class_lists() -> list[bytes]:
+    return [b"n01440764\nn01443537\n", b"\xef\xbb\xbf# ours\r\n\r\n n02085620 \r\n", b"a,b"]
+
+
+@target("classes", _class_lists, tokens=(b"#", b"\0", b"/", b"..", b"\r\n", b"n01440764\n"))
+def classes(data: bytes) -> None:
+    """A list of classes, as a file and on the command line, and a source to compare it with."""
+    path = put("classes", "list.txt", data)
+    given = data.decode("utf-8", "surrogateescape")
+    for text, where in ((str(path), str(path)), (given, "")):
+        with ours(where):
+            found = read_class_list(text)
+            assert found.classes
+            assert not {"", ".", ".."} & found.classes
+            for selection in (Selection(only=found), Selection(without=found)):
+                with ours():
+                    selection.check(Shape().classes)
+                    assert 0 < sum(map(selection.takes, Shape().classes)) <= 3
+
+
+def _label_tables() -> list[bytes]:
+    rows = "".join(f"{name}/{n}.jpg,{name},{split}\n" for name in ("a", "b")
+                   for n, split in enumerate(("train", "val", "test")))  # fmt: skip
+    tsv = 'is_valid\tlabel\tpath\nTrue\ta\t./b//1.jpg\nFalse\tb\t"a/0.jpg"\n'
+    return [f"path,label,split\n{rows}".encode(), tsv.encode()]
+
+
+TABLE_TOKENS = (
+    *CSV_TOKENS, b"../", b"/", b"./", b"\t", b"path", b"label", b"split", b"a/0.jpg", b"train",
+    b'"\n"' * 20,
+)  # fmt: skip
+
+
+@target("labels", _label_tables, tokens=TABLE_TOKENS)
+def labels(data: bytes) -> None:
+    """A table of labels beside its images, read with commas and with tabs."""
+    for name in ("a", "b"):
+        for number in range(3):
+            put(f"labels/{name}", f"{number}.jpg", b"x")
+    for name, split_column in (("t.csv", None), ("t.tsv", "is_valid")):
+        path = put("labels", name, data)
+        with ours(str(path)):
+            table = LabelTable(location=str(path), split_column=split_column)
+            scan = scan_source(path.parent, take=Take(table=table))
+            found = [rows.where(i) for rows in scan.splits.values() for i in range(len(rows))]
+            assert len(found) == len(set(found)) <= 6
+            assert sum(scan.problem_counts.values()) >= 6 - len(found)
+            assert not any(one.startswith("/") or ".." in one for one in found)
+        path.unlink()
+
+
+def _devkits_2010() -> list[bytes]:
+    return [tar_bytes(devkit_2010(Shape2010()).items())]
+
+
+@target("ilsvrc2010", _devkits_2010, tokens=(*TAR_TOKENS, b"ILSVRC2010_ID", b"meta.mat"))
+def ilsvrc2010(data: bytes) -> None:
+    """The devkit of ILSVRC2010 beside its archives, and the labels of its test split."""
+    if not (workspace() / "2010").exists():
+        make_ilsvrc2010(workspace() / "2010")
+        (workspace() / "2010" / DEVKIT_2010).unlink()
+    root = put("2010", "ILSVRC2010_devkit-1.0.tar", repaired_tar(data)).parent
+    put("2010", TEST_TRUTH_2010, Shape2010().truth("test"))
+    with ours():
+        scan_source(root)
+    put("2010", "ILSVRC2010_devkit-1.0.tar", _devkits_2010()[0])
+    put("2010", TEST_TRUTH_2010, data[:200])
+    with ours():
+        scan_source(root, split="test")
