@@ -1,0 +1,198 @@
+"""The plan: each run as a plain command, in a folder named by its settings.
+
+The folder's name ends with a hash of what decides the run: settings, seed, dataset, and the run
+whose network it begins with. So a run that is already there is the same run, and equal runs that
+several items need are trained once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgprep.storage.atomic import read_json
+from train import program
+from train.paper.item import (
+    DataName,
+    EvaluationSpec,
+    FinishedRun,
+    Item,
+    RunSpec,
+    Scale,
+)
+from train.saved import checkpoint as checkpoints
+
+RUNS = "runs"
+EVALUATIONS = "evaluations"
+HASH_DIGITS = 8
+Arguments = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedData:
+    """A dataset that runs use."""
+
+    location: str
+    fingerprint: str
+    train_images: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A command of this program, and where its result is kept."""
+
+    name: str
+    """Unique; the name of its result and its log."""
+    arguments: Arguments
+    """After ``imgprep-train``."""
+    result: Path
+    """What the command printed as JSON, and how long it took; there once it has finished."""
+    proof: tuple[Path, ...]
+    """Files without which the result does not count."""
+    needs: tuple[str, ...] = ()
+    """Names of the jobs that must finish first."""
+
+    @property
+    def command(self) -> str:
+        """The command as anyone could type it."""
+        return shlex.join((program.command(), *self.arguments))
+
+    @property
+    def done(self) -> bool:
+        """Whether it has finished."""
+        return self.result.exists() and all(path.exists() for path in self.proof)
+
+    def read(self) -> dict[str, Any]:
+        """Read the result: ``seconds`` and ``output``.
+
+        Raises:
+            FormatError: the file is damaged.
+        """
+        return read_json(self.result, "the result of a command")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All jobs of the chosen items, runs before the evaluations that need them."""
+
+    runs: Mapping[str, tuple[RunSpec, Job]]
+    """By the job's name."""
+    evaluations: Mapping[str, tuple[EvaluationSpec, Job]]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs, each after those it needs."""
+        return [job for _, job in (*self.runs.values(), *self.evaluations.values())]
+
+
+class Planner:
+    """Makes jobs of specifications, in the folder ``out``."""
+
+    def __init__(self, out: Path, scale: Scale, data: Mapping[DataName, PreparedData]) -> None:
+        self._out = out
+        self._scale = scale
+        self._data = data
+
+    def plan(self, items: Iterable[Item], seeds: int) -> Plan:
+        """Plan the runs and evaluations of ``items``; equal ones once."""
+        runs: dict[str, tuple[RunSpec, Job]] = {}
+        evaluations: dict[str, tuple[EvaluationSpec, Job]] = {}
+        for item in items:
+            wanted = item.evaluations(self._scale, seeds)
+            for spec in (*item.runs(self._scale, seeds), *(s for e in wanted for s in e.runs)):
+                for each in _with_ancestors(spec):
+                    job = self.run_job(each)
+                    runs.setdefault(job.name, (each, job))
+            for evaluation in wanted:
+                job = self.evaluation_job(evaluation)
+                evaluations.setdefault(job.name, (evaluation, job))
+        return Plan(runs=runs, evaluations=evaluations)
+
+    def settings(self, spec: RunSpec) -> dict[str, Any]:
+        """Return the dotted settings of a run, without its seed."""
+        base = self._scale.cifar if spec.data == "cifar" else self._scale.settings
+        return {**base, **spec.settings}
+
+    def run_job(self, spec: RunSpec) -> Job:
+        """Return the ``fit`` of a run."""
+        name = f"{spec.name}-s{spec.seed}-{self._digest(spec)}"
+        folder = self._out / RUNS / name
+        words = ["fit", self._data[spec.data].location, "--out", str(folder)]
+        words += ["--preset", spec.preset or self._scale.preset, "--seed", str(spec.seed)]
+        needs: tuple[str, ...] = ()
+        if spec.warm_start is not None:
+            before = self.run_job(spec.warm_start)
+            needs = (before.name,)
+            words += ["--warm-start", str(before.proof[0])]
+        for setting, value in self.settings(spec).items():
+            words += ["--set", f"{setting}={_toml(value)}"]
+        return Job(
+            name=name,
+            arguments=tuple(words),
+            result=self._out / RUNS / f"{name}.json",
+            proof=(folder / checkpoints.LAST,),
+            needs=needs,
+        )
+
+    def evaluation_job(self, spec: EvaluationSpec) -> Job:
+        """Return the ``evaluate`` of several networks."""
+        before = [self.run_job(run) for run in spec.runs]
+        data = self._data[spec.runs[0].data].location
+        words = ["evaluate", *(str(job.proof[0]) for job in before), data]
+        words += ["--views", str(spec.views)]
+        digest = _digest([job.name for job in before])
+        name = f"{spec.name}-{spec.views}-{digest}"
+        return Job(
+            name=name,
+            arguments=tuple(words),
+            result=self._out / EVALUATIONS / f"{name}.json",
+            proof=(),
+            needs=tuple(job.name for job in before),
+        )
+
+    def finished_run(self, spec: RunSpec, job: Job) -> FinishedRun:
+        """Return a run that has finished."""
+        return FinishedRun(
+            spec=spec,
+            folder=job.proof[0].parent,
+            command=job.command,
+            dataset=self._data[spec.data].location,
+        )
+
+    def _digest(self, spec: RunSpec) -> str:
+        before = None if spec.warm_start is None else self._digest(spec.warm_start)
+        value = {
+            "dataset": self._data[spec.data].fingerprint,
+            "preset": spec.preset or self._scale.preset,
+            "settings": self.settings(spec),
+            "seed": spec.seed,
+            "warm_start": before,
+        }
+        return _digest(value)
+
+
+def _with_ancestors(spec: RunSpec) -> Sequence[RunSpec]:
+    """Return the run after those that it needs."""
+    before = () if spec.warm_start is None else _with_ancestors(spec.warm_start)
+    return (*before, spec)
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def _toml(value: object) -> str:
+    """Write a setting as ``--set`` reads it."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return json.dumps(list(value))
+    return json.dumps(value)
