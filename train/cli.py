@@ -22,6 +22,7 @@ from train.options import (
     dataset_argument,
     device_option,
     fit_options,
+    paper_options,
     preset_options,
     settings_of,
 )
@@ -46,6 +47,7 @@ def cli() -> None:
       tools/train figures RUN                       filters and learning curves
       tools/train report RUN --html FILE            a page about the run, with photographs
       tools/train preview DATASET -o sheet.png      what the network gets to see
+      tools/train paper DATASET --out DIR           the paper's tables and figures from your runs
     """
 
 
@@ -266,6 +268,48 @@ def report(run: Path, html: Path, **given: Any) -> None:
     output.line(f"wrote {html}: {readable_bytes(page_bytes)}")
     with summary():
         print_json(found.to_json()) if given["as_json"] else click.echo(html)
+
+
+@cli.command()
+@dataset_argument
+@paper_options
+def paper(dataset: str, **given: Any) -> None:
+    """Make the paper's tables and figures from runs on DATASET, on one page with what they show.
+
+    The runs are plain fit commands; those that are already in --out are taken, and one that was
+    interrupted resumes.
+
+    \b
+    Examples:
+      tools/train paper /data/photos --out paper --dry-run
+      tools/train paper /data/photos --out paper --only fig3,lrn --seeds 5
+      tools/train paper /data/imagenet-256 --out paper --scale full --cifar cifar-10-binary.tar.gz
+    """
+    from train.paper.command import PaperRequest, make_paper, prepare
+    from train.paper.estimate import estimate
+    from train.paper.prepare import Sources
+
+    output = StderrOutput(quiet=given["quiet"])
+    request = PaperRequest(
+        sources=Sources(dataset=dataset, cifar=given["cifar"]),
+        out=given["out"],
+        scale=given["scale"],
+        only=tuple(name for name in (given["only"] or "").split(",") if name),
+        seeds=given["seeds"],
+        device=given["device"],
+    )
+    prepared = prepare(request, output.line)
+    if given["dry_run"]:
+        expected = estimate(prepared)
+        print_json(expected.to_json()) if given["as_json"] else click.echo(expected.render())
+        return
+    outcome = make_paper(prepared, output.line)
+    with summary():
+        if given["as_json"]:
+            print_json(outcome.results.to_json())
+        else:
+            click.echo(outcome.render())
+    outcome.check()
 
 
 class StderrOutput:

@@ -12,6 +12,7 @@ from imgprep.console import json_option, options, quiet_option
 from train.config import Device, FloatType, Parallel, Precision, ScheduleKind
 from train.presets import DEFAULT_PRESET, PRESETS
 
+PAPER_SCALES = ("small", "medium", "full")
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -109,6 +110,25 @@ fit_options = options(
     json_option,
     quiet_option,
     click.option("-v", "--verbose", is_flag=True, help="Also print all settings."),
+)  # fmt: skip
+
+paper_options = options(
+    click.option("--out", type=FOLDER, required=True, metavar="DIR",
+                 help="Folder of the runs and the page; the same command resumes."),
+    click.option("--scale", type=click.Choice(PAPER_SCALES), default="small", show_default=True,
+                 help="small: narrow nets at 96 px, minutes to an hour; medium: the full net on "
+                      "some ten classes; full: ILSVRC, days."),
+    click.option("--only", metavar="ITEMS",
+                 help="Only these items, with commas between them, such as fig3,lrn,appendix."),
+    click.option("--seeds", type=click.IntRange(min=1), metavar="N",
+                 help="Runs of each kind [default: the scale's: 3, 3, 1]."),
+    click.option("--cifar", type=FILE, metavar="ARCHIVE",
+                 help="Official CIFAR-10 archive, for figure 1 [default: DATASET at 32 px]."),
+    device_option,
+    click.option("--dry-run", is_flag=True,
+                 help="Print the runs, and the time and disk to expect, and stop."),
+    json_option,
+    quiet_option,
 )  # fmt: skip
 
 

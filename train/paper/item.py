@@ -42,6 +42,8 @@ class Scale:
     """Runs of each kind, unless ``--seeds`` says otherwise."""
     record_px: int | None
     """The dataset is made smaller first; None: it is used as it is."""
+    cifar_limit: int | None = None
+    """Images of each split for figure 1; None: all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +58,6 @@ class RunSpec:
     data: DataName = "photos"
     warm_start: RunSpec | None = None
     """A run whose network this one begins with."""
-    preset: str | None = None
-    """None: the scale's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,8 +26,10 @@ from train.paper.item import (
     Scale,
 )
 from train.saved import checkpoint as checkpoints
+from train.settings import merge
 
 RUNS = "runs"
+SETTINGS = "settings"
 EVALUATIONS = "evaluations"
 HASH_DIGITS = 8
 Arguments = tuple[str, ...]
@@ -60,7 +62,7 @@ class Job:
     @property
     def command(self) -> str:
         """The command as anyone could type it."""
-        return shlex.join((program.command(), *self.arguments))
+        return f"{program.command()} {shlex.join(self.arguments)}"
 
     @property
     def done(self) -> bool:
@@ -95,7 +97,7 @@ class Planner:
 
     def __init__(self, out: Path, scale: Scale, data: Mapping[DataName, PreparedData]) -> None:
         self._out = out
-        self._scale = scale
+        self.scale = scale
         self._data = data
 
     def plan(self, items: Iterable[Item], seeds: int) -> Plan:
@@ -103,8 +105,8 @@ class Planner:
         runs: dict[str, tuple[RunSpec, Job]] = {}
         evaluations: dict[str, tuple[EvaluationSpec, Job]] = {}
         for item in items:
-            wanted = item.evaluations(self._scale, seeds)
-            for spec in (*item.runs(self._scale, seeds), *(s for e in wanted for s in e.runs)):
+            wanted = item.evaluations(self.scale, seeds)
+            for spec in (*item.runs(self.scale, seeds), *(s for e in wanted for s in e.runs)):
                 for each in _with_ancestors(spec):
                     job = self.run_job(each)
                     runs.setdefault(job.name, (each, job))
@@ -113,23 +115,42 @@ class Planner:
                 evaluations.setdefault(job.name, (evaluation, job))
         return Plan(runs=runs, evaluations=evaluations)
 
-    def settings(self, spec: RunSpec) -> dict[str, Any]:
-        """Return the dotted settings of a run, without its seed."""
-        base = self._scale.cifar if spec.data == "cifar" else self._scale.settings
-        return {**base, **spec.settings}
+    def location(self, name: DataName) -> str:
+        """Return where a dataset is."""
+        return self._data[name].location
+
+    def settings_files(self) -> dict[Path, bytes]:
+        """Return the files that the runs name as ``--config``, with their content."""
+        import tomli_w
+
+        return {
+            self._settings_file(each): tomli_w.dumps(
+                {"preset": self.scale.preset, **_nested(each)}
+            ).encode()
+            for each in (self.scale.settings, self.scale.cifar)
+        }
+
+    def _settings_file(self, settings: Mapping[str, Any]) -> Path:
+        kind = "cifar" if settings is self.scale.cifar else "photos"
+        name = f"{self.scale.name}-{kind}-{_digest([self.scale.preset, dict(settings)])}.toml"
+        return self._out / SETTINGS / name
+
+    def _base(self, spec: RunSpec) -> Mapping[str, Any]:
+        return self.scale.cifar if spec.data == "cifar" else self.scale.settings
 
     def run_job(self, spec: RunSpec) -> Job:
         """Return the ``fit`` of a run."""
         name = f"{spec.name}-s{spec.seed}-{self._digest(spec)}"
         folder = self._out / RUNS / name
         words = ["fit", self._data[spec.data].location, "--out", str(folder)]
-        words += ["--preset", spec.preset or self._scale.preset, "--seed", str(spec.seed)]
+        words += ["--config", str(self._settings_file(self._base(spec)))]
+        words += ["--seed", str(spec.seed)]
         needs: tuple[str, ...] = ()
         if spec.warm_start is not None:
             before = self.run_job(spec.warm_start)
             needs = (before.name,)
             words += ["--warm-start", str(before.proof[0])]
-        for setting, value in self.settings(spec).items():
+        for setting, value in spec.settings.items():
             words += ["--set", f"{setting}={_toml(value)}"]
         return Job(
             name=name,
@@ -168,8 +189,8 @@ class Planner:
         before = None if spec.warm_start is None else self._digest(spec.warm_start)
         value = {
             "dataset": self._data[spec.data].fingerprint,
-            "preset": spec.preset or self._scale.preset,
-            "settings": self.settings(spec),
+            "preset": self.scale.preset,
+            "settings": {**self._base(spec), **spec.settings},
             "seed": spec.seed,
             "warm_start": before,
         }
@@ -196,3 +217,13 @@ def _toml(value: object) -> str:
     if isinstance(value, list | tuple):
         return json.dumps(list(value))
     return json.dumps(value)
+
+
+def _nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted settings as the sections of a TOML file, which has no null."""
+    nested: dict[str, Any] = {}
+    for name, value in dotted.items():
+        for part in reversed(name.split(".")):
+            value = {part: "none" if value is None else value}
+        nested = merge(nested, value)
+    return nested

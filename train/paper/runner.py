@@ -16,27 +16,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imgprep.errors import DestinationError
 from imgprep.progress import duration
-from imgprep.storage.atomic import json_bytes, read_json, write_bytes
+from imgprep.storage.atomic import json_bytes, read_json
 from imgprep.wording import counted
 from train import program
 from train.errors import RunStoppedError
+from train.paper.files import cannot_write, write_new
+from train.paper.machine import Machine
 from train.paper.plan import Job
 from train.run.ranks import GRACE_S, LAUNCHER_VARIABLE, POLL_S
 from train.run.stop import SIGNALS
 
 LOGS = "logs"
 Line = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Machine:
-    """How many jobs run side by side, and the processors of each."""
-
-    side_by_side: int
-    processors: tuple[tuple[int, ...], ...]
-    """For each place, the processors that its job may use; empty: all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +78,7 @@ class Runner:
             finally:
                 self._stop()
         if received:
-            self._end(done, progress)
+            self._end(done, progress, stopped=True)
             raise RunStoppedError(
                 f"stopped with {len(done)} of {counted(len(jobs), 'command')} done: run the same "
                 "command again to resume"
@@ -128,15 +120,15 @@ class Runner:
                     start_new_session=True,  # Ctrl-C reaches this process only
                 )
         except OSError as exc:
-            raise _cannot_write(log, exc) from exc
+            raise cannot_write(log, exc) from exc
         own = self.machine.processors
         if own:
             with suppress(OSError):  # it has ended already
                 os.sched_setaffinity(process.pid, own[place])
         return _Running(job, process, place, time.monotonic(), output, log)
 
-    def _end(self, done: set[str], progress: Progress) -> bool:
-        """Note the jobs that have ended; returns whether any has."""
+    def _end(self, done: set[str], progress: Progress, *, stopped: bool = False) -> bool:
+        """Note the jobs that have ended, or were ``stopped``; returns whether any has."""
         ended = [each for each in self._running if each.process.poll() is not None]
         for each in ended:
             self._running.remove(each)
@@ -147,13 +139,11 @@ class Runner:
                     "seconds": round(seconds, 1),
                     "output": read_json(each.output, "what a command printed"),
                 }
-                try:
-                    each.job.result.parent.mkdir(parents=True, exist_ok=True)
-                    write_bytes(each.job.result, json_bytes(value))
-                except OSError as exc:
-                    raise _cannot_write(each.job.result, exc) from exc
+                write_new(each.job.result, json_bytes(value))
                 done.add(each.job.name)
                 progress.done(each.job, seconds, side_by_side=self.machine.side_by_side)
+            elif stopped:
+                continue  # it has saved, and its command resumes
             elif each.process.returncode in (-signal.SIGTERM, -signal.SIGKILL):
                 name = signal.Signals(-each.process.returncode).name
                 self._fail(each.job, f"killed by {name}")
@@ -210,7 +200,11 @@ class Progress:
 def _signals() -> Iterator[list[int]]:
     """Collect SIGTERM and SIGINT while jobs run."""
     received: list[int] = []
-    before = [signal.signal(kind, lambda number, frame: received.append(number)) for kind in SIGNALS]
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+
+    before = [signal.signal(kind, note) for kind in SIGNALS]
     try:
         yield received
     finally:
@@ -230,7 +224,3 @@ def _last_line(log: Path) -> str:
         return f"{log}: cannot read: {exc.strerror}"
     said = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
     return f"{said.strip()} (log: {log})"
-
-
-def _cannot_write(path: Path, exc: OSError) -> DestinationError:
-    return DestinationError(f"{path}: cannot write: {exc.strerror or exc}")

@@ -60,6 +60,17 @@ class Comparison:
         return "reproduced" if self.difference * expected > 0 else "not reproduced"
 
 
+def compare_pairs(changed: Sequence[float], baseline: Sequence[float]) -> Comparison:
+    """Compare two measurements of the same networks, by a paired t test."""
+    first, second = Summary(values=tuple(changed)), Summary(values=tuple(baseline))
+    p = low = high = None
+    if len(changed) > 1 and len(set(np.subtract(changed, baseline).tolist())) > 1:
+        found = stats.ttest_rel(changed, baseline)
+        interval = found.confidence_interval(0.95)
+        p, low, high = float(found.pvalue), float(interval.low), float(interval.high)
+    return Comparison(changed=first, baseline=second, p=p, low=low, high=high)
+
+
 def compare(changed: Sequence[float], baseline: Sequence[float]) -> Comparison:
     """Compare two groups of at least one value each."""
     first, second = Summary(values=tuple(changed)), Summary(values=tuple(baseline))
