@@ -7,7 +7,7 @@ from typing import Any
 
 from train.paper.item import Scale, ScaleName
 
-SMALL_IMAGES = 16_000
+SMALL_IMAGES = 13_000
 """Images that a run at the small scale sees, over all epochs."""
 CIFAR_LIMIT = 2_000
 """Images of each split of CIFAR-10 at the small scale."""
