@@ -47,13 +47,14 @@ def facts(results: Results) -> Iterator[tuple[str, str]]:
     data = results.dataset
     finished = [each for each in results.commands if each.seconds is not None]
     yield "scale", results.scale
-    yield "seeds", f"{results.seeds}; 5 of the baseline"
+    yield "seeds", f"{results.seeds:,}"
     yield "dataset", data.location
     yield "photographs", f"train {data.train_images:,}, val {data.val_images:,}"
     yield "classes", f"{data.classes:,}"
-    yield "figure 1", "the photographs at 32 px" if results.cifar is None else "CIFAR-10"
+    if any(each.item.id == "fig1" for each in results.items):
+        yield "figure 1", "the photographs at 32 px" if results.cifar is None else "CIFAR-10"
     yield "machine", results.machine
-    yield "date", results.date
+    yield "date", results.date.replace("T", " ").replace("+00:00", " UTC")
     yield "commands", f"{len(finished):,} of {len(results.commands):,} finished"
     yield (
         "duration",
