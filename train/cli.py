@@ -287,6 +287,7 @@ def paper(dataset: str, **given: Any) -> None:
     """
     from train.paper.command import PaperRequest, make_paper, prepare
     from train.paper.estimate import estimate
+    from train.paper.plan import dotted
     from train.paper.prepare import Sources
 
     output = StderrOutput(quiet=given["quiet"])
@@ -296,7 +297,7 @@ def paper(dataset: str, **given: Any) -> None:
         scale=given["scale"],
         only=tuple(name for name in (given["only"] or "").split(",") if name),
         seeds=given["seeds"],
-        device=given["device"],
+        overrides=dotted(settings_of(given)),
     )
     prepared = prepare(request, output.line)
     if given["dry_run"]:

@@ -125,6 +125,8 @@ paper_options = options(
     click.option("--cifar", type=FILE, metavar="ARCHIVE",
                  help="Official CIFAR-10 archive, for figure 1 [default: DATASET at 32 px]."),
     device_option,
+    click.option("--set", "assignments", multiple=True, metavar="SETTING=VALUE",
+                 help="A setting of every run, such as optim.epochs=20; can be repeated."),
     click.option("--dry-run", is_flag=True,
                  help="Print the runs, and the time and disk to expect, and stop."),
     json_option,

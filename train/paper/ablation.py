@@ -22,7 +22,7 @@ def baseline(seed: int) -> RunSpec:
 def last_error(run: FinishedRun) -> float:
     """Return the top-1 error of the last validation (centre crop), not of the best one, which would
     be chosen on the same photographs."""
-    return float(run.state().validations[-1]["top1_error"])
+    return float(run.validations()[-1]["top1_error"])
 
 
 def ablation(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from imgprep import __version__
 from imgprep.errors import ImgprepError
@@ -40,7 +41,8 @@ class PaperRequest:
     only: tuple[str, ...] = ()
     """Ids of items, or the beginning of several; empty: all."""
     seeds: int | None = None
-    device: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted settings of every run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +105,7 @@ def prepare(request: PaperRequest, line: Line) -> Prepared:
     items = choose_items(request.only)
     preparation = Preparation(request.out, request.sources, line)
     data = preparation.check()
-    scale = scale_of(request.scale, train_images=data.records("train"), device=request.device)
+    scale = scale_of(request.scale, train_images=data.records("train"), overrides=request.overrides)
     seeds = request.seeds or scale.seeds
     names: set[DataName] = set()
     for item in items:
@@ -124,7 +126,7 @@ def prepare(request: PaperRequest, line: Line) -> Prepared:
         planner=planner,
         plan=planner.plan(items, seeds),
         builds=preparation.commands,
-        machine=find_machine(scale, request.device),
+        machine=find_machine(scale),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imgprep.pages.page import Part, Table
+from train.errors import DataError
 from train.saved import checkpoint as checkpoints
 from train.saved.checkpoint import Checkpoint
 from train.show.run_state import RunState, read_run
@@ -82,6 +83,27 @@ class FinishedRun:
     def state(self) -> RunState:
         """Settings, logs and best checkpoint."""
         return read_run(self.folder)
+
+    def updates(self) -> list[dict[str, str]]:
+        """Return the rows of ``steps.csv``.
+
+        Raises:
+            DataError: there are none.
+        """
+        return self._some(self.state().steps, "update", "log_every_steps")
+
+    def validations(self) -> list[dict[str, str]]:
+        """Return the rows of ``epochs.csv``.
+
+        Raises:
+            DataError: there are none.
+        """
+        return self._some(self.state().validations, "validation", "eval_every_epochs")
+
+    def _some(self, rows: list[dict[str, str]], what: str, setting: str) -> list[dict[str, str]]:
+        if not rows:
+            raise DataError(f"{self.folder}: the run logged no {what}: lower {setting}")
+        return rows
 
     @property
     def last(self) -> Path:

@@ -32,14 +32,14 @@ class Machine:
     description: str
 
 
-def find_machine(scale: Scale, device: str | None) -> Machine:
+def find_machine(scale: Scale) -> Machine:
     """Divide this machine among runs of a scale.
 
     Small runs get one processor each on a CPU, because a narrow net does not use more. Runs of the
     full net run one at a time: on a CPU they use all processors, on a GPU most of its memory.
     """
     hardware = find_hardware()
-    on_gpu = hardware.gpus > 0 and device != "cpu"
+    on_gpu = hardware.gpus > 0 and scale.settings.get("device") != "cpu"
     places = 1
     if scale.name == "small":
         places = max(1, min(hardware.cores, _memory_bytes() // RUN_BYTES))

@@ -197,6 +197,17 @@ class Planner:
         return _digest(value)
 
 
+def dotted(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return nested settings with dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            found.update(dotted(value, f"{above}{name}."))
+        else:
+            found[f"{above}{name}"] = value
+    return found
+
+
 def _with_ancestors(spec: RunSpec) -> Sequence[RunSpec]:
     """Return the run after those that it needs."""
     before = () if spec.warm_start is None else _with_ancestors(spec.warm_start)

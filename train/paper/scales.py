@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,16 +24,16 @@ CIFAR_EPOCHS = 30
 """Epochs of figure 1 at the other scales."""
 
 
-def scale_of(name: ScaleName, *, train_images: int, device: str | None = None) -> Scale:
+def scale_of(
+    name: ScaleName, *, train_images: int, overrides: Mapping[str, Any] | None = None
+) -> Scale:
     """Return the settings of a scale for a dataset with ``train_images``.
 
-    ``device`` is where all runs compute; None: where ``fit`` would.
+    ``overrides`` are dotted settings of every run.
     """
     scale = {"small": _small, "medium": _medium, "full": _full}[name](train_images)
-    if device is None:
-        return scale
-    where = {"device": device}
-    return replace(scale, settings={**scale.settings, **where}, cifar={**scale.cifar, **where})
+    more = dict(overrides or {})
+    return replace(scale, settings={**scale.settings, **more}, cifar={**scale.cifar, **more})
 
 
 def _small(train_images: int) -> Scale:
@@ -102,7 +103,7 @@ def _cifar(epochs: int) -> dict[str, Any]:
         "net.architecture": "cifar4",
         "net.lrn": False,
         "input.crop_px": 32,
-        "input.random_crop": False,
+        "input.crop": "centre",
         "input.flip": False,
         "input.lighting": "off",
         "input.lighting_stop_epoch": None,

@@ -55,7 +55,7 @@ class Curve:
 def training_errors(run: FinishedRun) -> tuple[float, ...]:
     """Return the mean top-1 training error of each epoch, from the log."""
     sums: dict[int, list[float]] = {}
-    for row in run.state().steps:
+    for row in run.updates():
         # a row at the end of an epoch already counts that epoch as done
         epoch = int(row["epoch"]) if int(row["step"]) else int(row["epoch"]) - 1
         images = int(row["images"])

@@ -67,7 +67,7 @@ def _views(finished: Finished) -> ItemResult:
 
 def _table_1(finished: Finished) -> ItemResult:
     ten = _ten(finished, "one-net")
-    one = [run.state().validations[-1] for run in finished.of(BASELINE)]
+    one = [run.validations()[-1] for run in finished.of(BASELINE)]
     classes = finished.of(BASELINE)[0].checkpoint().classes
     rows = [
         _row("one view, centre", one, classes),
@@ -195,7 +195,7 @@ def _errors_table(rows: Sequence[Sequence[str]], caption: str) -> Table:
 
 def early_loss(run: FinishedRun) -> float:
     """Return the mean training loss over the first fifth of the updates."""
-    rows = run.state().steps
+    rows = run.updates()
     last = int(rows[-1]["global_step"])
     early = [float(row["loss"]) for row in rows if int(row["global_step"]) <= EARLY * last]
     return sum(early) / len(early) if early else float(rows[0]["loss"])

@@ -61,7 +61,7 @@ TEXT: tuple[Item, ...] = (
         paper=_AUGMENTED,
         notes="",
         name="no-crops",
-        settings={"input.random_crop": False, "input.flip": False},
+        settings={"input.crop": "centre", "input.flip": False},
         change="without crops and mirror images",
     ),
     ablation(
