@@ -22,3 +22,8 @@ ITEMS: tuple[Item, ...] = (
     READINGS_ITEM,
     *appendix.ITEMS,
 )
+
+
+def by_id() -> dict[str, Item]:
+    """Return the items by their ids."""
+    return {item.id: item for item in ITEMS}
