@@ -14,7 +14,7 @@ CIFAR_LIMIT = 2_000
 """Images of each split of CIFAR-10 at the small scale."""
 CIFAR_IMAGES = 20_000
 """Images that a run of figure 1 sees at the small scale."""
-SMALL_EPOCHS = (4, 60)
+SMALL_EPOCHS = (4, 40)
 """Fewest and most epochs of it."""
 VALIDATIONS = 10
 """About so many validations in a run at the small scale."""
@@ -123,6 +123,6 @@ def _cifar(epochs: int) -> dict[str, Any]:
 
 
 def _small_cifar(train_images: int) -> dict[str, Any]:
-    epochs = min(60, max(10, CIFAR_IMAGES // min(train_images, CIFAR_LIMIT)))
+    epochs = min(SMALL_EPOCHS[1], max(10, CIFAR_IMAGES // min(train_images, CIFAR_LIMIT)))
     narrow = {"net.width_divisor": 2, "optim.batch_images": 32, "log_every_steps": 5}
     return {**_cifar(epochs), **narrow}
