@@ -63,8 +63,18 @@ def test_epochs_to_an_error_are_read_between_epochs() -> None:
     assert common_level([[curve], [curve]]) == 0.25
 
 
+def datasets(fingerprint: str) -> dict[DataName, PreparedData]:
+    data = PreparedData(
+        location="data", fingerprint=fingerprint, classes=4, train_images=100, val_images=20
+    )
+    names: tuple[DataName, ...] = ("photos", "some-classes", "cifar")
+    return dict.fromkeys(names, data)
+
+
 def planner(out: Path, fingerprint: str = "a") -> Planner:
-    data = PreparedData(location="data", fingerprint=fingerprint, train_images=100)
+    data = PreparedData(
+        location="data", fingerprint=fingerprint, classes=4, train_images=100, val_images=20
+    )
     names: tuple[DataName, ...] = ("photos", "some-classes", "cifar")
     return Planner(out, scale_of("small", train_images=100), dict.fromkeys(names, data))
 
@@ -87,10 +97,8 @@ def test_a_runs_folder_is_named_by_what_decides_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", ["small", "medium", "full"])
 def test_every_run_of_every_item_has_settings_that_fit_accepts(scale: str, tmp_path: Path) -> None:
-    data = PreparedData(location="data", fingerprint="a", train_images=100)
-    names: tuple[DataName, ...] = ("photos", "some-classes", "cifar")
     size = scale_of(scale, train_images=100)  # type: ignore[arg-type]
-    plan = Planner(tmp_path, size, dict.fromkeys(names, data))
+    plan = Planner(tmp_path, size, datasets("a"))
     for path, content in plan.settings_files().items():
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)

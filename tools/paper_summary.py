@@ -20,7 +20,7 @@ FACTS = ("scale", "dataset", "seeds", "machine", "date", "duration")
 
 def facts(results: dict[str, Any]) -> dict[str, str]:
     """Return what a reader must know of a set of runs."""
-    data = results["dataset"]
+    data = results["dataset"]["used"]
     minutes = results["seconds"] / results["side_by_side"] / 60
     return {
         "scale": results["scale"],

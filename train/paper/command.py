@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from train.paper.items import ITEMS
 from train.paper.machine import Machine, find_machine
 from train.paper.page import paper_page, summary_line, write_markdown
 from train.paper.plan import Plan, Planner
-from train.paper.prepare import DataPlan, Preparation, Sources
+from train.paper.prepare import Preparation, Sources
 from train.paper.results import SCHEMA, Command, Dataset, MadeItem, Results, write_results
 from train.paper.runner import Failure, Runner
 from train.paper.scales import scale_of
@@ -105,16 +106,15 @@ def prepare(request: PaperRequest, line: Line) -> Prepared:
     items = choose_items(request.only)
     preparation = Preparation(request.out, request.sources, line)
     data = preparation.check()
-    scale = scale_of(request.scale, train_images=data.records("train"), overrides=request.overrides)
+    size = partial(scale_of, request.scale, overrides=request.overrides)
+    scale = size(train_images=data.records("train"))
     seeds = request.seeds or scale.seeds
     names: set[DataName] = set()
     for item in items:
         names |= {spec.data for spec in item.runs(scale, seeds)}
         names |= {s.data for each in item.evaluations(scale, seeds) for s in each.runs}
-    made = preparation.make(
-        data,
-        DataPlan(record_px=scale.record_px, names=frozenset(names), cifar_limit=scale.cifar_limit),
-    )
+    made = preparation.make(data, scale, names)
+    scale = size(train_images=made["photos"].train_images)
     planner = Planner(request.out, scale, made)
     for path, content in planner.settings_files().items():
         write_new(path, content)
@@ -173,6 +173,7 @@ def _results(prepared: Prepared, failures: Mapping[str, Failure], line: Line) ->
             classes=data.classes,
             train_images=data.records("train"),
             val_images=data.records("val"),
+            used=asdict(prepared.planner.data("photos")),
         ),
         cifar=None if cifar is None else str(cifar),
         machine=prepared.machine.description,
@@ -197,7 +198,7 @@ def _finished(prepared: Prepared) -> Finished:
     return Finished(
         scale=prepared.planner.scale,
         seeds=prepared.seeds,
-        dataset=prepared.planner.location("photos"),
+        dataset=prepared.planner.data("photos").location,
         runs={name: sorted(group, key=lambda run: run.spec.seed) for name, group in runs.items()},
         evaluations=evaluations,
     )

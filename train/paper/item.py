@@ -45,6 +45,10 @@ class Scale:
     """The dataset is made smaller first; None: it is used as it is."""
     cifar_limit: int | None = None
     """Images of each split for figure 1; None: all."""
+    photos_limit: int | None = None
+    """Photographs of each split, a seeded sample; None: all."""
+    classes_limit: int | None = None
+    """Classes of the dataset that are used; None: all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

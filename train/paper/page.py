@@ -49,8 +49,9 @@ def facts(results: Results) -> Iterator[tuple[str, str]]:
     yield "scale", results.scale
     yield "seeds", f"{results.seeds:,}"
     yield "dataset", data.location
-    yield "photographs", f"train {data.train_images:,}, val {data.val_images:,}"
-    yield "classes", f"{data.classes:,}"
+    used = data.used
+    yield "photographs used", f"train {used['train_images']:,}, val {used['val_images']:,}"
+    yield "classes used", f"{used['classes']:,} of {data.classes:,}"
     if any(each.item.id == "fig1" for each in results.items):
         yield "figure 1", "the photographs at 32 px" if results.cifar is None else "CIFAR-10"
     yield "machine", results.machine

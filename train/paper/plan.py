@@ -41,7 +41,9 @@ class PreparedData:
 
     location: str
     fingerprint: str
+    classes: int
     train_images: int
+    val_images: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +117,9 @@ class Planner:
                 evaluations.setdefault(job.name, (evaluation, job))
         return Plan(runs=runs, evaluations=evaluations)
 
-    def location(self, name: DataName) -> str:
-        """Return where a dataset is."""
-        return self._data[name].location
+    def data(self, name: DataName) -> PreparedData:
+        """Return a dataset."""
+        return self._data[name]
 
     def settings_files(self) -> dict[Path, bytes]:
         """Return the files that the runs name as ``--config``, with their content."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from imgprep.storage.atomic import json_bytes, read_json
 from train.errors import ConfigError, DataError, TrainError
 from train.feed.dataset import TrainingSet, open_dataset
 from train.paper.files import write_new
-from train.paper.item import DataName
+from train.paper.item import DataName, Scale
 from train.paper.plan import PreparedData
 from train.paper.runner import Line
 
@@ -28,6 +28,7 @@ NOTE_SCHEMA = 1
 DATA = "data"
 CLASSES_MIN = 4
 CIFAR_PX = 32
+SHARDS = ("--layout", "shards")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,18 +38,6 @@ class Sources:
     dataset: str
     cifar: Path | None = None
     """The official archive of CIFAR-10, binary or python."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataPlan:
-    """Which datasets to make."""
-
-    record_px: int | None
-    names: frozenset[DataName]
-    cifar_limit: int | None = None
-    """Images of each split for figure 1; None: all."""
-    jobs: int | None = None
-    """Worker processes of a build; None: the default of ``build-shards``."""
 
 
 @dataclass(slots=True)
@@ -85,47 +74,47 @@ class Preparation:
         _claim(self.out, data)
         return data
 
-    def make(self, data: TrainingSet, plan: DataPlan) -> dict[DataName, PreparedData]:
-        """Make the datasets that ``plan`` names, as far as they are not there.
+    def make(
+        self, data: TrainingSet, scale: Scale, names: Collection[DataName]
+    ) -> dict[DataName, PreparedData]:
+        """Make the datasets called ``names`` and the photographs, as far as they are not there.
 
         Raises:
             TrainError: a build failed.
         """
         made: dict[DataName, PreparedData] = {}
+        px = scale.record_px or data.size_px
+        part = _part(data, scale)
         photos = self.sources.dataset
-        if plan.record_px is not None and plan.record_px != data.size_px:
-            folder = self.out / DATA / f"photos-{plan.record_px}"
-            size = ("--size", str(plan.record_px))
-            photos = self._build(photos, folder, ("--layout", "shards", *size), plan)
+        if px != data.size_px or part:
+            folder = self.out / DATA / f"photos-{px}"
+            photos = self._build(photos, folder, (*SHARDS, "--size", str(px), *part))
         made["photos"] = prepared(photos)
-        if "some-classes" in plan.names:
-            ids = some_classes(data)
-            folder = self.out / DATA / f"classes-{len(ids)}-{plan.record_px or data.size_px}"
-            choice = ("--layout", "shards", "--classes", ",".join(ids))
-            same = ("--size", str(plan.record_px or data.size_px))
-            made["some-classes"] = prepared(self._build(photos, folder, (*choice, *same), plan))
-        if "cifar" in plan.names:
-            made["cifar"] = prepared(self._cifar(photos, plan))
+        if "some-classes" in names:
+            ids = some_classes(open_dataset(photos))
+            folder = self.out / DATA / f"classes-{len(ids)}-{px}"
+            choice = (*SHARDS, "--classes", ",".join(ids), "--size", str(px))
+            made["some-classes"] = prepared(self._build(photos, folder, choice))
+        if "cifar" in names:
+            made["cifar"] = prepared(self._cifar(photos, scale.cifar_limit))
         return made
 
-    def _cifar(self, photos: str, plan: DataPlan) -> str:
-        size: tuple[str, ...] = ("--size", str(CIFAR_PX), "--encoding", "png")
-        if plan.cifar_limit is not None:
-            size = (*size, "--limit", str(plan.cifar_limit))
+    def _cifar(self, photos: str, limit: int | None) -> str:
+        size = ("--size", str(CIFAR_PX), "--encoding", "png")
+        most = () if limit is None else ("--limit", str(limit))
         if self.sources.cifar is None:
             folder = self.out / DATA / f"photos-{CIFAR_PX}"
-            return self._build(photos, folder, ("--layout", "shards", *size), plan)
-        words = ("--layout", "cifar", *size)
-        return self._build(str(self.sources.cifar), self.out / DATA / "cifar-10", words, plan)
+            return self._build(photos, folder, (*SHARDS, *size, *most))
+        words = ("--layout", "cifar", *size, *most)
+        return self._build(str(self.sources.cifar), self.out / DATA / "cifar-10", words)
 
-    def _build(self, source: str, folder: Path, options: Iterable[str], plan: DataPlan) -> str:
-        jobs = () if plan.jobs is None else ("--jobs", str(plan.jobs))
+    def _build(self, source: str, folder: Path, options: Iterable[str]) -> str:
         words = ("build-shards", source, str(folder), *options)
         self.commands.append(shlex.join(("imgprep", *words)))
         if not _is_whole(folder):
             self.line(f"making {folder}")
             done = subprocess.run(
-                [sys.executable, "-m", "imgprep", *words, *jobs, "--quiet"],
+                [sys.executable, "-m", "imgprep", *words, "--quiet"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -142,14 +131,31 @@ def prepared(location: str) -> PreparedData:
     """Read what runs must know of a dataset."""
     data = open_dataset(location)
     return PreparedData(
-        location=location, fingerprint=data.fingerprint, train_images=data.records("train")
+        location=location,
+        fingerprint=data.fingerprint,
+        classes=data.classes,
+        train_images=data.records("train"),
+        val_images=data.records("val"),
     )
 
 
 def some_classes(data: TrainingSet) -> list[str]:
-    """Return the ids of the first half of the classes: every other one, so that neighbours in a
-    list by topic are divided."""
+    """Return the ids of every other class."""
     return [entry.name for entry in data.labels.classes][::2]
+
+
+def _part(data: TrainingSet, scale: Scale) -> tuple[str, ...]:
+    """Return the options that take a part of a dataset that is larger than the scale needs."""
+    part: tuple[str, ...] = ()
+    if scale.classes_limit is not None and data.classes > scale.classes_limit:
+        step = data.classes / scale.classes_limit
+        names = data.labels.names
+        ids = [names[int(number * step)] for number in range(scale.classes_limit)]
+        part = ("--classes", ",".join(ids))
+    largest = max(data.records("train"), data.records("val"))
+    if scale.photos_limit is not None and largest > scale.photos_limit:
+        part = (*part, "--limit", str(scale.photos_limit))
+    return part
 
 
 def _is_whole(folder: Path) -> bool:

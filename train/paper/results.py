@@ -36,6 +36,8 @@ class Dataset:
     classes: int
     train_images: int
     val_images: int
+    used: Mapping[str, Any]
+    """The same of the part of it, at the size, that the runs used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

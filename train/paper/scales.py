@@ -10,6 +10,10 @@ from train.paper.item import Scale, ScaleName
 
 SMALL_IMAGES = 13_000
 """Images that a run at the small scale sees, over all epochs."""
+PHOTOS_LIMIT = 3_000
+"""Photographs of each split at the small scale, of a larger dataset."""
+CLASSES_LIMIT = 10
+"""Classes at the small scale, of a larger dataset."""
 CIFAR_LIMIT = 2_000
 """Images of each split of CIFAR-10 at the small scale."""
 CIFAR_IMAGES = 20_000
@@ -27,7 +31,7 @@ CIFAR_EPOCHS = 30
 def scale_of(
     name: ScaleName, *, train_images: int, overrides: Mapping[str, Any] | None = None
 ) -> Scale:
-    """Return the settings of a scale for a dataset with ``train_images``.
+    """Return the settings of a scale for a dataset with ``train_images``, its limits applied.
 
     ``overrides`` are dotted settings of every run.
     """
@@ -67,6 +71,8 @@ def _small(train_images: int) -> Scale:
         seeds=3,
         record_px=112,
         cifar_limit=CIFAR_LIMIT,
+        photos_limit=PHOTOS_LIMIT,
+        classes_limit=CLASSES_LIMIT,
     )
 
 

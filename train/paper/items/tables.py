@@ -42,20 +42,17 @@ def _ensemble(scale: Scale, seeds: int) -> list[RunSpec]:
 
 
 def _ten_views(scale: Scale, seeds: int) -> list[EvaluationSpec]:
-    return [
-        EvaluationSpec(name=f"one-net-s{run.seed}", runs=(run,), views=10)
-        for run in _ensemble(scale, seeds)
-    ]
+    return [EvaluationSpec(name="baselines", runs=tuple(_ensemble(scale, seeds)), views=10)]
 
 
-def _ten(finished: Finished, name: str) -> list[Mapping[str, Any]]:
-    found = ((key, value) for key, value in finished.evaluations.items() if key[1] == 10)
-    return [value for (each, _), value in sorted(found) if each.startswith(f"{name}-s")]
+def _each(finished: Finished, name: str) -> list[Mapping[str, Any]]:
+    """Return what ten views of each network of an evaluation gave."""
+    return list(finished.evaluations[name, 10]["each"])
 
 
 def _views(finished: Finished) -> ItemResult:
     one = [last_error(run) for run in finished.of(BASELINE)]
-    ten = [float(each["top1_error"]) for each in _ten(finished, "one-net")]
+    ten = [float(each["top1_error"]) for each in _each(finished, "baselines")]
     found = compare_pairs(one, ten)
     return ItemResult(
         verdict=verdict_of(found, change="with one view instead of ten", worse=True),
@@ -66,7 +63,7 @@ def _views(finished: Finished) -> ItemResult:
 
 
 def _table_1(finished: Finished) -> ItemResult:
-    ten = _ten(finished, "one-net")
+    ten = _each(finished, "baselines")
     one = [run.validations()[-1] for run in finished.of(BASELINE)]
     classes = finished.of(BASELINE)[0].checkpoint().classes
     rows = [
@@ -117,18 +114,16 @@ def _table_2_runs(scale: Scale, seeds: int) -> list[RunSpec]:
 
 def _table_2_evaluations(scale: Scale, seeds: int) -> list[EvaluationSpec]:
     five, two = tuple(seeds_of(_part, ENSEMBLE)), tuple(seeds_of(_fine_tuned, PRETRAINED))
-    singles = [EvaluationSpec(name=f"part-s{run.seed}", runs=(run,), views=10) for run in five]
-    singles += [EvaluationSpec(name=f"tuned-s{run.seed}", runs=(run,), views=10) for run in two]
-    groups = [
+    return [
         EvaluationSpec(name="five-nets", runs=five, views=10),
         EvaluationSpec(name="seven-nets", runs=(*five, *two), views=10),
     ]
-    return [*singles, *groups]
 
 
 def _table_2(finished: Finished) -> ItemResult:
     classes = finished.of("some-classes")[0].checkpoint().classes
-    one, tuned = _ten(finished, "part"), _ten(finished, "tuned")
+    each = _each(finished, "seven-nets")
+    one, tuned = each[:ENSEMBLE], each[ENSEMBLE:]
     five = finished.evaluations["five-nets", 10]
     seven = finished.evaluations["seven-nets", 10]
     rows = [
