@@ -123,7 +123,8 @@ def test_the_charts_and_the_table_say_what_was_measured() -> None:
         text = "".join(xml.etree.ElementTree.fromstring(svg).itertext())
         assert "after 30 updates" in text
         assert "tanh: conv1" in text
-    table = saturation_table(states)
-    assert len(table.rows) == 4 * len(LAYERS)
-    assert table.rows[-1][:3] == ["tanh, after 30 updates", "fc8", ""]
+    table = saturation_table(states[2:])
+    assert table.caption.startswith("After 30 updates, for 3 photographs. Dead: ")
+    assert len(table.rows) == 2 * len(LAYERS)
+    assert table.rows[-1][:2] == ["tanh fc8", ""]
     assert state_of({}).to_json()["layers"][0]["layer"] == "conv1"

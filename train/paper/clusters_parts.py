@@ -15,8 +15,7 @@ from imgprep.wording import counted
 from train.paper.clusters import NEAREST, Cluster, Clustering
 from train.run.error_text import per_cent
 
-TILE_PX = 64
-GAP_PX = 4
+TILE_PX = 72
 MEASURES = ("purity", "mutual information")
 
 
@@ -119,13 +118,14 @@ def _sheet(
     labels_n: NDArray[np.int64],
 ) -> Grid:
     rows = [
-        (_title(each, names), [_strip(each, photographs, names, labels_n)])
+        (_title(each, names), _nearest(each, photographs, names, labels_n))
         for each in found.clusters
     ]
     return Grid(
-        columns=["nearest to the centre"],
+        columns=[str(place) for place in range(1, NEAREST + 1)],
         rows=rows,
-        caption=f"Clusters of {found.description}, those with the largest share of one class first",
+        caption=f"Clusters of {found.description}, those with the largest share of one class "
+        "first: the photographs nearest to each centre",
         compact=True,
     )
 
@@ -137,21 +137,20 @@ def _title(cluster: Cluster, names: Sequence[str]) -> str:
     )
 
 
-def _strip(
+def _nearest(
     cluster: Cluster,
     photographs: Sequence[NDArray[np.uint8]],
     names: Sequence[str],
     labels_n: NDArray[np.int64],
-) -> Picture:
-    """Draw the photographs of a cluster side by side, always in the width of a full row."""
+) -> list[Picture]:
+    """Return the photographs nearest to the centre, small."""
     from PIL import Image
 
-    strip = np.full((TILE_PX, NEAREST * (TILE_PX + GAP_PX) - GAP_PX, 3), 255, np.uint8)
-    for place, at in enumerate(cluster.nearest):
-        small = Image.fromarray(photographs[at]).resize(
-            (TILE_PX, TILE_PX), Image.Resampling.LANCZOS
+    size = (TILE_PX, TILE_PX)
+    return [
+        jpeg(
+            np.asarray(Image.fromarray(photographs[at]).resize(size, Image.Resampling.LANCZOS)),
+            alt=f"Photograph of the class {names[int(labels_n[at])]}",
         )
-        left = place * (TILE_PX + GAP_PX)
-        strip[:, left : left + TILE_PX] = np.asarray(small)
-    shown = ", ".join(names[int(labels_n[at])] for at in cluster.nearest)
-    return jpeg(strip, alt=f"The photographs nearest to the centre, of the classes: {shown}")
+        for at in cluster.nearest
+    ]

@@ -91,15 +91,14 @@ def _chart(
 
 
 def saturation_table(states: Sequence[NetState]) -> Table:
-    """Tabulate all measures by net and layer."""
+    """Tabulate all measures, of nets after the same number of updates."""
 
     def share(value: float | None) -> str:
         return "" if value is None else per_cent(value)
 
     rows = [
         [
-            f"{state.activation}, {_when(state.updates)}",
-            layer.layer,
+            f"{state.activation} {layer.layer}",
             share(layer.saturated),
             share(layer.dead),
             share(layer.slope),
@@ -109,10 +108,11 @@ def saturation_table(states: Sequence[NetState]) -> Table:
         for state in states
         for layer in state.layers
     ]
-    head = ["net", "layer", "saturated", "dead", "mean slope", "gradient", "gradient / weights"]
+    head = ["net and layer", "saturated", "dead", "mean slope", "gradient", "gradient / weights"]
     return Table(
         head=head,
         rows=rows,
-        caption=f"One training batch of {counted(states[0].photographs, 'photograph')}. Dead: "
+        caption=f"{_when(states[0].updates).capitalize()}, for "
+        f"{counted(states[0].photographs, 'photograph')}. Dead: "
         "channels or units saturated everywhere in every photograph. Mean slope: of the steepest.",
     )

@@ -127,8 +127,8 @@ def _saturation(finished: Finished) -> ItemResult:
     return ItemResult(
         verdict=Verdict(decision="shown", text=_saturation_text(trained)),
         figures=[
-            Figure(part=before, caption=before.caption, table=None),
-            Figure(part=after, caption=after.caption, table=saturation_table(states)),
+            Figure(part=before, caption=before.caption, table=saturation_table(initial)),
+            Figure(part=after, caption=after.caption, table=saturation_table(trained)),
         ],
         remarks=[
             "Saturated: the slope of the activation is below 0.25 % of its steepest. A leaky ReLU "
