@@ -104,7 +104,11 @@ class InputConfig:
     memory_format: MemoryFormat = "channels-last"
     """The order of the images in memory; their shape is (n, 3, crop, crop) in both."""
     threads: int | None = None
-    """Decoding threads; None: as many as the processors that this process may use."""
+    """Decoding threads; None: as many as the processors that this process may use, and at most 8
+    beside a GPU."""
+    hw_decoder_load: float | None = None
+    """Share of the JPEG images, 0 to 1, that a GPU's hardware decoder takes, if it has one; None:
+    DALI's own choice. Without a GPU it has no effect."""
     cache_folder: str | None = None
     """Where shards of a dataset at a URL are kept; None: ``$IMGPREP_CACHE``, or ``imgprep`` in the
     user's cache folder."""
@@ -124,6 +128,8 @@ class InputConfig:
         _at_least(self, 8, "crop_px")
         _at_least(self, 1, "crop_chunk", "window_shards", "threads")
         _at_least(self, 0, "translate_px", "gaussian_sd")
+        load = self.hw_decoder_load
+        _require(load is None or 0 <= load <= 1, f"hw_decoder_load must be from 0 to 1; got {load}")
         _require(
             0 <= self.lighting_sd < 10,
             f"lighting_sd must be at least 0 and below 10; got {self.lighting_sd}",

@@ -21,6 +21,7 @@ ADDED: Mapping[str, object] = {
     "input.crop": "random",
     "input.crop_area": (0.08, 1.0),
     "input.crop_ratio": (3 / 4, 4 / 3),
+    "input.hw_decoder_load": None,
     "input.mean_rgb": None,
     "input.memory_format": "channels-last",
     "input.sd_rgb": None,

@@ -20,7 +20,7 @@ from train.errors import ConfigError
 from train.feed.augment import EpochDraws, epoch_draws, lighting_on
 from train.feed.dataset import TrainingSet
 from train.feed.feeder import FeedCounters, Feeder, Stream
-from train.feed.graph_spec import GraphSpec, eval_spec, graph_spec
+from train.feed.graph_spec import GraphSpec, eval_spec, graph_spec, with_threads
 from train.feed.maker import BatchRequest, FinishedBatch
 from train.feed.order import epoch_order, share_of, stored_order
 from train.feed.plan import EpochPlan, EpochPlanner
@@ -102,6 +102,7 @@ class TrainLoader:
             DataError: the shards do not fit their index.
             ConfigError: the crop is larger than the records.
         """
+        config = with_threads(config, device.type)
         self._data, self._config, self._share = data, config, share
         self._reader, self._seed = RecordReader(data, split, config), seed
         self._batch_images = max(1, min(batch_images, len(self._reader)))
@@ -268,6 +269,7 @@ class EvalLoader:
             DataError: no such split, or its shards do not fit their index.
             ConfigError: the crop is larger than the records.
         """
+        config = with_threads(config, device.type)
         self._reader = RecordReader(data, split, sequential(config))
         self._batch_images = max(1, min(batch_images, len(self._reader)))
         self._spec = eval_spec(data, config, batch_images=self._batch_images, views=views)

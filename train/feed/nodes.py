@@ -102,9 +102,10 @@ class Nodes:
         return self._fn.decoders.image(self._record, **self._decoding())
 
     def _decoding(self) -> Mapping[str, Any]:
-        device = "mixed" if self._device == "gpu" else "cpu"
+        load = self._config.hw_decoder_load if self._device == "gpu" else None
         return {
-            "device": device,
+            "device": "mixed" if self._device == "gpu" else "cpu",
+            **({} if load is None else {"hw_decoder_load": load}),
             "output_type": self._types.RGB,
             "jpeg_fancy_upsampling": True,  # the CPU decoder always does this
         }

@@ -15,6 +15,7 @@ from imgprep.storage import absolute
 from imgprep.storage.atomic import write_bytes
 from train.config import RunConfig
 from train.errors import CheckpointError, PeerLostError, TrainError
+from train.feed.graph_spec import with_threads
 from train.feed.loader import EvalLoader, Share, TrainLoader
 from train.join import is_lost_peer, process_group
 from train.net import build_net
@@ -213,8 +214,8 @@ def _open_loaders(job: FitJob) -> tuple[TrainLoader, EvalLoader | None]:
     """Open this process's share of both splits; None for one without images."""
     config, device = job.config, job.devices[0]
     share = Share(job.world.rank, job.world.size)
-    threads = config.input.threads or job.placement.threads_per_process
-    input_config = dataclasses.replace(config.input, threads=threads)
+    threads = job.placement.threads_per_process
+    input_config = with_threads(config.input, device.type, available=threads)
     train = TrainLoader(
         job.data,
         input_config,
