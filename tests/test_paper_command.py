@@ -152,6 +152,24 @@ def children(pid: int) -> list[int]:
     return [child for child, line in words.items() if b"\0fit\0" in line]
 
 
+def test_pre_trained_networks_are_tuned_and_averaged_with_others(
+    dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "paper"
+    ran = paper(dataset, out, "--only", "table2")
+    assert ran.code == 0, ran.err
+    found = results(out)
+    (item,) = found["items"]
+    numbers = item["numbers"]
+    assert (len(numbers["one"]), len(numbers["tuned"]), numbers["classes"]) == (5, 2, 2)
+    assert 0 <= numbers["seven"] <= 1
+    commands = {each["name"].rsplit("-", 2)[0]: each["command"] for each in found["commands"]}
+    assert f"--warm-start {out}/runs/conv6-all-s1-" in commands["conv6-tuned"]
+    made = [each["command"] for each in found["commands"] if each["name"] == "dataset"]
+    assert len(made) == 1, "the photographs have the size of the scale, so only classes are taken"
+    assert "--classes n" in made[0]
+
+
 def test_a_dataset_that_can_show_nothing_is_refused(dataset: Path, tmp_path: Path) -> None:
     shape = Shape(image=grey, classes=("a", "b", "c"), train_per_class=2, val_images=3)
     few = make_class_folders(tmp_path / "few-source", shape)
