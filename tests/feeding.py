@@ -19,7 +19,7 @@ from train.feed.graph import Graph
 from train.feed.graph_spec import FeedBatch, GraphSpec
 from train.feed.loader import Batch, Share, TrainLoader
 from train.feed.records import RecordReader
-from train.feed.spans import new_buffer
+from train.feed.spans import RecordBatch, new_buffer
 
 CPU = torch.device("cpu")
 SMALL = InputConfig(crop_px=32, threads=2, lighting="sqrt-eigenvalue", lighting_divide=True)
@@ -75,3 +75,14 @@ def overwrite(dataset: Path, record: int, offset: int, content: bytes) -> tuple[
         shard.flush()
         os.fsync(shard.fileno())
     return Path(path).name, key
+
+
+def packed(files: list[bytes]) -> RecordBatch:
+    """Put image files into one buffer, as the reader does."""
+    sizes = np.array([len(file) for file in files])
+    rows = np.full((len(files), sizes.max()), 255, np.uint8)
+    for row, file in zip(rows, files, strict=True):
+        row[: len(file)] = np.frombuffer(file, np.uint8)
+    return RecordBatch(
+        rows=rows, size_n=sizes, labels_n=np.zeros(len(files), np.int64), buffer=rows
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import struct
 from dataclasses import asdict
@@ -10,12 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
+from imgprep.dataset.encodings import encoding_of
+from imgprep.spec import Shape
 from tests.checkpoints import make_checkpoint
+from tests.feeding import packed
 from tests.fuzzing import changed_dataset, original, ours, put, target, workspace
 from tests.mutations import mutate_json, mutate_zip
-from train.config import RunConfig
+from tests.trees import tiny_jpeg
+from train.config import InputConfig, RunConfig
+from train.feed.damage import HeaderScreen
 from train.feed.dataset import open_dataset
+from train.feed.graph_spec import GraphSpec
 from train.feed.records import RecordReader
 from train.net import net_layout
 from train.net.kernels import cpu
@@ -41,6 +49,39 @@ def idx(data: bytes) -> None:
         for record in range(len(reader)):
             reader.where(record)
             reader.read([record])
+
+
+def _record_files() -> list[bytes]:
+    png = io.BytesIO()
+    Image.new("RGB", (16, 40)).save(png, "PNG")
+    jpeg = io.BytesIO()
+    Image.new("RGB", (40, 16)).save(jpeg, "JPEG")
+    return [tiny_jpeg("n", 1), jpeg.getvalue(), png.getvalue()]
+
+
+@target("record-header", _record_files)
+def record_header(data: bytes) -> None:
+    """What the image files of a batch declare, beside files whose headers are known."""
+    shapes: tuple[Shape, ...] = ("square", "rectangle")
+    for shape, known in itertools.product(shapes, _record_files()):
+        encoding = "png" if known.startswith(b"\x89PNG") else "jpeg"
+        spec = GraphSpec(
+            encoding=encoding,
+            size_px=16,
+            shape=shape,
+            batch_images=3,
+            threads=1,
+            config=InputConfig(crop_px=8),
+            mean_image_hwc=np.zeros((16, 16, 3), np.float32),
+            mean_rgb=np.zeros(3, np.float32),
+        )
+        screen, how = HeaderScreen(spec), encoding_of(encoding)
+        with ours():
+            screen.check(packed([known]))
+        with ours():
+            sizes = screen.check(packed([data, known, data])).tolist()
+            for content, (height, width) in zip([data, known, data], sizes, strict=True):
+                assert how.record_size(content, 16, shape) == (height, width)
 
 
 def _opened(name: str, data: bytes) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
 
@@ -27,6 +28,26 @@ PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 RECTANGLE_PIXELS = 1.38
 """Pixels of a rectangle, in squares of its short side: the mean of 300 images of ImageNet."""
 KNOWN_HEADERS_BYTES_MAX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SidesField:
+    """Height and width in the header of an image file."""
+
+    offset: int
+    dtype: str
+    """Of each side, for numpy."""
+    width_first: bool
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte after both."""
+        return self.offset + 2 * np.dtype(self.dtype).itemsize
+
+    def read(self, field_n: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Height and width (n, 2) from the bytes of some files' fields (n, bytes)."""
+        sides = np.ascontiguousarray(field_n).view(self.dtype).astype(np.int64)
+        return sides[:, ::-1] if self.width_first else sides
 
 
 class RecordEncoding(ABC):
@@ -69,6 +90,10 @@ class RecordEncoding(ABC):
     def header_bytes(self, content: bytes) -> int:
         """Bytes at the beginning of an image file without fault that decide ``record_size``."""
         return 0
+
+    def sides_in(self, content: bytes) -> SidesField:
+        """Where the header of an image file without fault states height and width."""
+        raise NotImplementedError(f"{self.name} records state no size")
 
     @abstractmethod
     def view(self, content: bytes, size_px: int, shape: Shape = "square") -> NDArray[np.uint8]:
@@ -205,6 +230,11 @@ class Jpeg(_Compressed):
         header = read_header(content)
         return header.height_px, header.width_px, header.frame_end
 
+    def sides_in(self, content: bytes) -> SidesField:
+        from imgprep.image.jpegfile import read_header
+
+        return SidesField(read_header(content).frame_offset + 5, ">u2", width_first=False)
+
 
 class Png(_Compressed):
     """PNG by Pillow."""
@@ -228,6 +258,9 @@ class Png(_Compressed):
             raise ImageError("not a PNG")
         width, height = struct.unpack_from(">II", content, len(PNG_START))
         return height, width, len(PNG_START) + 8
+
+    def sides_in(self, content: bytes) -> SidesField:
+        return SidesField(len(PNG_START), ">u4", width_first=True)
 
 
 class Raw(RecordEncoding):

@@ -16,6 +16,7 @@ from imgprep.dataset.index import DatasetIndex, labels_of, load_index, read_chec
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.npyfile import read_npy
 from imgprep.errors import FormatError, StoreError
+from imgprep.spec import Shape
 from imgprep.storage import Location
 from imgprep.storage.atomic import json_object
 from train.errors import DataError
@@ -28,7 +29,7 @@ class TrainingSet:
     index: DatasetIndex
     labels: LabelMap
     mean_image_hwc: NDArray[np.float32]
-    """Mean of the training images (size, size, 3), levels 0-255."""
+    """Mean of the training images, or of their central squares (size, size, 3), levels 0-255."""
     pca: RgbPca
     """Principal components of their RGB values, levels 0-255."""
 
@@ -48,8 +49,24 @@ class TrainingSet:
 
     @property
     def size_px(self) -> int:
-        """Side of every record."""
+        """Side of every square record; short side of every rectangle."""
         return self.index.size_px
+
+    @property
+    def shape(self) -> Shape:
+        """``square``, ``rectangle`` or ``adm``."""
+        return self.index.shape
+
+    @property
+    def sides(self) -> str:
+        """The size of the records, for people."""
+        what = "with a short side of" if self.are_rectangles else "of"
+        return f"{what} {self.size_px} px"
+
+    @property
+    def are_rectangles(self) -> bool:
+        """Whether records have different heights and widths."""
+        return self.shape == "rectangle"
 
     @property
     def encoding(self) -> str:
@@ -90,8 +107,6 @@ def open_dataset(location: Location) -> TrainingSet:
                 f"{index.store}: there are no training images, and so neither mean image nor PCA; "
                 "build the dataset with its train split"
             )
-        if index.shape == "rectangle":
-            raise DataError(f"{index.store}: the training cannot read records of shape rectangle")
         labels = labels_of(index, _checked_json(index, LABELS))
         mean_image_hwc = _mean_image(index)
         pca = _pca(index)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from imgprep.dataset.encodings import encoding_of
+from imgprep.image.geometry import is_record_size
+from train.feed.augment import EpochDraws, placed
 from train.feed.damage import HeaderScreen
 from train.feed.graph_spec import FeedBatch, GraphSpec
 from train.feed.nodes import ROWS, SIZES, GraphDevice, InputArrays, Nodes
@@ -44,23 +46,28 @@ class Graph:
         """Batches submitted and not yet collected."""
         return len(self._pending)
 
-    def submit(self, batch: FeedBatch) -> None:
+    def submit(self, batch: FeedBatch) -> EpochDraws:
         """Start to compute a batch of 1 to ``batch_images`` records. On a GPU the memory of raw
         records must be page-locked. All memory must stay unchanged until the batch is collected.
+        Returns the draws, with the crops of rectangles in their places.
 
         Raises:
             DataError: a record is not of the dataset's encoding and size; nothing was started.
         """
-        self._screen.check(batch.records)
+        spec, draws = self.spec, batch.draws
+        size_hw = self._screen.check(batch.records)
+        if spec.are_rectangles:
+            draws = placed(draws, spec.config, size_hw, size_px=spec.size_px, stream=batch.stream)
         arrays: dict[str, Any] = {
             **record_inputs(self.spec, batch.records, pinned=self._pinned),
-            **{name: compute(batch.draws) for name, compute in self._inputs.items()},
+            **{name: compute(draws) for name, compute in self._inputs.items()},
         }
         for name, value in arrays.items():
             self._pipeline.feed_input(name, value)
         self._pipeline.schedule_run()
         # DALI reads the arrays in place, so they must live until it is done.
         self._pending.append(arrays)
+        return draws
 
     def collect(self) -> list[Any]:
         """Return the views of the oldest batch as DALI tensors, which stay valid without the graph.
@@ -80,12 +87,12 @@ class Graph:
             self.collect()
 
 
-def decode_error(content: bytes, encoding: str, size_px: int) -> str | None:
+def decode_error(spec: GraphSpec, content: bytes) -> str | None:
     """Say why a record cannot be used; None if it can."""
     from nvidia.dali import Pipeline, fn
 
-    stored = encoding_of(encoding)
-    fault = stored.fault(content, size_px)
+    stored = encoding_of(spec.encoding)
+    fault = stored.fault(content, spec.size_px, spec.shape)
     if fault or not stored.needs_decoder:
         return fault
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None)
@@ -98,10 +105,10 @@ def decode_error(content: bytes, encoding: str, size_px: int) -> str | None:
     except RuntimeError as exc:
         lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
         return next((line for line in lines if "ecode" in line), "it cannot be decoded")
-    shape = tuple(image.shape()[0])
-    if shape == (size_px, size_px, 3):
+    height, width, channels = image.shape()[0]
+    if channels == 3 and is_record_size(height, width, spec.size_px, spec.shape):
         return None
-    return f"it decodes to shape {shape}, not {(size_px, size_px, 3)}"
+    return f"it decodes to shape {(height, width, channels)}, not to a record of {spec.size_px} px"
 
 
 def record_inputs(spec: GraphSpec, records: RecordBatch, *, pinned: bool) -> dict[str, Any]:

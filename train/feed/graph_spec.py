@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from imgprep.dataset.encodings import encoding_of
 from imgprep.processors import processors
+from imgprep.spec import Shape
 from train.config import InputConfig
 from train.errors import ConfigError
 from train.feed.augment import EpochDraws
@@ -32,6 +33,7 @@ class GraphSpec:
 
     encoding: str
     size_px: int
+    shape: Shape
     batch_images: int
     threads: int
     config: InputConfig
@@ -57,6 +59,11 @@ class GraphSpec:
     def crop_px(self) -> int:
         """Side of the crops."""
         return self.config.crop_px
+
+    @property
+    def are_rectangles(self) -> bool:
+        """Whether records have different heights and widths."""
+        return self.shape == "rectangle"
 
     @property
     def warps(self) -> bool:
@@ -92,6 +99,8 @@ class FeedBatch:
 
     records: RecordBatch
     draws: EpochDraws
+    stream: tuple[int, int] = (0, 0)
+    """Seed and epoch of the draws, for rectangles; without random crops they do not matter."""
 
 
 def with_threads(
@@ -113,15 +122,18 @@ def graph_spec(
     """Specify the graph that trains by ``config``, with or without the lighting noise.
 
     Raises:
-        ConfigError: the crop is larger than the records.
+        ConfigError: the crop is larger than the records, or the settings need square records.
     """
     if config.crop_px > data.size_px:
         raise ConfigError(
             f"crop_px must be at most {data.size_px}, the size of the records; got {config.crop_px}"
         )
+    if data.are_rectangles:
+        _check_rectangles(config)
     return GraphSpec(
         encoding=data.encoding,
         size_px=data.size_px,
+        shape=data.shape,
         batch_images=batch_images,
         threads=config.threads or processors(),
         config=config,
@@ -129,6 +141,19 @@ def graph_spec(
         mean_rgb=mean_rgb(data, config),
         lighting=lighting,
     )
+
+
+def _check_rectangles(config: InputConfig) -> None:
+    if config.mean == "aligned":
+        raise ConfigError(
+            "input.mean is aligned, but the records are rectangles, and the mean image is that of "
+            "their central squares: set input.mean to centre, channel or none"
+        )
+    if config.scale_jitter or config.translate_px:
+        raise ConfigError(
+            "input.scale_jitter and input.translate_px need square records, and these are "
+            "rectangles: set both to 0"
+        )
 
 
 def mean_rgb(data: TrainingSet, config: InputConfig) -> NDArray[np.float32]:

@@ -172,12 +172,13 @@ class TrainLoader:
             spec=self._spec(epoch),
             record_n=record_n,
             draws=self.draws(epoch).take(place[record_n]),
+            stream=(self._seed, epoch),
             first_row=0,
             global_images=len(record_n),
         )
         (finished,) = self._feeder.run(iter([request]))
         record_stream([*finished.images_v, finished.labels_n])
-        return Picked(finished.images_v[0], finished.labels_n, request.draws)
+        return Picked(finished.images_v[0], finished.labels_n, finished.draws)
 
     def close(self) -> None:
         """Stop the threads and close the shards."""
@@ -230,6 +231,7 @@ class TrainLoader:
                 spec=spec,
                 record_n=order_n[start + low : start + high],
                 draws=plan.draws.rows(start + low, start + high),
+                stream=(self._seed, plan.epoch),
                 first_row=low,
                 global_images=rows,
                 expects=expects,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class BatchRequest:
     """The graph that computes it. Requests that follow one another usually share the object."""
     record_n: NDArray[np.int64]
     draws: EpochDraws
+    stream: tuple[int, int] = (0, 0)
+    """Seed and epoch of the draws, if crops are random."""
     first_row: int
     global_images: int
     expects: tuple[NDArray[np.int64], ...] = ()
@@ -48,6 +50,8 @@ class FinishedBatch:
     """A finished batch."""
 
     request: BatchRequest
+    draws: EpochDraws
+    """Those of the request, with the crops of rectangles in their places."""
     images_v: list[torch.Tensor]
     """(n, 3, crop, crop) for each view."""
     labels_n: torch.Tensor
@@ -60,6 +64,13 @@ class _InFlight:
 
     request: BatchRequest
     records: RecordBatch
+    draws: EpochDraws
+
+    @property
+    def input(self) -> FeedBatch:
+        """What the graph gets."""
+        request = self.request
+        return FeedBatch(records=self.records, draws=request.draws, stream=request.stream)
 
 
 class BatchMaker:
@@ -104,9 +115,8 @@ class BatchMaker:
         try:
             if request.expects:
                 self._reader.expect(*request.expects)
-            batch = _InFlight(request, self._reader.read_batch(plan, self._buffer))
-            if len(batch.records):
-                self._start(graph, batch)
+            records = self._reader.read_batch(plan, self._buffer)
+            batch = self._started(graph, _InFlight(request, records, request.draws))
         except DataError:
             yield from self._rest(keep=0)
             raise
@@ -115,9 +125,11 @@ class BatchMaker:
         else:
             self._in_flight.append(batch)
 
-    def _start(self, graph: Graph, batch: _InFlight) -> None:
+    def _started(self, graph: Graph, batch: _InFlight) -> _InFlight:
+        if not len(batch.records):
+            return batch
         try:
-            graph.submit(FeedBatch(records=batch.records, draws=batch.request.draws))
+            return replace(batch, draws=graph.submit(batch.input))
         except DataError as exc:
             raise self._named(batch, exc) from exc
 
@@ -138,7 +150,7 @@ class BatchMaker:
         labels_n, seeds = batch.records.labels_n, batch.request.draws.pixel_seed
         images_v, labels = self._sink.tensors(views, labels_n, seeds)
         self._buffers.append(batch.records.buffer)
-        return FinishedBatch(batch.request, images_v, labels)
+        return FinishedBatch(batch.request, batch.draws, images_v, labels)
 
     def _one_by_one(self, error: RuntimeError) -> Iterator[FinishedBatch]:
         """After DALI has failed on some batch, yield those before it, and raise its error.
@@ -152,7 +164,7 @@ class BatchMaker:
             try:
                 if len(batch.records):
                     graph = Graph(batch.request.spec, *self._sink.graph_device)
-                    graph.submit(FeedBatch(records=batch.records, draws=batch.request.draws))
+                    graph.submit(batch.input)
                     views = graph.collect()
             except RuntimeError as exc:
                 self._in_flight.clear()
@@ -165,7 +177,7 @@ class BatchMaker:
         spec = batch.request.spec
         numbers = batch.request.record_n.tolist() if spec.needs_decoder else []
         for row, index in enumerate(numbers):
-            cause = decode_error(batch.records.content(row), spec.encoding, spec.size_px)
+            cause = decode_error(spec, batch.records.content(row))
             if cause:
                 return DataError(
                     f"{self._reader.where(index)}: {cause}; run imgprep verify --decode"

@@ -204,21 +204,30 @@ class Nodes:
         """Crop, mirror and normalise the decoded record, then subtract the fixed window."""
         spec, types = self._spec, self._types
         direct = self._config.mean != "centre" and not self._config.vertical_flip
-        image = self._normalised(self._decoded(), self._dtype if direct else types.FLOAT)
+        # Where a crop is in a rectangle cannot be said as a fraction of the same number of places.
+        source = self._cropped() if spec.are_rectangles else self._decoded()
+        image = self._normalised(source, self._dtype if direct else types.FLOAT)
         if self._config.mean == "centre":
             window = self._mean_window() / np.array(spec.divisor_rgb)
             image = image - self._constant(window.astype(np.float32))
         return self._fn.cast(image, dtype=self._dtype) if self._float16 and not direct else image
 
-    def _normalised(self, whole: Any, dtype: Any) -> Any:
-        """Crop and mirror a record; subtract channel mean less noise, and divide, in one pass."""
-        spec, fn = self._spec, self._fn
-        far = max(1, spec.size_px - spec.crop_px)
+    def _places(self) -> Mapping[str, Any]:
+        """Where the crops are in square records, as ``crop_mirror_normalize`` wants it."""
+        far = max(1, self._spec.size_px - self._spec.crop_px)
+        return {
+            "crop": (self._spec.crop_px, self._spec.crop_px),
+            "crop_pos_y": self._input("y", lambda draws: (draws.crop_yx[:, 0] / far).astype("f4")),
+            "crop_pos_x": self._input("x", lambda draws: (draws.crop_yx[:, 1] / far).astype("f4")),
+        }
+
+    def _normalised(self, image: Any, dtype: Any) -> Any:
+        """Crop (a whole square record) and mirror; subtract channel mean less noise, and divide, in
+        one pass."""
+        fn = self._fn
         image = fn.crop_mirror_normalize(
-            whole,
-            crop=(spec.crop_px, spec.crop_px),
-            crop_pos_y=self._input("y", lambda draws: (draws.crop_yx[:, 0] / far).astype("f4")),
-            crop_pos_x=self._input("x", lambda draws: (draws.crop_yx[:, 1] / far).astype("f4")),
+            image,
+            **({} if self._spec.are_rectangles else self._places()),
             mirror=self._flip() if self._config.flip else 0,
             **self._normalisation(),
             dtype=dtype,
@@ -255,10 +264,19 @@ class Nodes:
         )
         return fn.reinterpret(self._minus_mean(image) * inside, layout="HWC")
 
+    def _square_of(self, rectangle: Any) -> Any:
+        """The central square, which has the test views; the draws have the crop in its middle."""
+        spec = self._spec
+        low = np.int32((spec.size_px - spec.crop_px) // 2)
+        corner = self._input("square_yx", lambda draws: draws.crop_yx - low)
+        return self._fn.slice(rectangle, start=corner, shape=[spec.size_px] * 2, axes=[0, 1])
+
     def _ten_views(self) -> list[Any]:
         """Five crops, then the same mirrored (2012 source, convdata_jpeg.py 226-233)."""
         spec, fn = self._spec, self._fn
         whole = self._decoded()
+        if spec.are_rectangles:
+            whole = self._square_of(whole)
         if self._config.mean == "aligned":
             whole = whole - self._constant(spec.mean_image_hwc)
         crops = [

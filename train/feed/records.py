@@ -21,6 +21,7 @@ from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.format import NPY_HEADER_BYTES
 from imgprep.dataset.index import ShardInfo
 from imgprep.errors import FormatError, StoreError
+from imgprep.image.geometry import longest_px
 from imgprep.storage import Store
 from imgprep.storage.reading import in_order
 from train.config import InputConfig
@@ -82,10 +83,10 @@ class RecordReader:
             self._store, partial(_spans_of, self._store, encoding=data.encoding), self._shards
         )
         self._spans = np.concatenate([np.zeros((0, 4), np.int64), *(each.spans for each in idx)])
-        self._size_px = data.size_px
+        self._sides = data.sides if data.are_rectangles else f"of {data.size_px} pixels square"
         raw = not encoding_of(data.encoding).needs_decoder
         self._skip = NPY_HEADER_BYTES if raw else 0
-        pixels = data.size_px**2
+        pixels = data.size_px * longest_px(data.size_px, data.shape)
         self._bytes_max = (
             NPY_HEADER_BYTES + 3 * pixels if raw else BYTES_MAX + BYTES_PER_PX * pixels
         )
@@ -200,8 +201,8 @@ class RecordReader:
             record = int(plan.record_n[np.flatnonzero(bad)[0]])
             size = int(self._spans[record, 1])
             raise DataError(
-                f"{self.where(record)}: {size:,} bytes are not a record of {self._size_px} pixels "
-                "square; run imgprep verify"
+                f"{self.where(record)}: {size:,} bytes are not a record {self._sides}; "
+                "run imgprep verify"
             )
 
     def _read_part(

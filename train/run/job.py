@@ -59,7 +59,7 @@ class FitJob:
         optim, data = self.config.optim, self.data
         untried = _untried(self.placement, self.budget)
         lines = (
-            f"dataset   {data.location}: {data.encoding} records of {data.size_px} px",
+            f"dataset   {data.location}: {data.encoding} records {data.sides}",
             self.budget.render(),
             f"step      {self._step_text()}",
             *([f"untried   {untried}"] if untried else []),

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from imgprep.dataset.encodings import encoding_of
 from imgprep.errors import FormatError
+from imgprep.image.resize import central_square
 from train.errors import DataError
 from train.feed.dataset import TrainingSet
 from train.feed.records import Record, RecordReader
@@ -15,13 +16,13 @@ from train.feed.records import Record, RecordReader
 def stored_pixels(
     data: TrainingSet, reader: RecordReader, number: int, record: Record
 ) -> NDArray[np.uint8]:
-    """Decode record ``number``, read by ``reader``, to pixels (size, size, 3).
+    """Decode record ``number``, read by ``reader``, to pixels (height, width, 3).
 
     Raises:
         DataError: it does not decode; the message names shard and key.
     """
     try:
-        return encoding_of(data.encoding).pixels(record.content, data.size_px)
+        return encoding_of(data.encoding).pixels(record.content, data.size_px, data.shape)
     except FormatError as exc:
         raise DataError(f"{reader.where(number)}: {exc}; run imgprep verify --decode") from exc
 
@@ -35,6 +36,6 @@ def central_crop(
         DataError: it cannot be read or does not decode; the message names shard and key.
     """
     (record,) = reader.read([number])
-    pixels = stored_pixels(data, reader, number, record)
+    pixels = central_square(stored_pixels(data, reader, number, record), data.size_px)
     low = (data.size_px - crop_px) // 2
     return record.label, pixels[low : low + crop_px, low : low + crop_px]
