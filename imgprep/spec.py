@@ -29,6 +29,9 @@ SPLIT_CHOICES: tuple[SplitChoice, ...] = get_args(SplitChoice)
 ON_ERRORS: tuple[OnError, ...] = get_args(OnError)
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
+LONG_SIDE_MAX = 8
+"""Longest long side of a rectangle, in short sides: a record must not fill the memory."""
+
 SHARD_IMAGES_MAX_AUTO = 1000
 SHARD_IMAGES_MIN_AUTO = 32
 SHARDS_MIN_AUTO = 16
@@ -42,6 +45,17 @@ def _require(ok: bool, message: str) -> None:
 def require_one_of(what: str, value: str, choices: Sequence[str]) -> None:
     """Raises ``UsageError`` unless ``value`` is one of the choices."""
     _require(value in choices, f"{what} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def longest_px(size_px: int, shape: Shape) -> int:
+    """The longest side that a record of this size and shape may have."""
+    return LONG_SIDE_MAX * size_px if shape == "rectangle" else size_px
+
+
+def is_record_size(height_px: int, width_px: int, size_px: int, shape: Shape) -> bool:
+    """Whether a record may have this height and width."""
+    short, long = sorted((height_px, width_px))
+    return short == size_px and long <= longest_px(size_px, shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

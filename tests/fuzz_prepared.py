@@ -19,10 +19,9 @@ from imgprep.dataset.index import ShardInfo, load_index
 from imgprep.dataset.labels import LabelMap
 from imgprep.dataset.markers import done_markers, read_marker
 from imgprep.errors import ImageError
-from imgprep.image.geometry import is_record_size
 from imgprep.sources.manifest import SplitManifest
 from imgprep.sources.reader import SourceReader
-from imgprep.spec import Shape
+from imgprep.spec import Shape, is_record_size
 from imgprep.storage import open_store
 from imgprep.storage.atomic import read_json
 from imgprep.storage.lease import Lease

@@ -29,7 +29,7 @@ TRAINING_ONLY = {"torch", "torchvision", "nvidia", "train"}
 # What the training may use of imgprep: nothing that builds a dataset.
 READS = [
     *("colour", "console", "dataset", "errors", "order", "pages", "processors", "progress"),
-    *("storage", "verify", "wording", "__version__"),
+    *("spec", "storage", "verify", "wording", "__version__"),
 ]
 
 

@@ -21,15 +21,13 @@ from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.index import load_index
 from imgprep.errors import FormatError, UsageError
 from imgprep.image.geometry import (
-    LONG_SIDE_MAX,
     centre_crop,
-    is_record_size,
     rectangle_crop,
     scaled_size,
 )
 from imgprep.image.prepare import prepare
 from imgprep.image.resize import central_square, resize_crop
-from imgprep.spec import FILTERS, SHAPES, ImageSpec, Shape
+from imgprep.spec import FILTERS, LONG_SIDE_MAX, SHAPES, ImageSpec, Shape, is_record_size
 from tests.conftest import files_of, imgprep
 
 STATISTICS = ("mean_image.npy", "mean_image.png", "pixel_sum.npy", "rgb_pca.json")

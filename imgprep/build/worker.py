@@ -19,13 +19,12 @@ from imgprep.dataset.markers import SHARD_WARNINGS_MAX, FileWarning, Marker, Ski
 from imgprep.dataset.npyfile import map_npy
 from imgprep.dataset.shards import ShardFacts, ShardWriter
 from imgprep.errors import BuildError, ImageError, MemoryLimitError
-from imgprep.image.geometry import LONG_SIDE_MAX
 from imgprep.image.prepare import Prepared, prepare
 from imgprep.image.resize import central_square
 from imgprep.runners.runner import Tick
 from imgprep.sources.manifest import SplitManifest
 from imgprep.sources.reader import SourceReader
-from imgprep.spec import ImageSpec
+from imgprep.spec import LONG_SIDE_MAX, ImageSpec
 from imgprep.storage import Partial, Store, open_store
 from imgprep.storage.writing import write_errors
 from imgprep.wording import printable

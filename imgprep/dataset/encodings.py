@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from imgprep.dataset.format import NPY_HEADER_BYTES
 from imgprep.errors import FormatError, ImageError
-from imgprep.image.geometry import is_record_size, longest_px
-from imgprep.spec import Encoding, ImageSpec, Shape
+from imgprep.spec import Encoding, ImageSpec, Shape, is_record_size, longest_px
 
 PNG_COMPRESS_LEVEL = 1
 """zlib level of ``png`` records: 3 times as fast as level 6 for files 4 % larger."""

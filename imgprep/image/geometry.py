@@ -4,21 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imgprep.spec import Shape
-
-LONG_SIDE_MAX = 8
-"""Longest long side of a rectangle, in short sides: a record must not fill the memory."""
-
-
-def longest_px(size_px: int, shape: Shape) -> int:
-    """The longest side that a record of this size and shape may have."""
-    return LONG_SIDE_MAX * size_px if shape == "rectangle" else size_px
-
-
-def is_record_size(height_px: int, width_px: int, size_px: int, shape: Shape) -> bool:
-    """Whether a record may have this height and width."""
-    short, long = sorted((height_px, width_px))
-    return short == size_px and long <= longest_px(size_px, shape)
+from imgprep.spec import LONG_SIDE_MAX
 
 
 @dataclass(frozen=True, slots=True)

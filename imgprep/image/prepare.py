@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from imgprep.image.adm import adm_crop
 from imgprep.image.decode import Decoded, Notes, decode_image
-from imgprep.image.geometry import LONG_SIDE_MAX, Placement, Region, scaled_size
+from imgprep.image.geometry import Placement, Region, scaled_size
 from imgprep.image.kernel import BACKEND
 from imgprep.image.pillowcheck import find_pillow
 from imgprep.image.resize import needed_region, resize_crop
-from imgprep.spec import ImageSpec
+from imgprep.spec import LONG_SIDE_MAX, ImageSpec
 
 
 @dataclass(frozen=True, slots=True)

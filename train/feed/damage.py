@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from imgprep.dataset.encodings import SidesField, encoding_of
 from imgprep.errors import FormatError
-from imgprep.image.geometry import longest_px
+from imgprep.spec import longest_px
 from train.errors import DataError
 from train.feed.graph_spec import GraphSpec
 from train.feed.spans import RecordBatch

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from imgprep.dataset.encodings import encoding_of
-from imgprep.image.geometry import is_record_size
+from imgprep.spec import is_record_size
 from train.feed.augment import EpochDraws, placed
 from train.feed.damage import HeaderScreen
 from train.feed.graph_spec import FeedBatch, GraphSpec

@@ -21,7 +21,7 @@ from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.format import NPY_HEADER_BYTES
 from imgprep.dataset.index import ShardInfo
 from imgprep.errors import FormatError, StoreError
-from imgprep.image.geometry import longest_px
+from imgprep.spec import longest_px
 from imgprep.storage import Store
 from imgprep.storage.reading import in_order
 from train.config import InputConfig

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from imgprep.dataset.encodings import encoding_of
 from imgprep.errors import FormatError
-from imgprep.image.resize import central_square
 from train.errors import DataError
 from train.feed.dataset import TrainingSet
 from train.feed.records import Record, RecordReader
@@ -36,6 +35,8 @@ def central_crop(
         DataError: it cannot be read or does not decode; the message names shard and key.
     """
     (record,) = reader.read([number])
-    pixels = central_square(stored_pixels(data, reader, number, record), data.size_px)
+    pixels = stored_pixels(data, reader, number, record)
+    # The central crop of the central square, also where both surpluses of a rectangle are odd.
     low = (data.size_px - crop_px) // 2
-    return record.label, pixels[low : low + crop_px, low : low + crop_px]
+    top, left = (low + (side - data.size_px) // 2 for side in pixels.shape[:2])
+    return record.label, pixels[top : top + crop_px, left : left + crop_px]
