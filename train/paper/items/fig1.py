@@ -23,7 +23,7 @@ from train.run.error_text import per_cent
 
 LEVEL = 0.25
 """The training error of the paper's figure."""
-RATES = (0.0003, 0.001, 0.003)
+RATES = (0.0003, 0.001, 0.003, 0.01)
 COMPARED = ("relu", "tanh")
 BESIDE = ("sigmoid", "leaky-relu")
 """Activations that the paper does not show: one seed."""
@@ -140,7 +140,8 @@ def _analyse(finished: Finished) -> ItemResult:
         remarks=[
             "Each activation at the best of the rates "
             f"{', '.join(f'{rate:g}' for rate in RATES)}, chosen for each seed; no regularisation. "
-            "The training error is the mean over an epoch, while the weights change."
+            "The training error is the mean over an epoch, while the weights change.",
+            *_edges(best),
         ],
         numbers={
             "level": level,
@@ -149,6 +150,18 @@ def _analyse(finished: Finished) -> ItemResult:
             "p": found.p,
         },
     )
+
+
+def _edges(best: dict[str, list[Curve]]) -> list[str]:
+    """Say where the best rate is the lowest or highest that was tried."""
+    ends = {RATES[0], RATES[-1]}
+    names = [name for name, group in best.items() if any(curve.rate in ends for curve in group)]
+    if not names:
+        return []
+    return [
+        f"At the edge of the search: {', '.join(names)}. A rate beyond it may be better for at "
+        "least one seed."
+    ]
 
 
 def _verdict(found: Comparison, level: float) -> Verdict:
