@@ -19,6 +19,8 @@ from train.net import build_net
 from train.paper.diagram import diagram_svg, diagrams_table, net_diagram
 from train.paper.item import Finished, ItemResult
 from train.paper.items.fig2 import ITEM, diagrams
+from train.paper.page import paper_page
+from train.paper.results import SCHEMA, Dataset, MadeItem, Results
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -139,3 +141,25 @@ def test_the_drawings_fit_a_phone(
         )
         assert len(widths) == len(get_args(Architecture))
         assert all(300 <= width <= 340 for width in widths)
+
+
+def test_the_page_shows_the_numbers_of_the_drawings_as_a_table() -> None:
+    used = {"location": "x", "classes": 4, "train_images": 96, "val_images": 24}
+    results = Results(
+        schema=SCHEMA,
+        version="0",
+        scale="small",
+        seeds=1,
+        dataset=Dataset(
+            location="x", fingerprint="f", classes=4, train_images=96, val_images=24, used=used
+        ),
+        cifar=None,
+        machine="",
+        date="",
+        seconds=0.0,
+        side_by_side=1,
+        items=[MadeItem(item=ITEM, result=result(), runs=[])],
+        commands=[],
+    )
+    (shown,) = [each for each in paper_page(results).sections if each.title == ITEM.title]
+    assert [part.kind for part in shown.parts] == ["charts", "table"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from imgprep.pages.page import Chart, Page, Part, Section, Table
+from imgprep.pages.page import Chart, Charts, Page, Part, Section, Table
 from imgprep.progress import duration
 from imgprep.wording import counted, plain
 from train.paper.files import write_new
@@ -125,7 +125,7 @@ def _section(made: MadeItem) -> Section:
     parts: list[Part] = []
     for figure in made.result.figures:
         parts.append(figure.part)
-        if isinstance(figure.part, Chart) and figure.table is not None:
+        if isinstance(figure.part, Chart | Charts) and figure.table is not None:
             parts.append(figure.table)
     return Section(
         title=made.item.title, text=_paragraphs(made), parts=[*parts, *made.result.tables]
