@@ -48,6 +48,15 @@ def test_ilsvrc2010_has_labels_for_three_splits(tmp_path: Path) -> None:
     assert verdicts == ["a subset of ILSVRC2010, or another set"] * 3
 
 
+def test_the_scan_says_that_patched_images_are_not_read(tmp_path: Path) -> None:
+    root = make_ilsvrc2010(tmp_path)
+    write_files(root, {"patch_images.tar": b""})
+    scan = scan_source(root)
+    said = "patch_images.tar is not read: the images that it replaces are those of the archives"
+    assert said in scan.evidence
+    assert len(scan.splits["train"]) == 9
+
+
 def test_the_counts_of_ilsvrc2010_are_known() -> None:
     found = judge("test", 150_000, 1000, (150, 150), "any", ILSVRC2010)
     assert found == "matches ILSVRC2010"

@@ -9,6 +9,9 @@ from imgprep.sources.layout import Candidate, Layout
 from imgprep.sources.layouts.archives import detect_archives
 from imgprep.sources.tree import Tree
 
+PATCH_TAR = "patch_images.tar"
+"""Published later, with another version of some images."""
+
 
 def detect(tree: Tree) -> Candidate | None:
     """Recognise the archives of ILSVRC2010 by their official names.
@@ -19,6 +22,9 @@ def detect(tree: Tree) -> Candidate | None:
     candidate = detect_archives(tree, ILSVRC2010, "ilsvrc2010")
     if candidate is None or not any(map(tree.is_file, ILSVRC2010.image_tars)):
         return None  # Class tars alone may be of any release.
+    if tree.is_file(PATCH_TAR):
+        evidence = f"{PATCH_TAR} is not read: the images that it replaces are those of the archives"
+        candidate = replace(candidate, evidence=(*candidate.evidence, evidence))
     if any(map(tree.is_file, ILSVRC2012.image_tars)):
         return candidate
     return replace(candidate, special_case_of="archives")  # it would see the class tars alone
