@@ -14,6 +14,7 @@ from PIL import Image
 
 from imgprep.errors import DestinationError
 from tests.checkpoints import make_checkpoint
+from tests.nets import make_net
 from tests.test_run_logs import write
 from train.errors import CheckpointError, ConfigError
 from train.run.logs import STEP_FIELDS, STEPS_CSV, RunLogs, read_rows
@@ -54,6 +55,22 @@ def test_48_filters_of_column_a_lie_above_48_of_column_b(tmp_path: Path) -> None
         assert (tile == expected).all()
     seam = picture[3 * STRIDE - 4 : 3 * STRIDE - 4 + 16]
     assert (seam == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "px", "blocks"),
+    [
+        ({}, 96, 2),
+        ({"leave_out": "conv3"}, 96, 2),
+        ({"architecture": "one-gpu"}, 96, 1),
+        ({"architecture": "cifar4"}, 32, 1),
+    ],
+)
+def test_only_nets_of_two_columns_have_two_blocks(
+    settings: dict[str, Any], px: int, blocks: int
+) -> None:
+    net = make_net(columns=False, image_px=px, settings=settings)
+    assert len(figures.filter_blocks(net.canonical_state())) == blocks
 
 
 def test_each_filter_is_scaled_by_itself_and_channels_are_colours(tmp_path: Path) -> None:

@@ -78,8 +78,9 @@ def filters_png(state: Mapping[str, Tensor], path: Path) -> None:
 def filters_picture(state: Mapping[str, Tensor]) -> Picture:
     """Draw the filters of ``conv1.weight`` (filters, 3, side, side) in canonical order.
 
-    If they fill an even number of rows of 16, the upper half is column a (the first GPU of 2012)
-    and the lower half column b, with a gap between them. A net of one column has one block.
+    If they fill an even number of rows of 16 in a net of two columns, the upper half is column a
+    (the first GPU of 2012) and the lower half column b, with a gap between them. A net of one
+    column has one block.
     """
     return _stacked(filter_blocks(state), SEAM_PX)
 
@@ -93,8 +94,15 @@ def filter_blocks(state: Mapping[str, Tensor]) -> list[Picture]:
     if "conv1.weight" not in state or not _are_filters(state["conv1.weight"].shape):
         raise CheckpointError("the checkpoint has no filters conv1.weight (n, 3, side, side)")
     weight = np.nan_to_num(state["conv1.weight"].detach().float().cpu().numpy())
-    blocks = np.split(weight, 2) if len(weight) % (2 * COLUMNS_OF_FILTERS) == 0 else [weight]
+    halves = len(weight) % (2 * COLUMNS_OF_FILTERS) == 0 and not _is_one_column(state)
+    blocks = np.split(weight, 2) if halves else [weight]
     return [filter_block(block) for block in blocks]
+
+
+def _is_one_column(state: Mapping[str, Tensor]) -> bool:
+    """Whether each filter of conv2 reads all of conv1; without conv2 nothing tells."""
+    second = state.get("conv2.weight")
+    return second is not None and second.shape[1:2] == state["conv1.weight"].shape[:1]
 
 
 def _are_filters(shape: Sequence[int]) -> bool:

@@ -298,7 +298,8 @@ def neighbours_section(measured: Measured, names: Sequence[str]) -> Section:
     text = (
         f"For each photograph of {measured.split}, the {count} nearest of {measured.sample:,} "
         f"training photographs (seed {measured.seed}), by Euclidean distance of the "
-        f"{measured.units:,} values of the last hidden layer (fc7), as in the paper's figure 4. "
+        f"{measured.units:,} values that the last layer reads (in AlexNet those of fc7), as in the "
+        "paper's figure 4. "
         "A tick marks the same class."
     )
     grid = Grid(
