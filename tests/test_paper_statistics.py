@@ -114,6 +114,13 @@ def test_every_run_of_every_item_has_settings_that_fit_accepts(scale: str, tmp_p
         assert known.issuperset(job.needs), spec
 
 
+def test_only_runs_of_a_search_may_fail(tmp_path: Path) -> None:
+    plan = planner(tmp_path).plan(ITEMS, 1)
+    optional = {spec.name for spec, job in plan.runs.values() if job.optional}
+    assert optional
+    assert all(name.startswith("cifar-") for name in optional)
+
+
 def test_items_are_chosen_by_id_or_by_the_beginning_of_several() -> None:
     assert choose_items(()) == list(ITEMS)
     assert [item.id for item in choose_items(("lrn", "fig2"))] == ["fig2", "lrn"]

@@ -147,7 +147,8 @@ def make_paper(prepared: Prepared, line: Line) -> PaperOutcome:
         write_page(page, paper_page(results))
         write_markdown(results, out / MARKDOWN)
         write_results(results, out / RESULTS)
-    return PaperOutcome(results=results, failures=list(runner.failures.values()), page=page)
+    failures = [each for each in runner.failures.values() if not each.job.optional]
+    return PaperOutcome(results=results, failures=failures, page=page)
 
 
 def _results(prepared: Prepared, failures: Mapping[str, Failure], line: Line) -> Results:
@@ -218,8 +219,11 @@ def _make(
     jobs = [prepared.planner.run_job(spec) for spec in specs]
     jobs += [prepared.planner.evaluation_job(each) for each in wanted]
     names = list(dict.fromkeys(job.name for job in jobs))
-    missing = [name for name in {spec.name: None for spec in specs} if not finished.of(name)]
-    lost = [failures[name] for name in names if name in failures]
+    needed = {spec.name: None for spec in specs if not spec.optional}
+    missing = [name for name in needed if not finished.of(name)]
+    lost = [
+        failures[name] for name in names if name in failures and not failures[name].job.optional
+    ]
     if missing or any(failure.job.arguments[0] == "evaluate" for failure in lost):
         reason = lost[0].reason if lost else f"no run called {missing[0]}"
         result = _not_made(f"{lost[0].job.name if lost else missing[0]} failed: {reason}")

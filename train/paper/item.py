@@ -63,6 +63,8 @@ class RunSpec:
     data: DataName = "photos"
     warm_start: RunSpec | None = None
     """A run whose network this one begins with."""
+    optional: bool = False
+    """The item can be made without it: a learning rate of a search may be too high."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -60,6 +60,8 @@ class Job:
     """Files without which the result does not count."""
     needs: tuple[str, ...] = ()
     """Names of the jobs that must finish first."""
+    optional: bool = False
+    """Whether the plan succeeds without it."""
 
     @property
     def command(self) -> str:
@@ -160,6 +162,7 @@ class Planner:
             result=self._out / RUNS / f"{name}.json",
             proof=(folder / checkpoints.LAST,),
             needs=needs,
+            optional=spec.optional,
         )
 
     def evaluation_job(self, spec: EvaluationSpec) -> Job:
