@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -17,7 +17,9 @@ from imgprep.build.identity import BuildIdentity
 from imgprep.build.report import BuildReport
 from imgprep.build.state import StatePaths, load_pixel_sum
 from imgprep.colour.moments import Moments
+from imgprep.dataset.card import card_text, may_write_card, timm_info
 from imgprep.dataset.format import (
+    CARD,
     DATASET_INFO,
     FORMAT_NAME,
     LABELS,
@@ -27,6 +29,7 @@ from imgprep.dataset.format import (
     REPORT,
     RGB_PCA,
     SCHEMA_VERSION,
+    TIMM_INFO,
     brace_pattern,
     label_digits,
     sources_name,
@@ -39,7 +42,7 @@ from imgprep.sources.manifest import SourceScan, SplitManifest
 from imgprep.spec import BuildSpec
 from imgprep.storage import Store
 from imgprep.storage.atomic import json_bytes
-from imgprep.storage.reading import in_order, read_bytes
+from imgprep.storage.reading import in_order, load_json, read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ def restore_files(
     if REPORT in lost:
         store.write(REPORT, json_bytes(report.to_json()))
     info = _index(built, files)
+    _write_for_readers(store, built, info, {CARD, TIMM_INFO}.intersection(lost))
     if info["fingerprint"] != index.fingerprint:
         raise BuildError(
             f"{store}: {', '.join(lost)}: restored, but not as the index states: the source or a "
@@ -154,9 +158,22 @@ def _write_files(
 def publish_index(
     paths: StatePaths, built: BuiltShards, files: dict[str, str], report: BuildReport
 ) -> None:
-    """Write the report, then the index: the dataset is whole."""
+    """Write what describes the dataset, and the index last: then it is whole."""
+    info = _index(built, files)
+    _write_for_readers(paths.store, built, info, {CARD, TIMM_INFO})
     paths.store.write(REPORT, json_bytes(report.to_json()))
-    paths.store.write(DATASET_INFO, json_bytes(_index(built, files)))
+    paths.store.write(DATASET_INFO, json_bytes(info))
+
+
+def _write_for_readers(
+    store: Store, built: BuiltShards, info: dict[str, Any], names: Set[str]
+) -> None:
+    """Write what other people's readers look for, but never over somebody else's README.md."""
+    if TIMM_INFO in names:
+        store.write(TIMM_INFO, json_bytes(timm_info(info)))
+    if CARD in names and may_write_card(store):
+        pca = load_json(store, RGB_PCA, "colour PCA") if RGB_PCA in info["files"] else None
+        store.write(CARD, card_text(info, built.scan.labels, pca).encode())
 
 
 def _rgb_pca(moments: Moments) -> bytes:

@@ -6,7 +6,14 @@ import hashlib
 from collections.abc import Sequence
 
 from imgprep.build.state import StatePaths, load_pixel_sum
-from imgprep.dataset.format import MEAN_IMAGE_PNG, NPY_HEADER_BYTES, PIXEL_SUM, REPORT
+from imgprep.dataset.format import (
+    CARD,
+    MEAN_IMAGE_PNG,
+    NPY_HEADER_BYTES,
+    PIXEL_SUM,
+    REPORT,
+    TIMM_INFO,
+)
 from imgprep.dataset.index import DatasetIndex, load_index
 from imgprep.dataset.markers import Marker, done_markers
 from imgprep.errors import FormatError
@@ -26,7 +33,9 @@ def finished_index(store: Store) -> tuple[DatasetIndex | None, tuple[str, ...]]:
         index = load_index(store)
     except FormatError:
         return None, ()
-    names = [*index.files, REPORT, *([MEAN_IMAGE_PNG] if PIXEL_SUM in index.files else [])]
+    names = [*index.files, REPORT, TIMM_INFO, CARD]
+    if PIXEL_SUM in index.files:
+        names.append(MEAN_IMAGE_PNG)
     lost = tuple(name for name in names if not _is_whole(store, name, index.files.get(name)))
     return (None, ()) if PIXEL_SUM in lost else (index, lost)
 

@@ -26,6 +26,10 @@ MEAN_IMAGE_PNG: Final = "mean_image.png"
 PIXEL_SUM: Final = "pixel_sum.npy"
 RGB_PCA: Final = "rgb_pca.json"
 REPORT: Final = "report.json"
+CARD: Final = "README.md"
+"""For Hugging Face and people; not written over a README.md that is somebody else's."""
+TIMM_INFO: Final = "_info.json"
+"""For the WebDataset reader of timm."""
 STATE_FOLDER: Final = ".imgprep"
 IDENTITY: Final = f"{STATE_FOLDER}/identity.json"
 DONE_FOLDER: Final = f"{STATE_FOLDER}/done"
@@ -87,6 +91,7 @@ def published_names() -> tuple[str, ...]:
         RGB_PCA,
         LABELS,
         *sources,
+        TIMM_INFO,
         REPORT,
         DATASET_INFO,
     )

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from imgprep.colour.moments import Moments
 from imgprep.colour.stats import moments_of
+from imgprep.dataset.card import card_fault, timm_fault
 from imgprep.dataset.encodings import encoding_of
 from imgprep.dataset.format import (
+    CARD,
     DATASET_INFO,
     LABELS,
     MEAN_IMAGE_NPY,
@@ -28,6 +30,7 @@ from imgprep.dataset.format import (
     REPORT,
     RGB_PCA,
     SPLITS,
+    TIMM_INFO,
     sources_name,
 )
 from imgprep.dataset.index import DatasetIndex, SplitInfo, load_index
@@ -142,6 +145,7 @@ def verify(
     _check_files(report, index)
     _check_strays(report, index)
     _check_picture(report, index)
+    _check_cards(report, index)
     _check_stats(report, index, totals[0] if totals else None)
     report.seconds = time.monotonic() - started
     return report
@@ -279,3 +283,13 @@ def _check_picture(report: VerifyReport, index: DatasetIndex) -> None:
         return
     if not np.array_equal(picture.image_hwc, np.floor(mean_image + 0.5)):
         report.damages.append(Damage(MEAN_IMAGE_PNG, f"is not the picture of {MEAN_IMAGE_NPY}"))
+
+
+def _check_cards(report: VerifyReport, index: DatasetIndex) -> None:
+    """What other people's readers read must be of this dataset, where it exists."""
+    info = load_json(index.store, DATASET_INFO, "dataset index")
+    faults = {
+        CARD: card_fault(index.store, index.fingerprint),
+        TIMM_INFO: timm_fault(index.store, info),
+    }
+    report.damages += [Damage(name, fault) for name, fault in faults.items() if fault is not None]
