@@ -28,6 +28,7 @@ def test_every_file_of_the_format_is_there(built: Path) -> None:
     shards = [shard for split in index.splits.values() for shard in split.shards]
     expected = {shard.name for shard in shards} | {shard.idx_name for shard in shards}
     expected |= {f".imgprep/done/{shard.name.removesuffix('.tar')}.json" for shard in shards}
+    expected |= {"README.md", "_info.json"}
     expected |= {"labels.json", "mean_image.npy", "mean_image.png", "pixel_sum.npy"}
     expected |= {"rgb_pca.json", "dataset_info.json", "train-sources.tsv.gz", "val-sources.tsv.gz"}
     assert set(files_of(built)) == expected
