@@ -95,6 +95,12 @@ class ImageLoader:
                 progress.advance()
                 yield batch.images, batch.labels_n
 
+    @property
+    def sampler(self) -> ImageLoader:
+        """This loader itself, which has no sampler: Lightning calls ``sampler.set_epoch`` before
+        each epoch, and relies on it where it resumes at the end of one."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be ``epoch``; a position within it that was loaded is kept.
 
