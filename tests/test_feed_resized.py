@@ -16,7 +16,7 @@ from tests.augment_reference import augmented
 from tests.conftest import imgprep
 from tests.environments import readers_python
 from tests.feeding import joined, loading, through_graph
-from train.config import InputConfig, Lighting, MeanKind
+from train.config import InputConfig, Lighting, MeanKind, MemoryFormat
 from train.errors import ConfigError
 from train.feed.augment import EpochDraws, epoch_draws, lighting_on
 from train.feed.dataset import TrainingSet, open_dataset
@@ -118,14 +118,14 @@ def test_the_other_draws_do_not_depend_on_the_kind_of_crop() -> None:
 
 @pytest.mark.parametrize("encoding", ["jpeg", "png", "raw"])
 def test_parts_have_the_pixels_that_pillow_gives(encoding: str, mini: Path, tmp_path: Path) -> None:
-    """DALI computes in float and rounds once, Pillow in fixed point and twice: 1 level apart."""
+    """Pillow rounds to whole levels twice; the C code does not round, and DALI does once."""
     dest = tmp_path / encoding
     ran = imgprep("build-shards", mini, dest, "--encoding", encoding, "--limit", 24)
     assert ran.code == 0, ran.err
     found, expected = pixels(open_dataset(dest), MODERN)
     difference = np.abs(found - expected) * np.array(IMAGENET_SD)[:, None, None]
     assert difference.max() < 1.01
-    assert difference.mean() < 0.2
+    assert difference.mean() < 0.3
 
 
 @pytest.mark.parametrize("mean", ["centre", "channel", "none"])
@@ -201,3 +201,42 @@ def test_the_gpu_graph_with_parts_serialises_without_a_gpu(
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(MODERN, **changes)  # type: ignore[arg-type]
+
+
+def test_the_c_code_and_dali_give_the_same_parts(data: TrainingSet) -> None:
+    """With the mean image DALI resizes, and without it the C code, if that was built."""
+    plain = replace(MODERN, mean="none", mean_rgb=None, sd_rgb=None)
+    with_window = replace(plain, mean="centre")
+    window = data.mean_image_hwc[16:240, 16:240].transpose(2, 0, 1)
+    found, other = pixels(data, plain)[0], pixels(data, with_window)[0] + window
+    assert np.abs(found - other).max() < 2.01
+    assert np.abs(found - other).mean() < 0.5
+
+
+@pytest.mark.parametrize("memory_format", ["channels-last", "channels-first"])
+def test_images_stay_as_they_are_while_they_are_kept(
+    data: TrainingSet, memory_format: MemoryFormat
+) -> None:
+    """Their memory is used again only when nothing refers to them."""
+    config = replace(MODERN, crop_px=32, memory_format=memory_format)
+    with loading(data, config, batch_images=10) as loader:
+        kept = [(b.images[:, 1], b.images.clone()) for e in range(3) for b in loader.epoch(e)]
+        assert all(torch.equal(view, copy[:, 1]) for view, copy in kept)
+        kept.clear()
+        places = {batch.images.data_ptr() for epoch in range(3) for batch in loader.epoch(epoch)}
+    assert len(places) < 30
+
+
+def test_the_resizing_code_refuses_what_does_not_fit() -> None:
+    code = pytest.importorskip("train.feed._resize")
+    part, out = np.zeros((5, 6, 3), np.uint8), np.zeros(3 * 8 * 8, np.float32)
+    ones, zeros = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
+    code.resize(part, out, 8, (False, True), ones, zeros, True)
+    for wrong in (part[:, :, :2].copy(), part[0], part.astype(np.uint16), part[:0], part[:, :0]):
+        with pytest.raises(ValueError, match="the part must be uint8"):
+            code.resize(wrong, out, 8, (False, True), ones, zeros, True)
+    for wrong_size in (-8, 0, 7, 9, 2**40):
+        with pytest.raises(ValueError, match="the part must be uint8"):
+            code.resize(part, out, wrong_size, (False, True), ones, zeros, True)
+    with pytest.raises(ValueError, match="contiguous"):
+        code.resize(part[:, ::2], out, 8, (False, True), ones, zeros, True)

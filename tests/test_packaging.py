@@ -153,7 +153,7 @@ def test_setup_names_every_extension_that_did_not_build(tmp_path: Path) -> None:
     declared = [each["name"] for each in config["tool"]["setuptools"]["ext-modules"]]
     assert declared == [
         *("imgprep.image._kernel", "imgprep.image._jpeg"),
-        *("train.net._cpu", "train.feed._pread"),
+        *("train.net._cpu", "train.feed._resize", "train.feed._pread"),
     ]
     for folder in ("tools", "imgprep/image", "train/net", "train/feed", ".venv/bin"):
         (tmp_path / folder).mkdir(parents=True)

@@ -20,6 +20,7 @@ from train.feed.augment import EpochDraws, placed
 from train.feed.damage import HeaderScreen
 from train.feed.graph_spec import FeedBatch, GraphSpec
 from train.feed.nodes import ROWS, SIZES, GraphDevice, InputArrays, Nodes
+from train.feed.resize import PartResizer, resizes_in_c
 from train.feed.spans import RecordBatch
 
 QUEUED_RUNS = 2
@@ -39,7 +40,8 @@ class Graph:
         self._pinned = device == "gpu" and not spec.needs_decoder
         self._pipeline, self._inputs = build_pipeline(spec, device, device_id)
         self._pipeline.build()
-        self._pending: deque[Any] = deque()
+        self._resizer = PartResizer(spec) if resizes_in_c(spec, device) else None
+        self._pending: deque[tuple[dict[str, Any], EpochDraws]] = deque()
 
     @property
     def pending(self) -> int:
@@ -66,17 +68,23 @@ class Graph:
             self._pipeline.feed_input(name, value)
         self._pipeline.schedule_run()
         # DALI reads the arrays in place, so they must live until it is done.
-        self._pending.append(arrays)
+        self._pending.append((arrays, draws))
         return draws
 
     def collect(self) -> list[Any]:
-        """Return the views of the oldest batch as DALI tensors, which stay valid without the graph.
+        """Return the views of the oldest batch, (n, crop, crop, 3) each: DALI tensors or numpy
+        arrays, which stay valid without the graph.
 
         Raises:
             RuntimeError: DALI failed; the graph is unusable from now on.
         """
         outputs = self._pipeline.share_outputs()
-        views = [output.as_tensor() for output in outputs]
+        _, draws = self._pending[0]
+        if self._resizer is None:
+            views = [output.as_tensor() for output in outputs]
+        else:
+            parts = [outputs[0].at(row) for row in range(len(draws))]
+            views = [self._resizer.images(parts, draws)]
         self._pipeline.release_outputs()
         self._pending.popleft()
         return views

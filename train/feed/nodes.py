@@ -8,7 +8,8 @@ where the divisor may differ by channel. There are four ways to compute it, whic
 speed and rounding:
 
 * crop while decoding, resize (if the crops are parts of any size), mirror the bytes, subtract the
-  fixed window, then the rest: on a CPU;
+  fixed window, then the rest: on a CPU (where C code does all but the decoding of parts: see
+  ``resize``);
 * decode the whole record, then crop, mirror, subtract the noise, divide and convert in one pass,
   and subtract the window: on a GPU, whose decoder is fastest with whole images;
 * subtract the whole mean image, then crop and mirror: for the mean ``aligned``;
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from train.feed.augment import EpochDraws, warp_matrices
 from train.feed.graph_spec import GraphSpec, view_corners
+from train.feed.resize import resizes_in_c
 
 GraphDevice = Literal["cpu", "gpu"]
 ROWS, SIZES = "rows", "sizes"
@@ -58,6 +60,8 @@ class Nodes:
             return [self._finished(self._warped())]
         if self._config.mean == "aligned":
             return [self._aligned()]
+        if resizes_in_c(spec, self._device):
+            return [self._random_part()]
         if self._decodes_whole and not spec.resizes:
             return [self._in_one_pass()]
         return [self._finished(self._minus_mean(self._mirrored(self._cropped())))]
@@ -112,14 +116,20 @@ class Nodes:
 
     def _cropped(self) -> Any:
         """The crop (crop, crop, 3) uint8, for which only its blocks are decoded."""
-        corner = self._input("corner_yx", lambda draws: draws.crop_yx)
         size = [self._spec.crop_px] * 2
         if not self._spec.resizes:
-            return self._part(corner, size)
-        part = self._part(corner, self._input("crop_hw", lambda draws: draws.crop_hw))
+            return self._part(self._corner(), size)
+        part = self._random_part()
         # Bilinear, over all pixels that a pixel of the result covers: as Pillow and torchvision do.
         linear = self._types.INTERP_LINEAR
         return self._fn.resize(part, size=size, interp_type=linear, antialias=True)
+
+    def _corner(self) -> Any:
+        return self._input("corner_yx", lambda draws: draws.crop_yx)
+
+    def _random_part(self) -> Any:
+        """A part of any size (height, width, 3) uint8."""
+        return self._part(self._corner(), self._input("crop_hw", lambda draws: draws.crop_hw))
 
     def _part(self, corner: Any, shape: Any) -> Any:
         where = {"start": corner, "shape": shape, "axes": [0, 1]}
