@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from imgprep.dataset.index import load_index
 from tests.conftest import REPOSITORY
@@ -48,3 +49,29 @@ def test_the_interval_contains_the_stored_deviation_and_is_repeatable(built: Pat
     np.testing.assert_allclose(stored, np.sqrt(eigenvalues), atol=0.006)
     assert (low < high).all()
     assert low[0] < stored[0] < high[0]  # JPEG takes a little colour from the others
+
+
+def test_the_time_of_the_feeding_thread_is_printed(built: Path) -> None:
+    printed = tool("bench_input", built, "--python-time")
+    rows = re.findall(r"^batch (\d+) +(\d+) microseconds +(\d+) calls", printed, re.MULTILINE)
+    assert [row[0] for row in rows] == ["128", "512"]
+    assert all(int(number) for row in rows for number in row)
+
+
+@pytest.mark.parametrize("name", ["ours", "dali-alone", "torch-simplejpeg"])
+def test_a_contestant_of_the_input_gives_a_rate(built: Path, tmp_path: Path, name: str) -> None:
+    options = ("--preset", "paper", "--only", "ours", "--only", name, "--rounds", 1)
+    out = tmp_path / "found.json"
+    tool("bench_input", built, *options, "--batch", 8, "--seconds", 0.1, "--json", out)
+    found = json.loads(out.read_text())["paper"]
+    assert set(found) == {"ours", name}
+    assert found[name]["median"] > 0
+
+
+def test_a_fed_step_is_measured(built: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    options = ("--batch", 40, "--steps", 1, "--rounds", 1, "--json", out)
+    printed = tool("bench_fed", built, *options)
+    found = json.loads(out.read_text())
+    assert found["first_steps_ratio"] > 0
+    assert f"{found['ratio']:.3f}" in printed

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Speed of the training step fed by DALI, compared with the same step on one batch in memory.
 
-    .venv/bin/python tools/bench_fed.py DATASET [--batch N] [--steps N] [--rounds N] [--json FILE]
+    .venv/bin/python tools/bench_fed.py DATASET [--device cuda] [--batch N] [--steps N]
+        [--rounds N] [--json FILE]
 
 Blocks of ``--steps`` updates, fed and not fed, take turns in one process; the figure is the median
-of the ratios of neighbouring blocks. It also times a checkpoint, including the write to disk.
+of the ratios of neighbouring blocks. It also compares the first updates of a later epoch with those
+after them, and times a checkpoint, including the write to disk.
 """
 
 # ruff: noqa: T201
@@ -29,28 +31,80 @@ SAVE_EVERY = 100
 """Updates between two checkpoints, to give the cost of checkpoints as a share of the time."""
 
 
+FIRST_STEPS = 10
+"""Updates at the beginning of an epoch that are compared with the ones after them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FedBench:
+    """What to measure, and how long."""
+
+    dataset: Path
+    device: str = "cpu"
+    """``cpu`` or ``cuda``."""
+    preset: str = "source-2012"
+    batch_images: int = 128
+    steps: int = 4
+    """Updates of a block."""
+    rounds: int = 5
+    """Pairs of blocks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FedFigures:
+    """The speed of a fed step."""
+
+    batch: int
+    device: str
+    ratio: float
+    """Speed fed / not fed: median over the pairs."""
+    ratios: list[float]
+    images_per_s: float
+    """Fed."""
+    wait_share: float
+    """Share of a fed step in which it waits for its batch."""
+    first_steps_ratio: float
+    """Speed of the first updates of a later epoch / of the updates after them."""
+    save_s: float
+    """Seconds of a checkpoint, with the write to disk."""
+    save_ratio: float
+    """Speed with a checkpoint every ``SAVE_EVERY`` updates / without."""
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--preset", default="source-2012", metavar="NAME")
     parser.add_argument("--batch", type=int, default=128, metavar="N")
     parser.add_argument("--steps", type=int, default=4, metavar="N", help="updates per block")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="pairs of blocks")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    arguments = parser.parse_args()
-    found = measure(arguments.dataset, arguments.batch, arguments.steps, arguments.rounds)
-    print(f"fed / not fed     {found['ratio']:.3f}  ({found['images_per_s']:.1f} img/s fed)")
-    print(f"wait for input    {found['wait_share']:.2%} of a fed step")
-    print(
-        f"checkpoint        {found['save_s']:.2f} s: with one every {SAVE_EVERY} updates the speed "
-        f"is {found['save_ratio']:.3f} of that without"
+    options = parser.parse_args()
+    found = measure(
+        FedBench(
+            dataset=options.dataset,
+            device=options.device,
+            preset=options.preset,
+            batch_images=options.batch,
+            steps=options.steps,
+            rounds=options.rounds,
+        )
     )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"fed / not fed     {found.ratio:.3f}  ({found.images_per_s:.1f} img/s fed)")
+    print(f"wait for input    {found.wait_share:.2%} of a fed step")
+    print(f"first steps       {found.first_steps_ratio:.3f} of the speed of those after them")
+    print(
+        f"checkpoint        {found.save_s:.2f} s: with one every {SAVE_EVERY} updates the speed "
+        f"is {found.save_ratio:.3f} of that without"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
 
 
-def measure(dataset: Path, batch_images: int, steps: int, rounds: int) -> dict[str, Any]:
-    """Return the ratio of speeds fed / not fed, the share of waiting, and a checkpoint's cost."""
+def measure(bench: FedBench) -> FedFigures:
+    """Measure in this process; on a GPU a block ends when the GPU has done its work."""
     from train.net.memory import keep_pages
 
     keep_pages()
@@ -65,34 +119,62 @@ def measure(dataset: Path, batch_images: int, steps: int, rounds: int) -> dict[s
     from train.run.step import Stepper
     from train.world import World
 
-    config = preset("source-2012")
-    data, cpu = open_dataset(dataset), torch.device("cpu")
-    net = build_net(config.net, classes=data.classes, devices=(cpu,), columns=False, seed=0)
+    config, size = preset(bench.preset), bench.batch_images
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, batch_images=size))
+    data = open_dataset(bench.dataset)
+    device = torch.device("cuda", 0) if bench.device == "cuda" else torch.device("cpu")
+    finish = torch.cuda.synchronize if bench.device == "cuda" else _nothing
+    net = build_net(config.net, classes=data.classes, devices=(device,), columns=False, seed=0)
     sgd = Sgd(net, config.optim)
     stepper = Stepper(net, sgd, config, World())
     rates = schedule.rate(config.optim, schedule.start(config.optim), 0.0)
-    loader = TrainLoader(
-        data, config.input, Share(0, 1), batch_images=batch_images, seed=0, device=cpu
-    )
-    blocks = Blocks(
-        lambda batch, step: stepper(batch, rates, global_step=step),
-        full_batches(loader, batch_images),
-        steps,
-    )
-    pairs = blocks.pairs(rounds)
+    loader = TrainLoader(data, config.input, Share(0, 1), batch_images=size, seed=0, device=device)
+
+    def step(batch: Any, number: int) -> None:
+        stepper(batch, rates, global_step=number)
+
+    blocks = Blocks(step, full_batches(loader, size), bench.steps, finish)
+    pairs = blocks.pairs(bench.rounds)
+    first_ratio = first_steps_ratio(step, loader, finish)
     loader.close()
     fed_s = sum(fed for fed, _ in pairs)
-    save_s = _save_seconds(net, sgd, config, batch_images)
-    step_s = fed_s / steps / rounds
-    return {
-        "batch": batch_images,
-        "ratio": statistics.median(still_s / fed for fed, still_s in pairs),
-        "ratios": [still_s / fed for fed, still_s in pairs],
-        "images_per_s": batch_images / step_s,
-        "wait_share": blocks.wait_s / fed_s,
-        "save_s": save_s,
-        "save_ratio": SAVE_EVERY * step_s / (SAVE_EVERY * step_s + save_s),
-    }
+    save_s = _save_seconds(net, sgd, config, size)
+    step_s = fed_s / bench.steps / bench.rounds
+    return FedFigures(
+        batch=size,
+        device=bench.device,
+        ratio=statistics.median(still_s / fed for fed, still_s in pairs),
+        ratios=[still_s / fed for fed, still_s in pairs],
+        images_per_s=size / step_s,
+        wait_share=blocks.wait_s / fed_s,
+        first_steps_ratio=first_ratio,
+        save_s=save_s,
+        save_ratio=SAVE_EVERY * step_s / (SAVE_EVERY * step_s + save_s),
+    )
+
+
+def first_steps_ratio(
+    step: Callable[[Any, int], object], loader: Any, finish: Callable[[], object]
+) -> float:
+    """Return the speed of the first updates of epoch 1 over that of as many after them.
+
+    Only the end of epoch 0 is trained before. Of a short epoch the first half is compared.
+    """
+    count = max(1, min(FIRST_STEPS, (loader.steps_per_epoch - 1) // 2))
+    for batch in loader.epoch(0, max(0, loader.steps_per_epoch - 3)):
+        step(batch, 0)
+    finish()
+    marks = [time.perf_counter()]
+    for number, batch in enumerate(itertools.islice(loader.epoch(1), 2 * count), 1):
+        step(batch, number)
+        if number % count == 0:
+            finish()
+            marks.append(time.perf_counter())
+    return (marks[2] - marks[1]) / (marks[1] - marks[0])
+
+
+def _nothing() -> None:
+    """On a CPU an update is done when it returns."""
 
 
 def full_batches(loader: Any, batch_images: int) -> Iterator[Any]:
@@ -105,9 +187,13 @@ class Blocks:
     """Times blocks of updates: on new batches (fed), or on one batch in memory."""
 
     def __init__(
-        self, step: Callable[[Any, int], object], batches: Iterator[Any], steps: int
+        self,
+        step: Callable[[Any, int], object],
+        batches: Iterator[Any],
+        steps: int,
+        finish: Callable[[], object],
     ) -> None:
-        self._step, self._batches, self._steps = step, batches, steps
+        self._step, self._batches, self._steps, self._finish = step, batches, steps, finish
         self._still = next(batches)
         self.wait_s = 0.0
         """Seconds spent waiting for batches."""
@@ -130,6 +216,7 @@ class Blocks:
             batch = next(self._batches) if fed else self._still
             self.wait_s += time.perf_counter() - asked
             self._step(batch, step)
+        self._finish()
         return time.perf_counter() - started
 
 

@@ -23,7 +23,7 @@ from train.config import InputConfig
 from train.feed.augment import EpochDraws, epoch_draws
 from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.graph import QUEUED_RUNS, Graph
-from train.feed.graph_spec import FeedBatch, graph_spec
+from train.feed.graph_spec import FeedBatch, graph_spec, with_threads
 from train.feed.loader import Share, TrainLoader
 from train.feed.records import RecordReader
 from train.feed.spans import RecordBatch, new_buffer
@@ -33,7 +33,7 @@ PRESETS = {
     "source": InputConfig(crop_chunk=32, lighting="sqrt-eigenvalue", lighting_divide=True),
 }
 PROCESSES = 2
-"""Threads of DALI; worker processes of the others."""
+"""Workers on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Task:
     dataset: Path
     preset: str
     batch_images: int
+    device: str = "cpu"
+    """``cpu`` or ``cuda``: where the tensors are wanted."""
 
     @cached_property
     def data(self) -> TrainingSet:
@@ -50,7 +52,18 @@ class Task:
 
     @property
     def config(self) -> InputConfig:
-        return replace(PRESETS[self.preset], threads=PROCESSES)
+        return replace(PRESETS[self.preset], threads=self.workers)
+
+    @property
+    def workers(self) -> int:
+        """Threads of DALI, and worker processes of the others."""
+        if self.device == "cpu":
+            return PROCESSES
+        return with_threads(PRESETS[self.preset], self.device).threads or 1
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cuda", 0) if self.device == "cuda" else torch.device("cpu")
 
     @cached_property
     def draws(self) -> EpochDraws:
@@ -124,12 +137,48 @@ def ours(task: Task) -> Epochs:
         Share(0, 1),
         batch_images=task.batch_images,
         seed=0,
-        device=torch.device("cpu"),
+        device=task.torch_device,
     )
     epoch = 0
     while True:
         yield (len(batch.images) for batch in loader.epoch(epoch))
         epoch += 1
+
+
+def dali_alone(task: Task) -> Epochs:
+    """What DALI's own nodes do: its reader, its decoder, its random crops and mirrors, in one pass
+    with one mean per channel. Neither the paper's mean window nor its lighting noise."""
+    from nvidia.dali import Pipeline, fn, types
+
+    on_gpu = task.device == "cuda"
+    paths = task.data.index.shard_paths("train")
+    pipeline = Pipeline(task.batch_images, task.workers, 0 if on_gpu else None)
+    with pipeline:
+        jpeg, _ = fn.readers.webdataset(
+            paths=[str(path) for path in paths],
+            index_paths=[str(path.with_suffix(".idx")) for path in paths],
+            ext=["jpg", "cls"],
+            missing_component_behavior="error",
+            random_shuffle=True,
+            name="reader",
+        )
+        image = fn.decoders.image(jpeg, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
+        pipeline.set_outputs(
+            fn.crop_mirror_normalize(
+                image,
+                crop=(task.config.crop_px, task.config.crop_px),
+                crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
+                crop_pos_y=fn.random.uniform(range=(0.0, 1.0)),
+                mirror=fn.random.coin_flip(),
+                mean=[123.0, 116.0, 103.0],
+                dtype=types.FLOAT,
+                output_layout="HWC",
+            )
+        )
+    pipeline.build()
+    batches = task.data.records("train") // task.batch_images
+    while True:
+        yield (len(pipeline.run()[0]) for _ in range(batches))
 
 
 def graph_alone(task: Task, *, noise: bool = True) -> Epochs:
@@ -220,11 +269,15 @@ def torch_loader(task: Task, decode: Decode) -> Epochs:
         _Records(task, decode),
         batch_size=task.batch_images,
         shuffle=True,
-        num_workers=PROCESSES,
+        num_workers=task.workers,
         persistent_workers=True,
+        pin_memory=task.device == "cuda",
     )
+    device = task.torch_device
     while True:
-        yield (len(images.permute(0, 3, 1, 2)) for images, _ in loader)
+        yield (
+            len(images.to(device, non_blocking=True).permute(0, 3, 1, 2)) for images, _ in loader
+        )
 
 
 def webdataset_loader(task: Task, decode: Decode) -> Epochs:
@@ -280,6 +333,7 @@ def _decode_span(span: tuple[int, int]) -> int:
 
 LOADERS: dict[str, Callable[[Task], Epochs]] = {
     "ours": ours,
+    "dali-alone": dali_alone,
     "torch-pillow": lambda task: torch_loader(task, decode_with_pillow),
     "torch-simplejpeg": lambda task: torch_loader(task, decode_with_simplejpeg),
     "webdataset-pillow": lambda task: webdataset_loader(task, decode_with_pillow),
