@@ -95,16 +95,33 @@ class Net(nn.Module, ABC):
         """Layer and kind of every parameter, by its name in ``named_parameters``."""
         return {name: _role(name) for name, _ in self.named_parameters()}
 
-    def canonical(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Convert tensors by parameter name, such as gradients, to canonical copies on the CPU."""
-        parts: dict[str, list[Tensor]] = {}
-        for name, role in self.parameter_roles().items():  # towers in order: a before b
-            value = tensors[name].detach().to("cpu", copy=True).contiguous()
-            parts.setdefault(f"{role.layer}.{role.kind}", []).append(value)
+    def host_tensors(self) -> dict[str, Tensor]:
+        """Make uninitialised tensors of all canonical names, of the parameters' types, on the CPU;
+        pinned if the net is on a GPU."""
+        types = {f"{role.layer}.{role.kind}": name for name, role in self.parameter_roles().items()}
+        parameters, pinned = dict(self.named_parameters()), self.devices[0].type == "cuda"
         return {
-            name: parts[name][0] if len(parts[name]) == 1 else torch.cat(parts[name])
-            for name in canonical_shapes(self.layout)
+            name: torch.empty(shape, dtype=parameters[types[name]].dtype, pin_memory=pinned)
+            for name, shape in canonical_shapes(self.layout).items()
         }
+
+    def canonical(
+        self, tensors: Mapping[str, Tensor], *, into: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Convert tensors by parameter name, such as gradients, to canonical copies on the CPU.
+
+        ``into`` takes tensors of ``host_tensors`` for the copies. Where these are pinned, the
+        copies are only queued: wait for the devices before you read them.
+        """
+        result = self.host_tensors() if into is None else into
+        filled: dict[str, int] = {}
+        with torch.no_grad():
+            for name, role in self.parameter_roles().items():  # towers in order: a before b
+                key, value = f"{role.layer}.{role.kind}", tensors[name].detach()
+                start = filled.get(key, 0)
+                filled[key] = start + len(value)
+                result[key][start : filled[key]].copy_(value, non_blocking=into is not None)
+        return result
 
     def local(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Invert ``canonical``: new tensors of each parameter's type, on its device.

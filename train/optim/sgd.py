@@ -106,8 +106,12 @@ class Sgd:
 
     def velocities(self) -> dict[str, Tensor]:
         """Copy the paper's v by parameter name: what the last update added to the weights."""
+        return {name: -negative for name, negative in self.negative_velocities().items()}
+
+    def negative_velocities(self) -> dict[str, Tensor]:
+        """Return the tensors with the negatives of the velocities, which each update changes."""
         return {
-            name: -self.optimizer.state[parameter][_BUFFER]
+            name: self.optimizer.state[parameter][_BUFFER]
             for name, parameter in self._parameters.items()
         }
 

@@ -12,6 +12,7 @@ from train.feed.loader import EvalLoader, TrainLoader
 from train.net import Net
 from train.optim.sgd import Sgd
 from train.run.logs import RunLogs
+from train.run.saving import Saver
 from train.run.step import Stepper
 from train.run.stop import StopSignal
 from train.world import World
@@ -36,6 +37,7 @@ class RunComponents:
     net: Net
     sgd: Sgd
     stepper: Stepper
+    saver: Saver
     train: TrainLoader
     val: EvalLoader | None
     logs: RunLogs

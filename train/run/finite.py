@@ -28,8 +28,8 @@ def network_is_finite(components: RunComponents, batch: Batch | None, world: Wor
     All its processes must call it. The logits matter because a too large update leaves weights that
     are finite and a network that is not.
     """
-    net, velocities = components.net, components.sgd.velocities()
-    finite = all_finite(net.parameters()) and all_finite(velocities.values())
+    net, velocities = components.net, components.sgd.negative_velocities()
+    finite = all_finite([*net.parameters(), *velocities.values()])
     if finite and batch is not None and len(batch.labels_n):
         finite = all_finite([net(batch.images[:PROBE_ROWS].float(), None)])
     return not any_process(world, not finite)

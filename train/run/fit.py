@@ -32,6 +32,7 @@ from train.run.logs import RunLogs, RunSize
 from train.run.loop import Loop
 from train.run.memory_error import is_out_of_memory
 from train.run.meter import StepMeter
+from train.run.saving import Saver
 from train.run.step import Stepper
 from train.run.stop import StopSignal
 from train.saved import checkpoint as checkpoints
@@ -194,6 +195,7 @@ def _open_loop(job: FitJob, stop: StopSignal, output: TextOutput) -> Iterator[Lo
             job.world,
             whole_images=min(config.optim.batch_images, job.budget.train_images),
         ),
+        saver=Saver(job.out, net, sgd),
         train=train,
         val=val,
         logs=logs,
@@ -203,6 +205,7 @@ def _open_loop(job: FitJob, stop: StopSignal, output: TextOutput) -> Iterator[Lo
     try:
         yield Loop(components, schedule.start(config.optim), StepMeter(devices[0]))
     finally:
+        components.saver.close()
         components.stepper.close()
         logs.close()
         train.close()

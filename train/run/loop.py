@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from imgprep.errors import ImgprepError
-from imgprep.wording import counted
 from train.errors import DivergedError, PeerLostError, RunStoppedError
 from train.feed.loader import Batch, EvalBatch, EvalLoader
 from train.join import is_lost_peer
@@ -18,11 +16,13 @@ from train.optim import schedule
 from train.optim.schedule import Rates, ScheduleState
 from train.run.chance import chance_warning
 from train.run.components import RunComponents
-from train.run.evaluate import Evaluation, evaluate
+from train.run.evaluate import evaluate
 from train.run.finite import network_is_finite
 from train.run.meter import StepMeter
+from train.run.saving import SaveAs
+from train.run.state import RunState, checkpoint_of, done_text, history_entry
 from train.saved import checkpoint as checkpoints
-from train.saved.checkpoint import BatchSplit, Checkpoint, Position
+from train.saved.checkpoint import Checkpoint, Position
 from train.world import World
 
 RESUME = "run the same command again to resume"
@@ -44,7 +44,6 @@ class Loop:
     best: dict[str, Any] | None = None
     _batch: Batch | None = None
     """The batch of the last update."""
-    _saved_at: Position | None = None
     _warned: bool = False
 
     def resume(self, saved: Checkpoint) -> None:
@@ -53,7 +52,8 @@ class Loop:
         parts.net.load_canonical_state(saved.model)
         parts.sgd.load_velocities(parts.net.local(saved.velocities))
         parts.stepper.load_scaler_state(saved.scaler)
-        self.position = self._saved_at = saved.position
+        self.position = saved.position
+        parts.saver.resumed_from(saved.position)
         state = ScheduleState.from_json(saved.schedule)
         self.progress = schedule.resumed(parts.config.optim, state, self._epochs_done)
         self.meter.load(saved.window, parts.world)
@@ -68,11 +68,13 @@ class Loop:
             RunStoppedError: SIGTERM or Ctrl-C; the state is saved.
             PeerLostError: another process has ended; the state is saved.
             DataError: a record cannot be read; the state is saved.
+            DestinationError: a checkpoint could not be written.
         """
         try:
             while (reason := self._end_reason(self.position)) is None:
                 if self._train_epoch():
                     self._end_epoch()
+            self.components.saver.wait()
         except RuntimeError as exc:
             if not is_lost_peer(self.components.world, exc):
                 raise
@@ -93,9 +95,12 @@ class Loop:
 
     @property
     def _saved_text(self) -> str:
-        if self._saved_at is None:
+        """What is saved, once it is on disk."""
+        saver = self.components.saver
+        saver.wait()
+        if saver.saved_at is None:
             return "nothing is saved yet"
-        return f"saved at step {self._saved_at.global_step:,}"
+        return f"saved at step {saver.saved_at.global_step:,}"
 
     def _end_reason(self, position: Position) -> str | None:
         """Why the run ends at ``position``; None if it continues."""
@@ -103,9 +108,9 @@ class Loop:
         if position.step_in_epoch == self.components.train.steps_per_epoch:
             return None  # this epoch is not validated yet
         if position.epoch >= config.optim.epochs:
-            return _done(config.optim.epochs, "epoch")
+            return done_text(config.optim.epochs, "epoch")
         if config.steps is not None and position.global_step >= config.steps:
-            return _done(config.steps, "step")
+            return done_text(config.steps, "step")
         if self.progress.finished:
             return "the validation error has stopped falling"
         return None
@@ -160,7 +165,7 @@ class Loop:
         best = False
         last = self._end_reason(after) is not None
         if parts.val is not None and (last or after.epoch % config.eval_every_epochs == 0):
-            if self._saved_at != self.position:
+            if parts.saver.saved_at != self.position:
                 self._save(keep_previous=True)
             if parts.stop.asked(parts.world, now=True):
                 self._stop()
@@ -182,12 +187,12 @@ class Loop:
             self._end_by_fault(exc)
         if not math.isfinite(found.loss):
             if parts.world.is_main:  # last.pt is then the one before this epoch
-                self._saved_at = checkpoints.withdraw(parts.folder)
+                parts.saver.withdraw()
             raise self._diverged(f"the validation loss is {found.loss}")
         self.progress = schedule.after_validation(
             parts.config.optim, self.progress, self._epochs_done, found.top1_error
         )
-        entry = _history_entry(after, found)
+        entry = history_entry(after, found)
         self.history.append(entry)
         parts.output.line(parts.logs.epoch(after, found, self._rates.lr_weights))
         if self.best is not None and self.best["top1_error"] <= found.top1_error:
@@ -202,7 +207,10 @@ class Loop:
         """
         parts = self.components
         common = (loader.records // parts.world.size - 1) // parts.config.eval_batch_images
+        written_by = max(1, len(loader) // 4)
         for number, batch in enumerate(loader):
+            if number == written_by:  # so that little is lost if the validation is killed
+                parts.saver.wait()
             if 0 < number <= common and parts.stop.asked(parts.world):
                 self._stop()
             yield batch
@@ -236,8 +244,8 @@ class Loop:
 
     def _diverged(self, what: str) -> DivergedError:
         last, good = self.components.folder / checkpoints.LAST, "none yet"
-        if self._saved_at is not None:
-            good = f"{last}, step {self._saved_at.global_step:,}"
+        if (saved := self.components.saver.on_disk()) is not None:
+            good = f"{last}, step {saved.global_step:,}"
         return DivergedError(
             f"{what} at step {self.position.global_step:,}, learning rate "
             f"{self._rates.lr_weights:g}. Last good checkpoint: {good}. Run again with a lower --lr"
@@ -250,17 +258,16 @@ class Loop:
         parts = self.components
         totals = self.meter.totals(parts.world)
         self._check_network(totals, parts.world)
+        how = SaveAs(
+            best=best,
+            epoch_end=epoch_end,
+            keep_previous=keep_previous,
+            keep=parts.config.keep_checkpoints,
+        )
         if parts.world.is_main:
-            parts.logs.flush()
-            checkpoints.save(
-                parts.folder,
-                self._checkpoint(totals),
-                best=best,
-                epoch_end=epoch_end,
-                keep_previous=keep_previous,
-                keep=parts.config.keep_checkpoints,
-            )
-        self._saved_at = self.position
+            self._write(totals, how)
+        else:
+            parts.saver.saved_at = self.position
 
     def _save_alone(self) -> None:
         """Save in the main process, if there is something new, when the others may have ended.
@@ -268,48 +275,20 @@ class Loop:
         The next line of the log then lacks their images since the previous line.
         """
         parts = self.components
-        if not parts.world.is_main or self.position == (self._saved_at or Position()):
+        if not parts.world.is_main or self.position == (parts.saver.saved_at or Position()):
             return
         totals = self.meter.totals(World())
         self._check_network(totals, World())
+        self._write(totals, SaveAs(keep=parts.config.keep_checkpoints))
+
+    def _write(self, totals: list[float], how: SaveAs) -> None:
+        """Copy the state, and let a thread write it."""
+        parts = self.components
         parts.logs.flush()
-        keep = parts.config.keep_checkpoints
-        checkpoints.save(parts.folder, self._checkpoint(totals), keep=keep)
-        self._saved_at = self.position
+        state = RunState(self.progress, self.position, self.history, self.best)
+        parts.saver.save(checkpoint_of(parts, state, totals), how)
 
     def _check_network(self, totals: list[float], world: World) -> None:
         self._check_loss(totals[0])
         if not network_is_finite(self.components, self._batch, world):
             raise self._diverged("the network is not finite after the update")
-
-    def _checkpoint(self, totals: list[float]) -> Checkpoint:
-        parts, config = self.components, self.components.config
-        return Checkpoint(
-            model=parts.net.canonical_state(),
-            velocities=parts.net.canonical(parts.sgd.velocities()),
-            schedule=self.progress.to_json(),
-            position=self.position,
-            seeds={"run": config.seed},
-            config=dataclasses.asdict(config),
-            dataset_fingerprint=parts.data.fingerprint,
-            label_order_sha256=parts.data.label_order_sha256,
-            classes=parts.classes,
-            world=BatchSplit(parts.world.size, config.optim.batch_images, config.optim.accumulate),
-            history=self.history,
-            best=self.best,
-            scaler=self.components.stepper.scaler_state(),
-            window=totals,
-        )
-
-
-def _done(count: int, noun: str) -> str:
-    return f"{counted(count, noun)} {'is' if count == 1 else 'are'} done"
-
-
-def _history_entry(position: Position, found: Evaluation) -> dict[str, Any]:
-    return {
-        "epoch": position.epoch,
-        "global_step": position.global_step,
-        "top1_error": found.top1_error,
-        "top5_error": found.top5_error,
-    }
