@@ -75,3 +75,15 @@ def test_a_fed_step_is_measured(built: Path, tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert found["first_steps_ratio"] > 0
     assert f"{found['ratio']:.3f}" in printed
+
+
+def test_the_gpu_measurements_are_rehearsed_on_the_cpu(built: Path, tmp_path: Path) -> None:
+    """Nobody has a GPU at hand when the program changes: every part must run to its end here."""
+    file = tmp_path / "gpu.json"
+    printed = tool("bench_gpu", built, "--rehearse", "--json", file)
+    report = json.loads(file.read_text())
+    assert set(report["parts"]) == {"step", "fed-4", "input", "precision"}
+    assert not [part for part in report["parts"].values() if "failure" in part]
+    assert report["two_gpus"]["columns"]["images_per_s"] > 0
+    assert tool("bench_gpu", "--table", file) == printed
+    assert "| columns | 2 | float32 |" in printed

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import statistics
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--width", type=int, default=1, help="divisor of all widths")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     found = losses_by_precision(
         options.device,
@@ -138,6 +140,8 @@ def main() -> None:
         width=options.width,
     )
     print("\n".join(table(found)))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
