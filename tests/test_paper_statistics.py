@@ -11,7 +11,7 @@ from train.errors import ConfigError
 from train.paper.command import choose_items
 from train.paper.item import DataName, RunSpec
 from train.paper.items import ITEMS
-from train.paper.items.fig1 import Curve, common_level
+from train.paper.items.fig1 import Curve, common_level, epoch_means
 from train.paper.plan import Planner, PreparedData
 from train.paper.scales import scale_of
 from train.paper.statistics import compare, compare_pairs
@@ -61,6 +61,17 @@ def test_epochs_to_an_error_are_read_between_epochs() -> None:
     slower = Curve(activation="tanh", rate=0.01, seed=0, errors=(0.9, 0.8, 0.4))
     assert common_level([[curve], [slower]]) == 0.4
     assert common_level([[curve], [curve]]) == 0.25
+
+
+def test_rows_of_the_log_become_means_of_epochs() -> None:
+    assert epoch_means([(2, 0.8), (4, 0.4), (6, 0.2)], 2) == pytest.approx((0.8, 0.4, 0.2))
+    assert epoch_means([(3, 0.9), (6, 0.3)], 2) == pytest.approx((0.9, 0.6, 0.3))
+    assert epoch_means([(5, 0.5)], 2) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_equal_values_in_a_group_are_compared_without_a_warning() -> None:
+    third = 1 / 24
+    assert compare([third] * 3, [third, third, 0.0, third, third]).p is not None
 
 
 def datasets(fingerprint: str) -> dict[DataName, PreparedData]:

@@ -63,7 +63,7 @@ def verdict_of(found: Comparison, *, change: str, worse: bool) -> Verdict:
     """Decide by the top-1 errors and say why in a sentence."""
     points = f"{100 * found.difference:+.1f} points"
     if found.p is None or found.low is None or found.high is None:
-        reason = "too few seeds to compare with their spread"
+        reason = no_test(found)
     else:
         reason = f"95 % interval {100 * found.low:+.1f} to {100 * found.high:+.1f}, p {found.p:.3f}"
     seeds = counted(len(found.changed.values), "seed")
@@ -71,6 +71,12 @@ def verdict_of(found: Comparison, *, change: str, worse: bool) -> Verdict:
         decision=found.decision(1 if worse else -1),
         text=f"Top-1 error {change}: {points} ({reason}; {seeds}).",
     )
+
+
+def no_test(found: Comparison) -> str:
+    """Say why there is no p."""
+    few = min(len(found.changed.values), len(found.baseline.values)) < 2
+    return "too few seeds to know their spread" if few else "no spread to compare with"
 
 
 def comparison_table(groups: Mapping[str, Summary], caption: str = "Top-1 error") -> Table:

@@ -6,6 +6,7 @@ their seed, so a small p says that the change, and not the seed, made the differ
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -76,8 +77,10 @@ def compare(changed: Sequence[float], baseline: Sequence[float]) -> Comparison:
     first, second = Summary(values=tuple(changed)), Summary(values=tuple(baseline))
     p = low = high = None
     if min(len(changed), len(baseline)) > 1 and (first.sd or second.sd):
-        found = stats.ttest_ind(changed, baseline, equal_var=False)
-        interval = found.confidence_interval(0.95)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a group whose values are all equal
+            found = stats.ttest_ind(changed, baseline, equal_var=False)
+            interval = found.confidence_interval(0.95)
         if isfinite(found.pvalue):
             p, low, high = float(found.pvalue), float(interval.low), float(interval.high)
     return Comparison(changed=first, baseline=second, p=p, low=low, high=high)

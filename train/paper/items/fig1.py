@@ -9,6 +9,7 @@ from imgprep.pages import charts
 from imgprep.pages.page import Chart, Table
 from imgprep.wording import counted
 from train.errors import DataError
+from train.paper.ablation import no_test
 from train.paper.item import (
     Figure,
     Finished,
@@ -54,16 +55,26 @@ class Curve:
 
 
 def training_errors(run: FinishedRun) -> tuple[float, ...]:
-    """Return the mean top-1 training error of each epoch, from the log."""
-    sums: dict[int, list[float]] = {}
-    for row in run.updates():
-        # a row at the end of an epoch already counts that epoch as done
-        epoch = int(row["epoch"]) if int(row["step"]) else int(row["epoch"]) - 1
-        images = int(row["images"])
-        total = sums.setdefault(epoch, [0.0, 0.0])
-        total[0] += images * float(row["top1_error"])
-        total[1] += images
-    return tuple(error / images for _, (error, images) in sorted(sums.items()))
+    """Return the mean top-1 training error of each epoch, from the log.
+
+    A row of the log is the mean over the updates since the row before it, which may have been in
+    another epoch: it counts for each of these updates. Updates after the last row are left out.
+    """
+    last = run.validations()[-1]
+    steps = int(last["global_step"]) // int(last["epoch"])
+    return epoch_means(
+        [(int(row["global_step"]), float(row["top1_error"])) for row in run.updates()], steps
+    )
+
+
+def epoch_means(rows: Sequence[tuple[int, float]], steps: int) -> tuple[float, ...]:
+    """Return the mean of each epoch of ``steps`` updates; ``rows`` have the number of updates so
+    far, and the mean over those since the row before."""
+    errors: list[float] = []
+    for done, error in rows:
+        errors += [error] * (done - len(errors))
+    epochs = (errors[first : first + steps] for first in range(0, len(errors), steps))
+    return tuple(sum(each) / len(each) for each in epochs)
 
 
 def _name(activation: str, rate: float) -> str:
@@ -173,7 +184,7 @@ def _edges(best: dict[str, list[Curve]]) -> list[str]:
 
 def _verdict(found: Comparison, level: float) -> Verdict:
     ratio = found.changed.mean / found.baseline.mean
-    reason = "too few seeds" if found.p is None else f"p {found.p:.3f}"
+    reason = no_test(found) if found.p is None else f"p {found.p:.3f}"
     lower = "" if level == LEVEL else f", as not every run came down to {per_cent(LEVEL, 0)}"
     return Verdict(
         decision=found.decision(1),

@@ -13,6 +13,7 @@ from train.paper.ablation import (
     comparison_json,
     comparison_table,
     last_error,
+    no_test,
     verdict_of,
 )
 from train.paper.item import (
@@ -204,7 +205,7 @@ def _biases(finished: Finished) -> ItemResult:
     zeros = [early_loss(run) for run in finished.of("biases-0")]
     found = compare(zeros, [early_loss(run) for run in finished.of(BASELINE)])
     decision = found.decision(1)
-    reason = "too few seeds" if found.p is None else f"p {found.p:.3f}"
+    reason = no_test(found) if found.p is None else f"p {found.p:.3f}"
     errors = {
         "biases of 1": compare([last_error(run) for run in finished.of(BASELINE)], [0.0]).changed,
         "biases of 0": compare([last_error(run) for run in finished.of("biases-0")], [0.0]).changed,
