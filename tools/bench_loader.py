@@ -81,8 +81,8 @@ def set_up() -> None:
     ffcv = ENVS / "ffcv"
     if not (ffcv / "done").exists():
         subprocess.run([sys.executable, "-m", "venv", ffcv], check=True)
-        pip = [ffcv / "bin" / "python", "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "setuptools", "wheel", "-r", PEERS / "ffcv.txt"], check=True)
+        pip = [str(ffcv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "setuptools", "wheel", "-r", str(PEERS / "ffcv.txt")], check=True)
         # It compiles against Debian's libopencv-dev and libturbojpeg0-dev.
         build = ["--no-deps", "--no-build-isolation", "ffcv==1.0.2"]
         subprocess.run([*pip, *build], check=True)
