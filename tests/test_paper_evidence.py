@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -38,3 +40,17 @@ def test_the_summary_has_a_row_for_every_item() -> None:
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2 : 2 + len(ITEMS)]] == [
         item.title for item in ITEMS
     ]
+
+
+def test_the_page_of_the_training_shows_what_its_command_prints() -> None:
+    page = (REPOSITORY / "train" / "README.md").read_text("utf-8")
+    (line,) = re.findall(r"^\.venv/bin/python (tools/paper_summary\.py .+)$", page, re.MULTILINE)
+    ran = subprocess.run(
+        [sys.executable, *shlex.split(line)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+    )
+    assert len(ran.stdout.splitlines()) > len(ITEMS)
+    assert ran.stdout.strip() in page
