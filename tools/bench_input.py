@@ -30,11 +30,12 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from measuring_process import MeasuringProcess
 
 PEERS = Path(__file__).resolve().parent / "bench_input_peers"
 CONTESTANTS = {
@@ -112,38 +113,22 @@ class PythonTime:
 
 
 class Contestant:
-    """A process that measures itself when asked."""
+    """An input in its own process, and what it measured."""
 
     def __init__(self, loader: str, bench: InputBench, preset: str) -> None:
         self.name, self.rates = loader, list[float]()
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, str(PEERS / "worker.py"), loader, str(bench.dataset)),
-                *(preset, str(bench.batch_images), bench.device),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._answer()
+        place = (loader, bench.dataset, preset, bench.batch_images, bench.device)
+        try:
+            self._process = MeasuringProcess(loader, (sys.executable, PEERS / "worker.py", *place))
+        except RuntimeError as exc:
+            raise SystemExit(str(exc)) from exc
+        self.close = self._process.close
 
     def measure(self, seconds: float) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{seconds}\n")
-        self._process.stdin.flush()
-        self.rates.append(json.loads(self._answer())["images_per_second"])
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} failed with code {self._process.wait()}")
-        return line
+        try:
+            self.rates.append(self._process.measure(seconds)["images_per_second"])
+        except RuntimeError as exc:
+            raise SystemExit(str(exc)) from exc
 
 
 def measure(bench: InputBench, preset: str) -> list[InputFigures]:

@@ -23,6 +23,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from measuring_process import MeasuringProcess
+
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = Path(__file__).resolve().parent / "bench_loader_peers"
 ENVS = ROOT / ".bench" / "envs"
@@ -39,39 +41,19 @@ ENVIRONMENTS = {
 
 
 class Contestant:
-    """A loader in its own process, which measures when told to."""
+    """A loader in its own process, and what it measured."""
 
     def __init__(self, name: str, dataset: Path, folder: Path, batch: int) -> None:
-        self.name, self.rates = name, list[float]()
+        self.name, self.rates, self.cpu = name, list[float](), list[float]()
         # The peers see this repository's packages only where they ask for them.
-        self._process = subprocess.Popen(
-            [ENVIRONMENTS[name], PEERS / "worker.py", name, dataset, folder, str(batch)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.cpu: list[float] = []
-        self._answer()
+        command = [ENVIRONMENTS[name], PEERS / "worker.py", name, dataset, folder, batch]
+        self._process = MeasuringProcess(name, command)
+        self.close = self._process.close
 
     def measure(self, seconds: float) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{seconds}\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._answer())
+        answer = self._process.measure(seconds)
         self.rates.append(answer["images_per_second"])
         self.cpu.append(answer["cpu_ms_per_image"])
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} failed with code {self._process.wait()}")
-        return line
 
 
 def set_up() -> None:
