@@ -6,9 +6,10 @@
 
 Each loader reads the same JPEG records of the training split (copied into its own format) and
 delivers float32 batches (n, 3, 224, 224): random-resized-crop by torchvision's defaults, flip with
-probability 0.5, mean and standard deviation by channel. Each runs in a process of its own with two
-threads or worker processes. In every round each loader is measured once, in turn, and compared with
-ours of the same round. An environment that does not build is left out, and said so.
+probability 0.5, mean and standard deviation by channel. ``decoding`` is the exception: it only
+decodes the records, which is the limit. Each runs in a process of its own with two threads or
+worker processes. In every round each loader is measured once, in turn, and compared with ours of
+the same round. An environment that does not build is left out, and said so.
 """
 
 # ruff: noqa: T201
@@ -31,6 +32,7 @@ ENVS = ROOT / ".bench" / "envs"
 READERS = ROOT / ".readers" / "bin" / "python"
 ENVIRONMENTS = {
     "ours": ROOT / ".venv" / "bin" / "python",
+    "decoding": ROOT / ".venv" / "bin" / "python",
     "torchvision": READERS,
     "webdataset": READERS,
     "datasets": READERS,
