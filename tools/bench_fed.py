@@ -6,7 +6,8 @@
 
 Blocks of ``--steps`` updates, fed and not fed, take turns in one process; the figure is the median
 of the ratios of neighbouring blocks. It also compares the first updates of a later epoch with those
-after them, and times a checkpoint, including the write to disk.
+after them, and measures what a checkpoint costs: how long the step stands still, and how much later
+updates end beside which a thread writes it.
 """
 
 # ruff: noqa: T201
@@ -16,6 +17,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -30,6 +32,8 @@ sys.path.insert(0, str(ROOT))
 SAVE_EVERY = 100
 """Updates between two checkpoints, to give the cost of checkpoints as a share of the time."""
 
+CHECKPOINTS = 3
+"""Checkpoints without updates beside them, and as many with."""
 
 FIRST_STEPS = 10
 """Updates at the beginning of an epoch that are compared with the ones after them."""
@@ -51,6 +55,18 @@ class FedBench:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointCost:
+    """Seconds of a checkpoint."""
+
+    stall_s: float
+    """While the step stands still, at most; the first checkpoint of a run included."""
+    write_s: float
+    """From the beginning until it is on disk, without updates beside it: median."""
+    lost_s: float
+    """By which updates end later when the checkpoint is written beside them: median."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FedFigures:
     """The speed of a fed step."""
 
@@ -65,8 +81,7 @@ class FedFigures:
     """Share of a fed step in which it waits for its batch."""
     first_steps_ratio: float
     """Speed of the first updates of a later epoch / of the updates after them."""
-    save_s: float
-    """Seconds of a checkpoint, with the write to disk."""
+    checkpoint: CheckpointCost
     save_ratio: float
     """Speed with a checkpoint every ``SAVE_EVERY`` updates / without."""
 
@@ -95,9 +110,11 @@ def main() -> None:
     print(f"fed / not fed     {found.ratio:.3f}  ({found.images_per_s:.1f} img/s fed)")
     print(f"wait for input    {found.wait_share:.2%} of a fed step")
     print(f"first steps       {found.first_steps_ratio:.3f} of the speed of those after them")
+    cost = found.checkpoint
     print(
-        f"checkpoint        {found.save_s:.2f} s: with one every {SAVE_EVERY} updates the speed "
-        f"is {found.save_ratio:.3f} of that without"
+        f"checkpoint        the step stands still for {cost.stall_s:.2f} s at most; on disk after "
+        f"{cost.write_s:.2f} s; training loses {cost.lost_s:.2f} s: with one every {SAVE_EVERY} "
+        f"updates its speed is {found.save_ratio:.3f} of that without"
     )
     if options.json:
         options.json.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
@@ -138,8 +155,8 @@ def measure(bench: FedBench) -> FedFigures:
     first_ratio = first_steps_ratio(step, loader, finish)
     loader.close()
     fed_s = sum(fed for fed, _ in pairs)
-    save_s = _save_seconds(net, sgd, config, size)
     step_s = fed_s / bench.steps / bench.rounds
+    cost = checkpoint_cost(net, sgd, config, blocks.again, step_s)
     return FedFigures(
         batch=size,
         device=bench.device,
@@ -148,8 +165,8 @@ def measure(bench: FedBench) -> FedFigures:
         images_per_s=size / step_s,
         wait_share=blocks.wait_s / fed_s,
         first_steps_ratio=first_ratio,
-        save_s=save_s,
-        save_ratio=SAVE_EVERY * step_s / (SAVE_EVERY * step_s + save_s),
+        checkpoint=cost,
+        save_ratio=SAVE_EVERY * step_s / (SAVE_EVERY * step_s + cost.lost_s),
     )
 
 
@@ -209,6 +226,12 @@ class Blocks:
             pairs.append((times[True], times[False]))
         return pairs
 
+    def again(self, updates: int) -> None:
+        """Make updates on the batch in memory, and wait for the device."""
+        for number in range(updates):
+            self._step(self._still, number)
+        self._finish()
+
     def _block(self, fed: bool) -> float:
         started = time.perf_counter()
         for step in range(self._steps):
@@ -220,29 +243,57 @@ class Blocks:
         return time.perf_counter() - started
 
 
-def _save_seconds(net: Any, sgd: Any, config: Any, batch_images: int) -> float:
-    from train.optim import schedule
-    from train.saved import checkpoint as checkpoints
+def checkpoint_cost(
+    net: Any, sgd: Any, config: Any, updates: Callable[[int], None], step_s: float
+) -> CheckpointCost:
+    """Measure checkpoints that are saved as a run saves them, to a temporary folder."""
+    from train.run.saving import SaveAs, Saver
 
-    times = []
+    stalls, writes, lost = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(3):
+        saver = Saver(Path(folder), net, sgd)
+
+        def save() -> None:
             started = time.perf_counter()
-            state = checkpoints.Checkpoint(
-                model=net.canonical_state(),
-                velocities=net.canonical(sgd.velocities()),
-                schedule=schedule.start(config.optim).to_json(),
-                position=checkpoints.Position(),
-                seeds={"run": 0},
-                config=dataclasses.asdict(config),
-                dataset_fingerprint="",
-                label_order_sha256="",
-                classes=net.layout.layers["fc8"].outputs,
-                world=checkpoints.BatchSplit(1, batch_images, 1),
-            )
-            checkpoints.save(Path(folder), state, keep=1)
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
+            saver.save(_checkpoint(net, config, *saver.take()), SaveAs(keep=1))
+            stalls.append(time.perf_counter() - started)
+
+        for _ in range(CHECKPOINTS):
+            started = time.perf_counter()
+            save()
+            saver.wait()
+            writes.append(time.perf_counter() - started)
+        count = math.ceil(2 * statistics.median(writes) / step_s)
+        for _ in range(CHECKPOINTS):
+            marks = [time.perf_counter()]
+            updates(count)
+            marks.append(time.perf_counter())
+            save()
+            updates(count)
+            marks.append(time.perf_counter())
+            lost.append(marks[2] - marks[1] - (marks[1] - marks[0]))
+            saver.wait()
+    return CheckpointCost(
+        stall_s=max(stalls), write_s=statistics.median(writes), lost_s=statistics.median(lost)
+    )
+
+
+def _checkpoint(net: Any, config: Any, weights: Any, velocities: Any) -> Any:
+    from train.optim import schedule
+    from train.saved.checkpoint import BatchSplit, Checkpoint, Position
+
+    return Checkpoint(
+        model=weights,
+        velocities=velocities,
+        schedule=schedule.start(config.optim).to_json(),
+        position=Position(),
+        seeds={"run": 0},
+        config=dataclasses.asdict(config),
+        dataset_fingerprint="",
+        label_order_sha256="",
+        classes=net.layout.layers["fc8"].outputs,
+        world=BatchSplit(1, config.optim.batch_images, 1),
+    )
 
 
 if __name__ == "__main__":
