@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from scipy import stats
 
 from train.errors import ConfigError
 from train.paper.command import choose_items
+from train.paper.curve import span_means
 from train.paper.item import DataName, RunSpec
 from train.paper.items import ITEMS
-from train.paper.items.fig1 import Curve, common_level, epoch_means
+from train.paper.items.biases import common_loss
+from train.paper.items.fig1 import Curve, common_level
 from train.paper.plan import Planner, PreparedData
 from train.paper.scales import scale_of
 from train.paper.statistics import compare, compare_pairs
@@ -64,9 +67,15 @@ def test_epochs_to_an_error_are_read_between_epochs() -> None:
 
 
 def test_rows_of_the_log_become_means_of_epochs() -> None:
-    assert epoch_means([(2, 0.8), (4, 0.4), (6, 0.2)], 2) == pytest.approx((0.8, 0.4, 0.2))
-    assert epoch_means([(3, 0.9), (6, 0.3)], 2) == pytest.approx((0.9, 0.6, 0.3))
-    assert epoch_means([(5, 0.5)], 2) == pytest.approx((0.5, 0.5, 0.5))
+    assert span_means([(2, 0.8), (4, 0.4), (6, 0.2)], 2) == pytest.approx((0.8, 0.4, 0.2))
+    assert span_means([(3, 0.9), (6, 0.3)], 2) == pytest.approx((0.9, 0.6, 0.3))
+    assert span_means([(5, 0.5)], 2) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_the_loss_of_the_biases_is_one_that_all_runs_reach() -> None:
+    chance = math.log(10)
+    assert common_loss([[2.5, 2.0, 1.0], [2.3, 1.9]], 10) == pytest.approx(0.9 * chance)
+    assert common_loss([[2.5, 2.2, 2.25], [2.3, 1.9]], 10) == pytest.approx(2.2)
 
 
 def test_equal_values_in_a_group_are_compared_without_a_warning() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from train.paper.item import Item
 from train.paper.items import appendix, fig2, fig3, fig4
+from train.paper.items.biases import BIASES
 from train.paper.items.fig1 import FIG_1
 from train.paper.items.readings import READINGS_ITEM
-from train.paper.items.tables import BIASES, TABLE_1, TABLE_2, VIEWS
+from train.paper.items.tables import TABLE_1, TABLE_2, VIEWS
 from train.paper.items.text import TEXT
 
 ITEMS: tuple[Item, ...] = (

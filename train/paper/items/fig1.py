@@ -10,6 +10,7 @@ from imgprep.pages.page import Chart, Table
 from imgprep.wording import counted
 from train.errors import DataError
 from train.paper.ablation import no_test
+from train.paper.curve import span_means, spans_to
 from train.paper.item import (
     Figure,
     Finished,
@@ -44,37 +45,16 @@ class Curve:
     def epochs_to(self, level: float) -> float | None:
         """Return the epochs until the error is at most ``level``, by linear interpolation between
         epochs; None if it never is."""
-        before = None
-        for epoch, error in enumerate(self.errors, 1):
-            if error <= level:
-                if before is None or before == error:
-                    return float(epoch)
-                return epoch - 1 + (before - level) / (before - error)
-            before = error
-        return None
+        return spans_to(self.errors, level)
 
 
 def training_errors(run: FinishedRun) -> tuple[float, ...]:
-    """Return the mean top-1 training error of each epoch, from the log.
-
-    A row of the log is the mean over the updates since the row before it, which may have been in
-    another epoch: it counts for each of these updates. Updates after the last row are left out.
-    """
+    """Return the mean top-1 training error of each epoch, from the log."""
     last = run.validations()[-1]
     steps = int(last["global_step"]) // int(last["epoch"])
-    return epoch_means(
+    return span_means(
         [(int(row["global_step"]), float(row["top1_error"])) for row in run.updates()], steps
     )
-
-
-def epoch_means(rows: Sequence[tuple[int, float]], steps: int) -> tuple[float, ...]:
-    """Return the mean of each epoch of ``steps`` updates; ``rows`` have the number of updates so
-    far, and the mean over those since the row before."""
-    errors: list[float] = []
-    for done, error in rows:
-        errors += [error] * (done - len(errors))
-    epochs = (errors[first : first + steps] for first in range(0, len(errors), steps))
-    return tuple(sum(each) / len(each) for each in epochs)
 
 
 def _name(activation: str, rate: float) -> str:

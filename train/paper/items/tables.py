@@ -1,4 +1,4 @@
-"""Tables 1 and 2, ten views against one, and how fast the first epochs are with biases of 1."""
+"""Tables 1 and 2, and ten views against one."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from train.paper.ablation import (
     comparison_json,
     comparison_table,
     last_error,
-    no_test,
     verdict_of,
 )
 from train.paper.item import (
     EvaluationSpec,
     Finished,
-    FinishedRun,
     Item,
     ItemResult,
     RunSpec,
@@ -34,8 +32,6 @@ ENSEMBLE = 5
 """Networks that are averaged (table 2)."""
 PRETRAINED = 2
 """Networks with a sixth convolution (table 2)."""
-EARLY = 0.2
-"""The part of the updates that counts as the beginning."""
 
 
 def _ensemble(scale: Scale, seeds: int) -> list[RunSpec]:
@@ -189,47 +185,6 @@ def _errors_table(rows: Sequence[Sequence[str]], caption: str) -> Table:
     return Table(head=head[:wide], rows=filled, caption=caption)
 
 
-def early_loss(run: FinishedRun) -> float:
-    """Return the mean training loss over the first fifth of the updates."""
-    rows = run.updates()
-    last = int(rows[-1]["global_step"])
-    early = [float(row["loss"]) for row in rows if int(row["global_step"]) <= EARLY * last]
-    return sum(early) / len(early) if early else float(rows[0]["loss"])
-
-
-def _zero_biases(seed: int) -> RunSpec:
-    return RunSpec(name="biases-0", settings={"net.init_bias": 0}, seed=seed)
-
-
-def _biases(finished: Finished) -> ItemResult:
-    zeros = [early_loss(run) for run in finished.of("biases-0")]
-    found = compare(zeros, [early_loss(run) for run in finished.of(BASELINE)])
-    decision = found.decision(1)
-    reason = no_test(found) if found.p is None else f"p {found.p:.3f}"
-    errors = {
-        "biases of 1": compare([last_error(run) for run in finished.of(BASELINE)], [0.0]).changed,
-        "biases of 0": compare([last_error(run) for run in finished.of("biases-0")], [0.0]).changed,
-    }
-    table = Table(
-        head=["runs", "mean training loss", "sd", "seeds"],
-        rows=[
-            [name, f"{group.mean:.4f}", "-" if group.sd is None else f"{group.sd:.4f}",
-             str(len(group.values))]
-            for name, group in (("biases of 1", found.baseline), ("biases of 0", found.changed))
-        ],
-        caption="Mean training loss over the first fifth of the updates",
-    )  # fmt: skip
-    return ItemResult(
-        verdict=Verdict(
-            decision=decision,
-            text=f"Training loss at the beginning with biases of 0: {found.difference:+.3f} "
-            f"({reason}; {counted(len(zeros), 'seed')}).",
-        ),
-        tables=[table, comparison_table(errors)],
-        numbers=comparison_json(found),
-    )
-
-
 TABLE_1 = Item(
     id="table1",
     title="Table 1",
@@ -261,13 +216,4 @@ VIEWS = Item(
     runs=_ensemble,
     evaluations=_ten_views,
     analyse=_views,
-)
-BIASES = Item(
-    id="biases",
-    title="Initial biases of 1",
-    paper="Biases of 1 in conv2, 4, 5 and the fully connected layers accelerate the beginning, "
-    "because the ReLUs get positive inputs (5).",
-    notes="",
-    runs=lambda scale, seeds: [*seeds_of(baseline, seeds), *seeds_of(_zero_biases, seeds)],
-    analyse=_biases,
 )
