@@ -7,6 +7,7 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from train.feed.graph_spec import FeedBatch, graph_spec
 from train.feed.loader import EvalLoader, Share
 from train.feed.records import RecordReader
 from train.feed.spans import new_buffer
+from train.loader import ImageLoader
 
 SIZE, CROP = 64, 48
 PLAIN = InputConfig(crop_px=CROP, threads=2, lighting="off", mean="none", flip=False)
@@ -258,3 +260,32 @@ def test_the_sheet_has_the_trainers_view_of_rectangles(
     ran = imgprep("preview", folder, "-o", tmp_path / "sheet.png", "--json")
     assert ran.code == 0, ran.err
     assert "at most 64" in ran.json["trainer_missing"]  # its crops are of 224 pixels
+
+
+def test_the_public_loader_delivers_the_centres_of_rectangles(sets: dict[str, TrainingSet]) -> None:
+    data = sets["rectangle-png"]
+    plain: dict[str, Any] = {"mean": None, "sd": None, "shuffle": False, "augmentation": "none"}
+    loader = ImageLoader(data.index.store, batch_images=25, crop_px=CROP, device="cpu", **plain)
+    images = np.concatenate([images.numpy() for images, _ in loader])
+    loader.close()
+    assert len(images) == loader.images
+    for image_chw, image_hwc in zip(images, stored(data, np.arange(len(images))), strict=True):
+        top, left = ((side - CROP) // 2 for side in image_hwc.shape[:2])
+        centre = image_hwc[top : top + CROP, left : left + CROP]
+        assert (image_chw.transpose(1, 2, 0) == centre).all()
+
+
+def test_the_public_loader_resumes_among_parts_of_rectangles(sets: dict[str, TrainingSet]) -> None:
+    settings: dict[str, Any] = {"batch_images": 25, "crop_px": CROP, "seed": 5, "device": "cpu"}
+    first = ImageLoader(sets["rectangle-jpeg"].index.store, **settings)
+    whole = [images for images, _ in first]
+    first.set_epoch(0)
+    stopped = iter(first)
+    next(stopped)
+    second = ImageLoader(sets["rectangle-jpeg"].index.store, **settings)
+    second.load_state_dict(first.state_dict())
+    rest = [images for images, _ in second]
+    assert len(rest) == len(whole) - 1
+    assert all((a == b).all() for a, b in zip(rest, whole[1:], strict=True))
+    first.close()
+    second.close()

@@ -27,6 +27,7 @@ from train.feed.loader import EvalLoader, Share
 from train.feed.records import RecordReader
 from train.feed.remote.cache import ShardCache, default_folder
 from train.feed.remote.shards import RemoteShards, check_cache
+from train.loader import ImageLoader
 from train.presets import paper
 from train.show.preview import TrainerSheetOptions, make_preview
 
@@ -125,6 +126,20 @@ def test_batches_equal_those_of_the_folder_and_shards_are_downloaded_once(
     assert downloads(s3) == SHARDS
     for shard in shards_of(data):
         assert (tmp_path / "cache" / f"{shard.sha256}.tar").stat().st_size == shard.bytes
+
+
+def test_the_public_loader_reads_a_url_through_the_cache(
+    s3: ObjectStore, url: str, dataset: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"batch_images": 20, "crop_px": 16, "seed": 2, "device": "cpu"}
+    remote = ImageLoader(url, cache_folder=str(tmp_path / "cache"), **settings)
+    local = ImageLoader(dataset, **settings)
+    for _ in range(2):  # the second epoch comes from the cache
+        assert_same(*([images.numpy() for images, _ in loader] for loader in (remote, local)))
+        assert downloads(s3) == SHARDS
+    assert remote.state_dict() == local.state_dict()
+    remote.close()
+    local.close()
 
 
 def test_validation_reads_through_the_cache(
