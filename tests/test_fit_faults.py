@@ -114,10 +114,10 @@ def test_fit_with_verify_finds_damage_before_training(built: Path, tmp_path: Pat
 def test_lack_of_memory_is_recognised() -> None:
     import torch
 
-    from train.run.memory_error import is_out_of_memory
+    from train.run.memory_error import is_torch_out_of_memory
 
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55)
-    assert is_out_of_memory(caught.value)
-    assert is_out_of_memory(MemoryError())
-    assert not is_out_of_memory(RuntimeError("shapes differ"))
+    assert is_torch_out_of_memory(caught.value)
+    assert is_torch_out_of_memory(MemoryError())
+    assert not is_torch_out_of_memory(RuntimeError("shapes differ"))

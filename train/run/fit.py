@@ -30,7 +30,7 @@ from train.run.finite import all_finite
 from train.run.job import FitJob
 from train.run.logs import RunLogs, RunSize
 from train.run.loop import Loop
-from train.run.memory_error import is_out_of_memory
+from train.run.memory_error import is_torch_out_of_memory
 from train.run.meter import StepMeter
 from train.run.saving import Saver
 from train.run.step import Stepper
@@ -94,7 +94,7 @@ def run(
             with _open_loop(job, stop, output) as loop:
                 return _run(job, loop, saved, output, verbose=verbose)
     except (MemoryError, RuntimeError) as exc:
-        if is_out_of_memory(exc):
+        if is_torch_out_of_memory(exc):
             raise TrainError(
                 f"out of memory on {' and '.join(map(str, job.devices))}: use a smaller "
                 f"--batch-size than {job.config.optim.batch_images}, or a larger --accumulate than "

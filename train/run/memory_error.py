@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_torch_out_of_memory(error: Exception) -> bool:
     """Whether Python or torch raised ``error`` because a device has too little memory."""
     words = ("DefaultCPUAllocator", "out of memory")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)

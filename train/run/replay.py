@@ -21,7 +21,7 @@ from train.config import RunConfig
 from train.errors import TrainError
 from train.net import Masks
 from train.optim.schedule import Rates
-from train.run.memory_error import is_out_of_memory
+from train.run.memory_error import is_torch_out_of_memory
 
 DIRECT_UPDATES = 2
 """Updates before the first recording: libraries choose their algorithms and allocate in them."""
@@ -109,7 +109,7 @@ class CudaRecording:
             ):
                 work()
         except RuntimeError as exc:
-            if is_out_of_memory(exc):
+            if is_torch_out_of_memory(exc):
                 raise
             raise TrainError(
                 f"the update cannot be recorded as a CUDA graph: {exc}\nqueue it from Python with "
