@@ -97,8 +97,8 @@ fit_options = options(
     click.option("--deterministic/--no-deterministic", default=None,
                  help="Give the same bits in every run on a GPU too, at some cost in speed."),
     click.option("--threads", "-j", type=int, metavar="N",
-                 help="Decoding threads per process [default: its share of the processors, beside a GPU "
-                      "at most 8]."),
+                 help="Decoding threads per process [default: its share of the processors, beside "
+                      "a GPU at most 8]."),
     cache_options,
     click.option("--checkpoint-every", type=int, metavar="STEPS",
                  help="Also save after every STEPS updates [default: after each epoch]."),
