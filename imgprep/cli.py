@@ -74,7 +74,9 @@ def _jobs_option(help_text: str) -> Callable[..., Any]:
 @cli.command()
 @source_argument
 @source_options
-@click.option("--checksum", is_flag=True, help="Compare the archives with the published MD5s.")
+@click.option(
+    "--checksum", is_flag=True, help="Compare the archives of ILSVRC2012 with the published MD5s."
+)
 @json_option
 @quiet_option
 def scan(source: str, checksum: bool, as_json: bool, quiet: bool, **given: Any) -> None:
@@ -114,8 +116,8 @@ _SPEC_OPTIONS = options(
     click.option("--size", "size_px", type=int, default=IMAGE.size_px, show_default=True,
                  metavar="PX", help="Side of a record; the short side is resized to it."),
     click.option("--shape", type=click.Choice(SHAPES), default=IMAGE.shape, show_default=True,
-                 help="square: the central square; rectangle: nothing is cropped; adm: the square "
-                      "that image generators are trained on."),
+                 help="square: the central square; rectangle: the whole image, up to 8:1; adm: "
+                      "the square that image generators are trained on."),
     click.option("--filter", "filter_name", type=click.Choice(FILTERS), default=IMAGE.filter,
                  show_default=True,
                  help="area: area averaging to shrink, bicubic to enlarge, as in the 2012 code."),
@@ -128,9 +130,9 @@ _SPEC_OPTIONS = options(
     click.option("--exif", type=click.Choice(EXIF_POLICIES), default=IMAGE.exif,
                  show_default=True, help="Whether to rotate images by their EXIF orientation."),
     click.option("--max-megapixels", type=int, default=IMAGE.max_megapixels, show_default=True,
-                 help="Reject images that declare more (decompression bombs)."),
+                 help="Reject images whose header states more (decompression bombs)."),
     click.option("--shard-images", type=int, metavar="N",
-                 help="Most images in a shard [default: 1000; fewer for small sets]."),
+                 help="Largest number of images in a shard [default: 1000; fewer for small sets]."),
     click.option("--seed", type=int, default=BUILD.seed, show_default=True,
                  help="Seed of the global shuffle."),
     click.option("--limit", type=int, metavar="N",
@@ -148,7 +150,7 @@ def _runner_name(_: click.Context, param: click.Parameter, value: str) -> str:
 
 
 _RUN_OPTIONS = options(
-    _jobs_option("Worker processes; with --runner ray, tasks at a time."),
+    _jobs_option("Worker processes; with --runner ray, shards at a time."),
     click.option("--runner", callback=_runner_name, default="local", show_default=True,
                  metavar="local|ray|ray://HEAD:PORT",
                  help="What runs the shards: processes here, or a Ray cluster (imgprep[ray])."),

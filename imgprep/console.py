@@ -58,7 +58,8 @@ class ErrorGroup(click.Group):
         except (MemoryError, OSError, RuntimeError) as exc:
             if not is_out_of_memory(exc):
                 raise
-            click.echo(f"{ctx.info_name}: {MemoryLimitError.at(_command(ctx))}", err=True)
+            error = MemoryLimitError.at(_command(ctx), _options(self, ctx))
+            click.echo(f"{ctx.info_name}: {error}", err=True)
             ctx.exit(EXIT_FAILED)
         except KeyboardInterrupt:
             click.echo(f"{ctx.info_name}: interrupted", err=True)
@@ -67,6 +68,11 @@ class ErrorGroup(click.Group):
 
 def _command(ctx: click.Context) -> str:
     return ctx.invoked_subcommand or "this command"
+
+
+def _options(group: click.Group, ctx: click.Context) -> set[str]:
+    command = group.get_command(ctx, ctx.invoked_subcommand or "")
+    return {option for each in command.params for option in each.opts} if command else set()
 
 
 def _check_current_folder() -> None:

@@ -26,6 +26,7 @@ Messages say what is wrong, where, and what to do.
 from __future__ import annotations
 
 import errno
+from collections.abc import Container
 from typing import ClassVar
 
 EXIT_DONE = 0
@@ -95,15 +96,20 @@ class WorkerDiedError(BuildError):
     """A worker process was killed."""
 
 
+LOWERED = {"--jobs": "use fewer --jobs", "--max-megapixels": "lower --max-megapixels"}
+"""Options of a build that decide its memory, and what to do with them."""
+
+
 class MemoryLimitError(BuildError):
     """The memory that the process may use is not enough; the message says what to lower."""
 
     @classmethod
-    def at(cls, where: str) -> MemoryLimitError:
-        """The error for what was worked on: an image, a shard or a command."""
+    def at(cls, where: str, options: Container[str] = tuple(LOWERED)) -> MemoryLimitError:
+        """The error for what was worked on: an image, a shard or a command with ``options``."""
+        lowered = [text for option, text in LOWERED.items() if option in options]
+        remedies = [*(lowered or ["end other programs"]), "or raise the memory limit (ulimit -v)"]
         return cls(
-            f"{where}: not enough memory: use fewer --jobs, lower --max-megapixels, or raise the "
-            "memory limit (ulimit -v); then run the same command again"
+            f"{where}: not enough memory: {', '.join(remedies)}; then run the same command again"
         )
 
 

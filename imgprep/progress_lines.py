@@ -63,7 +63,7 @@ class ProgressLines:
 
     def publishing(self) -> None:
         self.end_meter()
-        self._line("merging the moments, writing statistics and index")
+        self._line("adding up the sums of all shards, writing statistics and index")
 
     def end_meter(self) -> None:
         if self._meter is not None:

@@ -22,13 +22,17 @@ source_options = options(
     click.option("--classes", metavar="LIST",
                  help="Use only these classes: ids and commas, a file with one id a line, or "
                       f"{', '.join(LIST_NAMES)}."),
-    click.option("--exclude", metavar="LIST", help="Leave these classes out; as --classes."),
+    click.option("--exclude", metavar="LIST",
+                 help="Leave these classes out; takes what --classes takes."),
     click.option("--labels", metavar="FILE",
                  help="Take the label of each image from this .csv or .tsv file."),
-    click.option("--path-column", metavar="NAME", help="Its column of paths [default: path]."),
-    click.option("--label-column", metavar="NAME", help="Its column of labels [default: label]."),
+    click.option("--path-column", metavar="NAME",
+                 help="Column of paths in the table of --labels [default: path]."),
+    click.option("--label-column", metavar="NAME",
+                 help="Column of labels in that table [default: label]."),
     click.option("--split-column", metavar="NAME",
-                 help="Its column of train, val or test [default: split, if it has one]."),
+                 help="Column of train, val or test in that table [default: split, if there is "
+                      "one]."),
     click.option("--val-per-class", type=click.IntRange(min=1), metavar="N",
                  help="Move N images of each class from train to val, in a source without val."),
 )  # fmt: skip

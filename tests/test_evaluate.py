@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.processes import in_processes
-from train.config import NetConfig
+from train.config import InputConfig, NetConfig
 from train.errors import DataError
 from train.net import build_net
 from train.run.evaluate import Evaluation, evaluate, evaluate_together
 from train.run.metrics import TopKCounter
+from train.show.measure import input_view
 
 RECORDS, CLASSES, SIDE, VIEWS = 23, 7, 6, 3
 
@@ -241,3 +243,18 @@ def test_the_real_network_has_the_same_error_whole_and_in_columns() -> None:
     ]
     assert found[0].top1_error == found[1].top1_error
     assert found[0].loss == pytest.approx(found[1].loss, abs=1e-5)
+
+
+def test_networks_share_a_loader_only_if_it_gives_all_of_them_the_right_input() -> None:
+    plain = InputConfig(mean="channel")
+    changes: list[dict[str, Any]] = [
+        {"crop_px": 96},
+        {"mean": "centre"},
+        {"mean_rgb": (1.0, 2.0, 3.0)},
+        {"sd_rgb": (1.0, 2.0, 3.0)},
+        {"dtype": "float16"},
+        {"memory_format": "channels-first"},
+    ]
+    views = [input_view(plain), *(input_view(replace(plain, **each)) for each in changes)]
+    assert len(set(views)) == len(views)
+    assert input_view(replace(plain, crop="centre", flip=False, threads=3)) == views[0]

@@ -116,7 +116,7 @@ def test_without_random_crops_and_flips_every_image_is_the_central_crop(
     assert not draws.flip.any()
     usual = epoch_draws(InputConfig(flip=False, crop_chunk=3), data.pca, 257, 50, seed=5, epoch=1)
     np.testing.assert_array_equal(draws.lighting_rgb, usual.lighting_rgb)
-    with pytest.raises(ConfigError, match=r"translate_px need crop = random; got centre"):
+    with pytest.raises(ConfigError, match=r"translate_px need input.crop=random; got centre"):
         InputConfig(crop="centre", translate_px=4)
 
 

@@ -194,8 +194,11 @@ def test_the_gpu_graph_with_parts_serialises_without_a_gpu(
         ({"sd_rgb": (0.229, 0.224, 0.225)}, "sd_rgb must be three numbers from 1 to 255"),
         ({"mean_rgb": (1.0, 2.0)}, "mean_rgb must be three numbers from 0 to 255"),
         ({"mean": "none"}, "mean_rgb needs mean = channel; got none"),
-        ({"mean": "aligned", "mean_rgb": None}, "mean = aligned does not go with crop = resized"),
-        ({"translate_px": 1}, "scale_jitter and translate_px need crop = random; got resized"),
+        (
+            {"mean": "aligned", "mean_rgb": None},
+            "input.mean=aligned cannot be used with input.crop=resized",
+        ),
+        ({"translate_px": 1}, "input.translate_px need input.crop=random; got resized"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:

@@ -70,7 +70,8 @@ def test_a_contestant_of_the_input_gives_a_rate(built: Path, tmp_path: Path, nam
 
 def test_a_fed_step_is_measured(built: Path, tmp_path: Path) -> None:
     out = tmp_path / "found.json"
-    options = ("--batch", 40, "--steps", 1, "--rounds", 1, "--json", out)
+    narrow = ("--set", "net.width_divisor=16")
+    options = ("--batch", 40, "--steps", 1, "--rounds", 1, *narrow, "--json", out)
     printed = tool("bench_fed", built, *options)
     found = json.loads(out.read_text())
     assert found["first_steps_ratio"] > 0

@@ -102,6 +102,15 @@ def test_damage_is_found_and_named(dataset: Path, name: str) -> None:
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize("name", ["val-sources.tsv.gz", "labels.json", "mean_image.npy"])
+def test_a_file_that_is_gone_is_named_once(dataset: Path, name: str) -> None:
+    (dataset / name).unlink()
+    ran = imgprep("verify", dataset)
+    assert ran.code == 4
+    damaged = [line for line in ran.out.splitlines() if line.startswith("DAMAGED")]
+    assert damaged == [f"DAMAGED {name}: cannot be read: No such file or directory"]
+
+
 def test_a_complete_dataset_is_ok(built: Path) -> None:
     ran = imgprep("verify", built, "--decode")
     assert ran.code == 0

@@ -2,7 +2,7 @@
 """Speed of the training step fed by DALI, compared with the same step on one batch in memory.
 
     .venv/bin/python tools/bench_fed.py DATASET [--device cuda] [--batch N] [--steps N]
-        [--rounds N] [--json FILE]
+        [--rounds N] [--set net.width_divisor=8] [--json FILE]
 
 Blocks of ``--steps`` updates, fed and not fed, take turns in one process; the figure is the median
 of the ratios of neighbouring blocks. It also compares the first updates of a later epoch with those
@@ -47,6 +47,8 @@ class FedBench:
     device: str = "cpu"
     """``cpu`` or ``cuda``."""
     preset: str = "source-2012"
+    assignments: tuple[str, ...] = ()
+    """Settings that override the preset, such as ``net.width_divisor=8``."""
     batch_images: int = 128
     steps: int = 4
     """Updates of a block."""
@@ -92,6 +94,7 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--preset", default="source-2012", metavar="NAME")
+    parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--batch", type=int, default=128, metavar="N")
     parser.add_argument("--steps", type=int, default=4, metavar="N", help="updates per block")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="pairs of blocks")
@@ -102,6 +105,7 @@ def main() -> None:
             dataset=options.dataset,
             device=options.device,
             preset=options.preset,
+            assignments=tuple(options.set),
             batch_images=options.batch,
             steps=options.steps,
             rounds=options.rounds,
@@ -132,12 +136,13 @@ def measure(bench: FedBench) -> FedFigures:
     from train.net import build_net
     from train.optim import schedule
     from train.optim.sgd import Sgd
-    from train.presets import preset
     from train.run.step import Stepper
+    from train.settings import from_assignments, merge, resolve
     from train.world import World
 
-    config, size = preset(bench.preset), bench.batch_images
-    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, batch_images=size))
+    size = bench.batch_images
+    batch = {"optim": {"batch_images": size}}
+    config = resolve(bench.preset, {}, merge(from_assignments(bench.assignments), batch))
     data = open_dataset(bench.dataset)
     device = torch.device("cuda", 0) if bench.device == "cuda" else torch.device("cpu")
     finish = torch.cuda.synchronize if bench.device == "cuda" else _nothing

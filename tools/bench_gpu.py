@@ -41,7 +41,8 @@ def parts(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     device = [] if options.rehearse else ["--device", "cuda"]
     small = ["--rehearse"] if options.rehearse else []
     yield "step", ["bench_step.py", *device, *small]
-    rounds = ["--steps", "1", "--rounds", "1"] if options.rehearse else ["--steps", "40"]
+    narrow = ["--set", "net.width_divisor=16"]
+    rounds = ["--steps", "1", "--rounds", "1", *narrow] if options.rehearse else ["--steps", "40"]
     for batch in (4,) if options.rehearse else (128, 512):
         fed = ["bench_fed.py", str(options.dataset), "--preset", "paper", "--batch", str(batch)]
         yield f"fed-{batch}", [*fed, *device, *rounds]

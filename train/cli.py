@@ -31,7 +31,7 @@ from train.program import command, program_name
 if TYPE_CHECKING:
     from train.show.weights import ExportedWeights
 
-SHOWN_CODES = (0, 1, 2)
+SHOWN_CODES = (0, 1, 2, 4)
 EPILOG = "Exit codes: " + "; ".join(f"{code} {EXIT_CODES[code]}" for code in SHOWN_CODES) + "."
 
 
@@ -353,7 +353,7 @@ def _verify(dataset: str) -> None:
     click.echo(report.render(), err=True)
     if report.exit_code:
         raise DamageError(
-            f"{dataset}: damaged (see above): run imgprep build-shards again before training"
+            f"{dataset}: damaged: repair it as the lines above say, then run the same command again"
         )
 
 

@@ -141,11 +141,12 @@ class InputConfig:
         _require(self.cache_gib > 0, f"cache_gib must be above 0; got {self.cache_gib}")
         _require(
             self.crop == "random" or not (self.scale_jitter or self.translate_px),
-            f"scale_jitter and translate_px need crop = random; got {self.crop}",
+            f"input.scale_jitter and input.translate_px need input.crop=random; got {self.crop}",
         )
         _require(
             not (self.crop == "resized" and self.mean == "aligned"),
-            "mean = aligned does not go with crop = resized: choose centre, channel or none",
+            "input.mean=aligned cannot be used with input.crop=resized: set input.mean to centre, "
+            "channel or none",
         )
         _require(
             self.mean_rgb is None or self.mean == "channel",

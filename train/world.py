@@ -44,7 +44,9 @@ class World:
         if not 0 <= self.rank < self.size or not 0 <= self.local_rank < self.local_size:
             raise ConfigError(
                 f"rank {self.rank} of {self.size}, local rank {self.local_rank} of "
-                f"{self.local_size}: the launcher's environment contradicts itself"
+                f"{self.local_size}: the variables of the launcher (RANK, WORLD_SIZE, LOCAL_RANK, "
+                "LOCAL_WORLD_SIZE, or those of SLURM) contradict each other: unset them to train "
+                "in one process, or start with torchrun or srun"
             )
 
     @property

@@ -103,9 +103,10 @@ def refuse_changes(store: Store, begun: BuildIdentity, identity: BuildIdentity) 
         )
     if changes:
         raise ChangedError(
-            f"{store} was started from another source or with other options:\n  "
+            f"{store} was started from another source, with other options, or with other versions "
+            "of libraries:\n  "
             + "\n  ".join(changes)
-            + "\nRestore that, choose another DEST, or start over with --force."
+            + "\nUse what it was started with, choose another DEST, or start over with --force."
         )
 
 

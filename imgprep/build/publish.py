@@ -73,7 +73,7 @@ def merge_moments(paths: StatePaths, markers: Sequence[Marker], size_px: int) ->
         if pixel_sum is None or marker.rgb_second is None:
             remove_marker(store, marker.stem)
             raise BuildError(
-                f"{marker.stem}: its moments are damaged or missing in "
+                f"{marker.stem}: its pixel sums are damaged or missing in "
                 f"{store.where(paths.folder)}: run the same command again to rebuild this shard"
             )
         rr, gg, bb, rg, rb, gb = marker.rgb_second

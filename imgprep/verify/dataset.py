@@ -168,6 +168,8 @@ def _check_labels(
     for row in unique[counts > 1][:20]:
         report.damages.append(Damage(f"{split.name}-{row:08d}", "the key appears more than once"))
     name = sources_name(split.name)
+    if _is_reported_missing(index, name):
+        return
     try:
         truth = read_source_labels(index.store, name)
     except FormatError as exc:
@@ -221,6 +223,8 @@ def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
         load_json(index.store, REPORT, "report")
     except FormatError as exc:
         report.damages.append(Damage(REPORT, str(exc)))
+    if _is_reported_missing(index, LABELS):
+        return
     try:
         labels = LabelMap.from_json(load_json(index.store, LABELS, "labels"))
     except FormatError as exc:
@@ -228,6 +232,11 @@ def _check_files(report: VerifyReport, index: DatasetIndex) -> None:
         return
     if (len(labels.classes), labels.order_sha256) != (index.classes, index.label_order_sha256):
         report.damages.append(Damage(LABELS, "its classes or their order differ from the index"))
+
+
+def _is_reported_missing(index: DatasetIndex, name: str) -> bool:
+    """Whether ``_check_files`` says of the file that it cannot be read: once is enough."""
+    return name in index.files and not exists(index.store, name)
 
 
 def _check_strays(report: VerifyReport, index: DatasetIndex) -> None:

@@ -17,8 +17,8 @@ def chance_warning(loss: float, classes: int, steps: int) -> str | None:
         return None
     return (
         f"after {steps:,} steps the loss is {loss:.3f}, still at chance (ln {classes} = "
-        f"{chance:.3f}). Try --preset source-2012 (weights of 0.03 in conv3-5) with "
-        "net.dropout=vanilla, another --seed, or wait longer"
+        f"{chance:.3f}). Wait longer, or start a new run with another --out: with --preset "
+        "source-2012, whose conv3-5 begin with larger weights (0.03), or with another --seed"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from imgprep.storage import Location
-from train.config import RunConfig
+from train.config import InputConfig, RunConfig
 from train.errors import ConfigError, DataError
 from train.feed.dataset import TrainingSet, open_dataset
 from train.feed.loader import EvalLoader, Share
@@ -72,7 +72,7 @@ def measure(
         raise DataError(f"{dataset}: no records in split {options.split!r}")
     groups: dict[tuple[object, ...], list[int]] = {}
     for number, config in enumerate(configs):
-        groups.setdefault(_input_view(config), []).append(number)
+        groups.setdefault(input_view(config.input), []).append(number)
     with process_group(world, device, warn), ExitStack() as stack:
         inputs = []
         for numbers in groups.values():
@@ -115,9 +115,10 @@ def saved_net(saved: Checkpoint, config: RunConfig, data: TrainingSet, device: t
     return net
 
 
-def _input_view(config: RunConfig) -> tuple[object, ...]:
+def input_view(config: InputConfig) -> tuple[object, ...]:
     """Return the settings that decide how a network sees an image at test time."""
-    return (config.input.crop_px, config.input.mean, config.input.dtype)
+    mean = (config.mean, config.mean_rgb, config.sd_rgb)
+    return (config.crop_px, *mean, config.dtype, config.memory_format)
 
 
 def ready_device(asked: str, *, local_rank: int = 0, local_size: int = 1) -> torch.device:
