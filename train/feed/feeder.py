@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from train.errors import TrainError
 from train.feed.maker import BatchMaker, BatchRequest, FinishedBatch
 from train.feed.records import RecordReader
 from train.feed.sink import Sink
 
 READY_BATCHES = 2
 """Finished batches that may wait for the training step."""
+ALIVE_POLL_S = 1.0
+"""How often the training step, while it waits for a batch, checks whether the thread is alive."""
 STOP_POLL_S = 0.1
 """How often a thread that waits for room in the queue checks whether it should end."""
 
@@ -41,6 +44,8 @@ class Stream:
     """The batches of one thread, in order. For use by one thread."""
 
     def __init__(self, counters: FeedCounters) -> None:
+        self.thread: threading.Thread | None = None
+        """The thread that makes the batches."""
         self.ready: queue.Queue[_QueueItem] = queue.Queue(maxsize=READY_BATCHES)
         self.ended = False
         """Whether the feeder has stopped it; its batches are discarded."""
@@ -51,11 +56,12 @@ class Stream:
 
         Raises:
             DataError: a record cannot be read or decoded. The stream is then at its end.
+            TrainError: the thread that makes the batches is gone.
         """
         if self.ended:
             return None
         self._counters.waits += self.ready.empty()
-        item = self.ready.get()
+        item = self._next_item()
         if isinstance(item, FinishedBatch):
             self._counters.batches += 1
             return item
@@ -63,6 +69,20 @@ class Stream:
         if item is not None:
             raise item
         return None
+
+    def _next_item(self) -> _QueueItem:
+        """Wait for the thread, but not for one that has ended."""
+        while True:
+            works = self.thread is not None and self.thread.is_alive()
+            with contextlib.suppress(queue.Empty):
+                return self.ready.get(timeout=ALIVE_POLL_S) if works else self.ready.get_nowait()
+            if not works:
+                self.ended = True
+                raise TrainError(
+                    "the thread that makes the batches is gone, because the main thread has ended "
+                    "or this process was forked: keep the main thread, or start the process by "
+                    "spawn"
+                )
 
 
 class Feeder:
@@ -90,6 +110,7 @@ class Feeder:
         self._thread = threading.Thread(
             target=self._work, args=(requests, stream.ready), name="imgprep-feeder", daemon=False
         )
+        stream.thread = self._thread
         self.counters.threads += 1
         self._thread.start()
         return stream

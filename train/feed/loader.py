@@ -115,6 +115,8 @@ class TrainLoader:
         self._feeder = Feeder(self._reader, sink)
         self._planner = EpochPlanner(self._plan)
         self._stream: Stream | None = None
+        self._turn: object = None
+        """The newest iteration: only it may take from the stream."""
         self._next = (0, 0)
         """Epoch and step of the next batch of the stream."""
 
@@ -147,15 +149,16 @@ class TrainLoader:
         if first_step >= steps:
             return
         stream = self._stream_from(epoch, first_step)
+        self._turn = turn = object()  # an epoch that is complete leaves its stream to the next one
         try:
             for step in range(first_step, steps):
-                finished = stream.take()
+                finished = stream.take() if self._turn is turn else None
                 if finished is None:
                     return
                 self._next = (epoch, step + 1) if step + 1 < steps else (epoch + 1, 0)
                 yield _train_batch(finished)
         finally:
-            if self._next != (epoch + 1, 0):
+            if self._turn is turn and self._next != (epoch + 1, 0):
                 self._feeder.stop(stream)
 
     def pick(self, epoch: int, record_n: NDArray[np.int64]) -> Picked:

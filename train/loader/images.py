@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -57,6 +58,9 @@ class ImageLoader:
         self._progress = Progress(batches=batches)
         self._loader: TrainLoader | None = None
         self._where: tuple[Share, torch.device] | None = None
+        self._closing: weakref.finalize[..., ImageLoader] | None = None
+        """Closes the threads and shards once nothing refers to this loader."""
+        self._pid = os.getpid()
 
     @property
     def classes(self) -> int:
@@ -125,13 +129,13 @@ class ImageLoader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a spawned process gets: everything but the threads and open files."""
-        return {**self.__dict__, "_loader": None, "_where": None}
+        return {**self.__dict__, "_loader": None, "_where": None, "_closing": None}
 
     def close(self) -> None:
         """Stop the threads and close the shards; an iteration opens them again."""
-        if self._loader is not None:
-            self._loader.close()
-        self._loader = self._where = None
+        if self._closing is not None:
+            self._closing()
+        self._loader = self._where = self._closing = None
 
     def _batches(self) -> tuple[int, int]:
         """Images of a whole batch, and batches of an epoch."""
@@ -151,6 +155,11 @@ class ImageLoader:
 
     def _opened(self) -> TrainLoader:
         """Return the loader for the share and device that this process has now."""
+        if self._loader is not None and self._pid != os.getpid():
+            raise ConfigError(
+                "this loader was used before the process was forked, and its threads are not here: "
+                "make a loader in the new process, or start the process by spawn"
+            )
         where = self._share(), self._device()
         if self._loader is None or self._where != where:
             self.close()
@@ -163,7 +172,9 @@ class ImageLoader:
                 device=where[1],
                 split=self.settings.split,
             )
-            self._where = where
+            self._where, self._pid = where, os.getpid()
+            self._closing = weakref.finalize(self, _close_here, self._loader, self._pid)
+            self._closing.atexit = False
         return self._loader
 
     def _share(self) -> Share:
@@ -183,3 +194,9 @@ class ImageLoader:
         if found.type == "cuda" and found.index is None:  # other threads have another current one
             return torch.device("cuda", torch.cuda.current_device())
         return found
+
+
+def _close_here(loader: TrainLoader, pid: int) -> None:
+    """Close the loader in the process that opened it: a forked process has none of its threads."""
+    if os.getpid() == pid:
+        loader.close()

@@ -93,7 +93,10 @@ class LoaderSettings:
         if isinstance(self.dtype, torch.dtype):
             object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
         for name, least in _WHOLE.items():
-            _check_whole(name, getattr(self, name), least)
+            value = getattr(self, name)
+            _check_whole(name, value, least)
+            if value is not None:  # an integer of numpy is not a JSON value
+                object.__setattr__(self, name, int(value))
         for name in ("crop_area", "crop_ratio"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name), 2))
         for name, words in (("mean", ("channels", "image")), ("sd", ("channels",))):
