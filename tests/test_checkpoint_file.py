@@ -325,3 +325,27 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path) -> None:
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DestinationError, match="cannot write the checkpoint"):
         ck.save(tmp_path / "none", make_checkpoint(), keep=1)
+
+
+def test_a_save_that_was_killed_after_its_link_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``previous.pt`` and ``last.pt`` are then links of one file, which a rename leaves alone."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    ck.save(tmp_path, make_checkpoint(position=Position(1, 0, 6)), epoch_end=True, keep=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(ck, "write_values", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_before_validation(tmp_path)
+    save_before_validation(tmp_path)
+    ck.save(tmp_path, make_checkpoint(position=Position(2, 0, 12)), epoch_end=True, keep=3)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"last.pt", "epoch_001.pt", "epoch_002.pt"}
+
+
+def save_before_validation(folder: Path) -> None:
+    checkpoint = make_checkpoint(position=Position(1, 6, 12))
+    ck.save(folder, checkpoint, keep_previous=True, keep=3)

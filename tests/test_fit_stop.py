@@ -135,13 +135,14 @@ def test_a_record_that_cannot_be_read_in_mid_epoch_loses_no_update(
     assert_same_bits(out, undisturbed)
 
 
+@pytest.mark.parametrize("more", [(), ("--checkpoint-every", STEPS_PER_EPOCH)])
 def test_a_validation_that_is_not_finite_keeps_the_earlier_checkpoint(
-    built: Path, undisturbed: Path, tmp_path: Path
+    built: Path, undisturbed: Path, tmp_path: Path, more: tuple[object, ...]
 ) -> None:
     out = tmp_path / "run"
     fit(built, out, "--steps", STEPS_PER_EPOCH, *EPOCH)
     before = (out / "last.pt").read_bytes()
-    ran = drive("nan-at-1", built, out, "--set", "steps=none", *EPOCH)
+    ran = drive("nan-at-1", built, out, "--set", "steps=none", *EPOCH, *more)
     assert ran.returncode == 1
     good = f"Last good checkpoint: {out / 'last.pt'}, step {STEPS_PER_EPOCH}."
     assert "the validation loss is nan at step 12" in ran.stderr

@@ -103,3 +103,14 @@ def test_impossible_placements_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"2 on this machine, as RANK and WORLD_SIZE .* -u RANK"):
         place(RunConfig(), here, launched, 3)
     assert place(RunConfig(), here, launched, None).parallel == "data"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "expected"),
+    [(2, 2, "data"), (0, 2, "data"), (3, 3, "data"), (4, 2, "columns"), (2, 1, "columns")],
+)
+def test_the_number_of_processes_decides_how_a_run_is_split(
+    gpus: int, processes: int, expected: str
+) -> None:
+    placed = place(RunConfig(), Hardware(gpus=gpus, cores=8), ALONE, processes)
+    assert (placed.parallel, placed.processes) == (expected, processes)

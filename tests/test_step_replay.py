@@ -304,3 +304,20 @@ def test_python_waits_for_the_device_every_few_updates() -> None:
     assert marks == ["mark 1", "mark 2", "wait 1", "mark 3", "wait 2"]
     assert done.index("wait 1") == done.index("update 8") - 1
     RunAhead(None).after_update()
+
+
+def test_a_process_without_images_makes_a_float16_update() -> None:
+    config = RunConfig(
+        net=NetConfig(width_divisor=16), optim=OptimConfig(batch_images=6), precision="fp16"
+    )
+    devices = (torch.device("cpu"),)
+    net = build_net(config.net, classes=4, devices=devices, columns=False, seed=0, image_px=64)
+    stepper = Stepper(net, Sgd(net, config.optim), config, World())
+    nothing = Batch(
+        images=torch.zeros(0, 3, 64, 64),
+        labels_n=torch.zeros(0, dtype=torch.int64),
+        record_n=np.arange(0),
+        first_row=0,
+        global_images=1,
+    )
+    assert stepper(nothing, Rates(0.01, 0.01), global_step=0).images == 0

@@ -66,7 +66,8 @@ def place(config: RunConfig, hardware: Hardware, world: World, processes: int | 
     on_gpu = config.device == "cuda" or (config.device == "auto" and hardware.gpus > 0)
     if config.device == "cuda" and not hardware.gpus:
         raise ConfigError(NO_GPU)
-    parallel = _parallel(config, hardware, world, on_gpu=on_gpu)
+    local = world.local_size if world.launched else processes or 1
+    parallel = _parallel(config, hardware, max(world.size, local), local, on_gpu=on_gpu)
     per_process = 2 if parallel == "columns" else 1
     if world.launched:
         if processes not in (None, world.local_size):
@@ -97,12 +98,15 @@ def place(config: RunConfig, hardware: Hardware, world: World, processes: int | 
     )
 
 
-def _parallel(config: RunConfig, hardware: Hardware, world: World, *, on_gpu: bool) -> str:
+def _parallel(
+    config: RunConfig, hardware: Hardware, size: int, local_size: int, *, on_gpu: bool
+) -> str:
+    """Choose for ``size`` processes, ``local_size`` of them on this machine."""
     if config.parallel != "auto":
         return config.parallel
-    if on_gpu and config.net.columns == 2 and hardware.gpus >= 2 * world.local_size:
+    if on_gpu and config.net.columns == 2 and hardware.gpus >= 2 * local_size:
         return "columns"
-    return "data" if world.size > 1 or (on_gpu and hardware.gpus >= 2) else "none"
+    return "data" if size > 1 or (on_gpu and hardware.gpus >= 2) else "none"
 
 
 def _processes(parallel: str, hardware: Hardware, on_gpu: bool) -> int:

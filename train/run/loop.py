@@ -156,7 +156,9 @@ class Loop:
             self._log()
         every = parts.config.checkpoint_every_steps
         if every is not None and self.position.global_step % every == 0:
-            self._save()
+            # The validation of an epoch may withdraw the save at its end.
+            whole = self.position.step_in_epoch == parts.train.steps_per_epoch
+            self._save(keep_previous=whole)
 
     def _end_epoch(self) -> None:
         """Save, validate, and save again with the result."""

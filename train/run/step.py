@@ -151,7 +151,7 @@ class Stepper:
                 )
         if not parts:  # the others wait for this process's part of the sum, which is 0
             image = torch.zeros((1, *inputs.images.shape[1:]), device=self.device)
-            (self._module(image, inputs.masks[0]).sum() * 0).backward()
+            self._scaler.scale(self._module(image, inputs.masks[0]).sum() * 0).backward()
         if self._config.optim.lars:  # which reads the gradients, and needs them without the factor
             self._scaler.unscale_(self._sgd)  # type: ignore[arg-type]
         # Skipped on the device when a float16 gradient overflowed. Sgd is not an Optimizer but has

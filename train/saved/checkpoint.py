@@ -251,6 +251,7 @@ def _link(source: Path, target: Path) -> None:
                 copy.write(block)
         return
     temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # renaming one link of a file to another one does nothing
     sync_folder(target.parent)
 
 
