@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from tests.cifararchives import Cifar, write_archive
 from tests.conftest import REPOSITORY, Ran, imgprep
 from tests.test_disk_full import NAME_SPACE, can_mount
 from tests.training import train, train_command
-from tests.trees import Shape, make_class_folders
+from tests.trees import Shape, make_class_folders, tiny_jpeg, write_files
+from train.feed.dataset import open_dataset
+from train.paper.prepare import Preparation, Sources
+from train.paper.scales import scale_of
 
 TINY = (
     *("--set", "optim.epochs=1", "--set", "net.width_divisor=16", "--set", "input.crop_px=64"),
@@ -167,7 +171,8 @@ def test_pre_trained_networks_are_tuned_and_averaged_with_others(
     assert f"--warm-start {out}/runs/conv6-all-s1-" in commands["conv6-tuned"]
     made = [each["command"] for each in found["commands"] if each["name"] == "dataset"]
     assert len(made) == 1, "the photographs have the size of the scale, so only classes are taken"
-    assert "--classes n" in made[0]
+    listed = Path(shlex.split(made[0])[shlex.split(made[0]).index("--classes") + 1])
+    assert len(listed.read_text().splitlines()) == 2
 
 
 def test_a_dataset_that_can_show_nothing_is_refused(dataset: Path, tmp_path: Path) -> None:
@@ -239,3 +244,20 @@ def test_a_full_disk_is_a_sentence(dataset: Path, tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert "no space left" in ran.stderr.lower()
     assert "Traceback" not in ran.stderr
+
+
+def test_each_scale_has_its_own_part_of_classes_of_any_name(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_files(source, {f"{number}.jpg": tiny_jpeg("a", number) for number in range(10)})
+    rows = "".join(f'{number}.jpg,"thing, {number % 5}"\n' for number in range(10))
+    write_files(source, {"labels.csv": f"path,label\n{rows}".encode()})
+    options = ("--labels", source / "labels.csv", "--val-per-class", 1, "--size", 16)
+    assert imgprep("build-shards", source, tmp_path / "set", *options).code == 0
+    data = open_dataset(tmp_path / "set")
+    making = Preparation(
+        out=tmp_path / "paper", sources=Sources(dataset=str(tmp_path / "set")), line=print
+    )
+    scale = scale_of("small", train_images=5)
+    for limit in (2, 4, 2):
+        part = replace(scale, record_px=8, classes_limit=limit)
+        assert making.make(data, part, ())["photos"].classes == limit

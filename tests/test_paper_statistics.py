@@ -11,10 +11,11 @@ from scipy import stats
 from train.errors import ConfigError
 from train.paper.command import choose_items
 from train.paper.curve import span_means
-from train.paper.item import DataName, RunSpec
+from train.paper.item import DataName, RunSpec, ScaleName
 from train.paper.items import ITEMS
 from train.paper.items.biases import common_loss
 from train.paper.items.fig1 import Curve, common_level
+from train.paper.items.readings import READINGS
 from train.paper.plan import Planner, PreparedData
 from train.paper.scales import scale_of
 from train.paper.statistics import compare, compare_pairs
@@ -148,3 +149,33 @@ def test_items_are_chosen_by_id_or_by_the_beginning_of_several() -> None:
     assert len({item.id for item in ITEMS}) == len(ITEMS)
     with pytest.raises(ConfigError, match="unknown item 'table3': --only takes some of fig1"):
         choose_items(("table3",))
+
+
+def test_a_length_that_was_asked_for_moves_what_happens_in_a_run() -> None:
+    scale = scale_of("small", train_images=2_600, overrides={"optim.epochs": 20})
+    assert scale.settings["optim.step_epochs"] == [15]
+    assert scale.settings["input.lighting_stop_epoch"] == 15
+    assert scale.cifar["eval_every_epochs"] == 20
+    assert (
+        scale_of("medium", train_images=2_600, overrides={"optim.epochs": 7}).cifar[
+            "eval_every_epochs"
+        ]
+        == 7
+    )
+
+
+@pytest.mark.parametrize("scale", ["small", "medium", "full"])
+def test_a_reading_states_the_setting_that_its_runs_have(scale: ScaleName) -> None:
+    size = scale_of(scale, train_images=2_600)
+    for reading in READINGS:
+        _, value = reading.change(size)
+        assert reading.spec(size, 0).settings == {reading.setting: value}
+
+
+def test_evaluations_run_where_the_runs_do(tmp_path: Path) -> None:
+    overrides = {"device": "cpu"}
+    scale = scale_of("small", train_images=100, overrides=overrides)
+    names: tuple[DataName, ...] = ("photos", "some-classes", "cifar")
+    plan = Planner(tmp_path, scale, dict.fromkeys(names, datasets("a")["photos"])).plan(ITEMS, 1)
+    for _, job in plan.evaluations.values():
+        assert job.arguments[job.arguments.index("--device") + 1] == "cpu"

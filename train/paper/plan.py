@@ -171,6 +171,8 @@ class Planner:
         data = self._data[spec.runs[0].data].location
         words = ["evaluate", *(str(job.proof[0]) for job in before), data]
         words += ["--views", str(spec.views)]
+        if (device := self._base(spec.runs[0]).get("device", "auto")) != "auto":
+            words += ["--device", str(device)]
         digest = _digest([job.name for job in before])
         name = f"{spec.name}-{spec.views}-{digest}"
         return Job(

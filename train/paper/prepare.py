@@ -6,10 +6,11 @@ classes; figure 1 reads CIFAR-10, or the photographs at 32 px where its archive 
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ DATA = "data"
 CLASSES_MIN = 4
 CIFAR_PX = 32
 SHARDS = ("--layout", "shards")
+HASH_DIGITS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,17 +86,15 @@ class Preparation:
         """
         made: dict[DataName, PreparedData] = {}
         px = scale.record_px or data.size_px
-        part = _part(data, scale)
+        part = self._part(data, scale)
         photos = self.sources.dataset
         if px != data.size_px or part:
-            folder = self.out / DATA / f"photos-{px}"
-            photos = self._build(photos, folder, (*SHARDS, "--size", str(px), *part))
+            photos = self._build(photos, f"photos-{px}", (*SHARDS, "--size", str(px), *part))
         made["photos"] = prepared(photos)
         if "some-classes" in names:
             ids = some_classes(open_dataset(photos))
-            folder = self.out / DATA / f"classes-{len(ids)}-{px}"
-            choice = (*SHARDS, "--classes", ",".join(ids), "--size", str(px))
-            made["some-classes"] = prepared(self._build(photos, folder, choice))
+            choice = (*SHARDS, *self._classes(ids), "--size", str(px))
+            made["some-classes"] = prepared(self._build(photos, f"classes-{len(ids)}-{px}", choice))
         if "cifar" in names:
             made["cifar"] = prepared(self._cifar(photos, scale.cifar_limit))
         return made
@@ -103,12 +103,35 @@ class Preparation:
         size = ("--size", str(CIFAR_PX), "--encoding", "png")
         most = () if limit is None else ("--limit", str(limit))
         if self.sources.cifar is None:
-            folder = self.out / DATA / f"photos-{CIFAR_PX}"
-            return self._build(photos, folder, (*SHARDS, *size, *most))
-        words = ("--layout", "cifar", *size, *most)
-        return self._build(str(self.sources.cifar), self.out / DATA / "cifar-10", words)
+            return self._build(photos, f"photos-{CIFAR_PX}", (*SHARDS, *size, *most))
+        return self._build(str(self.sources.cifar), "cifar-10", ("--layout", "cifar", *size, *most))
 
-    def _build(self, source: str, folder: Path, options: Iterable[str]) -> str:
+    def _part(self, data: TrainingSet, scale: Scale) -> tuple[str, ...]:
+        """Return the options that take a part of a dataset that is larger than the scale needs."""
+        part: tuple[str, ...] = ()
+        if scale.classes_limit is not None and data.classes > scale.classes_limit:
+            step = data.classes / scale.classes_limit
+            names = data.labels.names
+            part = self._classes([names[int(n * step)] for n in range(scale.classes_limit)])
+        largest = max(data.records("train"), data.records("val"))
+        if scale.photos_limit is not None and largest > scale.photos_limit:
+            part = (*part, "--limit", str(scale.photos_limit))
+        return part
+
+    def _classes(self, ids: Sequence[str]) -> tuple[str, str]:
+        """Return the option for some classes: in a file, because names may contain commas, and
+        thousands of them are too long for a command."""
+        content = "".join(f"{each}\n" for each in ids).encode("utf-8", "surrogateescape")
+        path = self.out / DATA / f"classes-{len(ids)}-{_digest(content)}.txt"
+        write_new(path, content)
+        return "--classes", str(path)
+
+    def _build(self, source: str, name: str, options: Sequence[str]) -> str:
+        """Build a dataset in a folder whose name ends with a hash of what decides it: the scales
+        take different parts."""
+        key = source if "cifar" in options else open_dataset(source).fingerprint
+        digest = _digest("\0".join((key, *options)).encode("utf-8", "surrogateescape"))
+        folder = self.out / DATA / f"{name}-{digest}"
         words = ("build-shards", source, str(folder), *options)
         self.commands.append(shlex.join(("imgprep", *words)))
         if not _is_whole(folder):
@@ -121,9 +144,9 @@ class Preparation:
                 check=False,
             )
             if done.returncode:
-                said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-                why = said[-1] if said else f"exit code {done.returncode}"
-                raise TrainError(why.removeprefix("imgprep: "))
+                said = done.stderr.decode("utf-8", "replace").strip()
+                why = said.rpartition("imgprep: ")[2] or f"exit code {done.returncode}"
+                raise TrainError(f"{folder} cannot be made: {why}")
         return str(folder)
 
 
@@ -144,18 +167,8 @@ def some_classes(data: TrainingSet) -> list[str]:
     return [entry.name for entry in data.labels.classes][::2]
 
 
-def _part(data: TrainingSet, scale: Scale) -> tuple[str, ...]:
-    """Return the options that take a part of a dataset that is larger than the scale needs."""
-    part: tuple[str, ...] = ()
-    if scale.classes_limit is not None and data.classes > scale.classes_limit:
-        step = data.classes / scale.classes_limit
-        names = data.labels.names
-        ids = [names[int(number * step)] for number in range(scale.classes_limit)]
-        part = ("--classes", ",".join(ids))
-    largest = max(data.records("train"), data.records("val"))
-    if scale.photos_limit is not None and largest > scale.photos_limit:
-        part = (*part, "--limit", str(scale.photos_limit))
-    return part
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:HASH_DIGITS]
 
 
 def _is_whole(folder: Path) -> bool:

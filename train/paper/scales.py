@@ -35,14 +35,16 @@ def scale_of(
 
     ``overrides`` are dotted settings of every run.
     """
-    scale = {"small": _small, "medium": _medium, "full": _full}[name](train_images)
     more = dict(overrides or {})
+    asked = more.get("optim.epochs")
+    epochs = asked if isinstance(asked, int) and asked > 0 else None
+    scale = {"small": _small, "medium": _medium, "full": _full}[name](train_images, epochs)
     return replace(scale, settings={**scale.settings, **more}, cifar={**scale.cifar, **more})
 
 
-def _small(train_images: int) -> Scale:
+def _small(train_images: int, asked_epochs: int | None) -> Scale:
     least, most = SMALL_EPOCHS
-    epochs = min(most, max(least, SMALL_IMAGES // train_images))
+    epochs = asked_epochs or min(most, max(least, SMALL_IMAGES // train_images))
     quiet = epochs - max(1, epochs // 4)
     return Scale(
         name="small",
@@ -67,7 +69,7 @@ def _small(train_images: int) -> Scale:
             "log_every_steps": 5,
             "eval_every_epochs": max(1, epochs // VALIDATIONS),
         },
-        cifar=_small_cifar(train_images),
+        cifar=_small_cifar(train_images, asked_epochs),
         seeds=3,
         record_px=112,
         cifar_limit=CIFAR_LIMIT,
@@ -76,7 +78,7 @@ def _small(train_images: int) -> Scale:
     )
 
 
-def _medium(train_images: int) -> Scale:
+def _medium(train_images: int, asked_epochs: int | None) -> Scale:
     return Scale(
         name="medium",
         preset="source-2012",
@@ -86,18 +88,18 @@ def _medium(train_images: int) -> Scale:
             "input.shuffle": True,
             "keep_checkpoints": 1,
         },
-        cifar=_cifar(CIFAR_EPOCHS),
+        cifar=_cifar(asked_epochs or CIFAR_EPOCHS),
         seeds=3,
         record_px=None,
     )
 
 
-def _full(train_images: int) -> Scale:
+def _full(train_images: int, asked_epochs: int | None) -> Scale:
     return Scale(
         name="full",
         preset="source-2012",
         settings={"keep_checkpoints": 1},
-        cifar=_cifar(CIFAR_EPOCHS),
+        cifar=_cifar(asked_epochs or CIFAR_EPOCHS),
         seeds=FULL_SEEDS,
         record_px=None,
     )
@@ -128,7 +130,9 @@ def _cifar(epochs: int) -> dict[str, Any]:
     }
 
 
-def _small_cifar(train_images: int) -> dict[str, Any]:
-    epochs = min(SMALL_EPOCHS[1], max(10, CIFAR_IMAGES // min(train_images, CIFAR_LIMIT)))
+def _small_cifar(train_images: int, asked_epochs: int | None) -> dict[str, Any]:
+    epochs = asked_epochs or min(
+        SMALL_EPOCHS[1], max(10, CIFAR_IMAGES // min(train_images, CIFAR_LIMIT))
+    )
     narrow = {"net.width_divisor": 2, "optim.batch_images": 32, "log_every_steps": 5}
     return {**_cifar(epochs), **narrow}

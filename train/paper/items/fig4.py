@@ -24,7 +24,8 @@ def _runs(scale: Scale, seeds: int) -> list[RunSpec]:
 
 def _analyse(finished: Finished) -> ItemResult:
     (first, *_) = finished.of(BASELINE)
-    report = make_report(ReportRequest(run=first.folder, dataset=finished.dataset))
+    device = finished.scale.settings.get("device", "auto")
+    report = make_report(ReportRequest(run=first.folder, dataset=finished.dataset, device=device))
     if report.measured is None:
         raise DataError(f"{first.folder}: the run has no checkpoint")
     return fig4_result(report.measured)

@@ -32,15 +32,15 @@ class Reading:
     def change(self, scale: Scale) -> tuple[str, Any]:
         """Return whose value the changed runs have, and the value."""
         now = scale.settings.get(self.setting, self.source)
-        return ("source", self.source) if now == self.paper else ("paper", self.paper)
+        paper = self.paper
+        if self.setting == "net.init_sd_conv345":  # as wide as the others, which a scale widens
+            paper = scale.settings.get("net.init_sd", paper)
+        return ("source", self.source) if now == paper else ("paper", paper)
 
     def spec(self, scale: Scale, seed: int) -> RunSpec:
         """Return a changed run."""
         _, value = self.change(scale)
-        settings = {self.setting: value}
-        if self.setting == "net.init_sd_conv345" and "net.init_sd" in scale.settings:
-            settings = {self.setting: scale.settings["net.init_sd"]}
-        return RunSpec(name=f"reading-{self.name}", settings=settings, seed=seed)
+        return RunSpec(name=f"reading-{self.name}", settings={self.setting: value}, seed=seed)
 
 
 READINGS = (
