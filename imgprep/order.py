@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 def stream_key(seed: int, name: str) -> int:
     """128-bit key of the random stream ``name`` of ``seed``."""
-    digest = hashlib.sha256(f"imgprep:{name}:{seed}".encode()).digest()
+    digest = hashlib.sha256(f"imgprep:{name}:{seed}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:16], "little")
 
 

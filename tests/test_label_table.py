@@ -312,3 +312,15 @@ def test_unusable_options_are_usage_errors(tmp_path: Path) -> None:
         ran = imgprep("scan", root, *arguments)
         assert ran.code == 2, ran.err
         assert said in ran.err
+
+
+def test_spaces_around_a_label_are_not_part_of_it(tmp_path: Path) -> None:
+    write_files(tmp_path, {f"{each}.jpg": tiny_jpeg(each, 1) for each in "abcd"})
+    rows = b"path, label\na.jpg, cat\nb.jpg,cat\nc.jpg,dog \nd.jpg,dog\n"
+    write_files(tmp_path, {"labels.csv": rows})
+    scan = imgprep("scan", tmp_path, "--labels", tmp_path / "labels.csv", "--json")
+    assert scan.code == 0, scan.err
+    assert scan.json["classes"] == 2
+    write_files(tmp_path, {"blank.csv": b"path,label\na.jpg, \n"})
+    refused = imgprep("scan", tmp_path, "--labels", tmp_path / "blank.csv")
+    assert "blank.csv, line 2: the label is empty" in refused.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,14 @@ from tests.other_archives import (
 )
 from tests.reading import labels_of_shards, source_of
 from tests.training import fit, train
-from tests.trees import CLASSES, make_archives, make_class_folders, write_files
+from tests.trees import (
+    CLASSES,
+    make_archives,
+    make_class_folders,
+    tar_bytes,
+    tiny_jpeg,
+    write_files,
+)
 
 SHAPE = Shape2010()
 
@@ -193,3 +201,19 @@ def test_class_folders_without_val_get_one_and_build_it(tmp_path: Path) -> None:
     refused = imgprep("scan", tmp_path / "both", "--val-per-class", 1)
     assert refused.code == 2
     assert f"{tmp_path}/both has one: leave the option out" in refused.err
+
+
+def test_a_val_split_is_taken_from_classes_of_any_name(tmp_path: Path) -> None:
+    for name in (b"caf\xe9", b"plain"):
+        folder = tmp_path / "source" / os.fsdecode(name)
+        write_files(folder, {f"{n}.jpg": tiny_jpeg("a", n) for n in range(4)})
+    ran = imgprep("scan", tmp_path / "source", "--val-per-class", 1, "--json")
+    assert ran.code == 0, ran.err
+    assert [split["images"] for split in ran.json["splits"]] == [6, 2]
+
+
+def test_an_archive_without_classes_is_a_finding_also_with_a_val_split(tmp_path: Path) -> None:
+    (tmp_path / "fall11_whole.tar").write_bytes(tar_bytes([("words.txt", b"none")]))
+    ran = imgprep("scan", tmp_path, "--val-per-class", 1)
+    assert ran.code != 0
+    assert "Traceback" not in ran.err

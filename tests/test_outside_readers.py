@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from imgprep.dataset.index import load_index
 from tests.conftest import REPOSITORY, imgprep
 from tests.environments import readers_python
 from tests.reading import source_of
+from tests.trees import tiny_jpeg, write_files
 
 PAGE = REPOSITORY / "imgprep" / "dataset" / "README.md"
 COMPARE = """
@@ -201,3 +203,29 @@ def test_a_card_of_gigabytes_is_not_read(built: Path, tmp_path: Path) -> None:
 def test_every_record_of_the_card_has_a_source(built: Path) -> None:
     info = json.loads((built / "_info.json").read_text())["splits"]
     assert sum(info["train"]["shard_lengths"]) == len(source_of(built, "train"))
+
+
+def test_a_repair_of_the_statistics_keeps_an_edited_card(
+    built: Path, mini: Path, tmp_path: Path
+) -> None:
+    dest = copy_of(built, tmp_path)
+    card = dest / "README.md"
+    card.write_text(card.read_text() + "\nSeen by hand.\n")
+    (dest / "pixel_sum.npy").unlink()
+    assert imgprep("build-shards", mini, dest, "--shard-images", 20).code == 0
+    assert imgprep("verify", dest).code == 0
+    assert card.read_text().endswith("Seen by hand.\n")
+
+
+def test_any_class_name_is_read_from_the_card(tmp_path: Path) -> None:
+    names = ("\U0001f600 smile", 'a "quoted" \\ name', "tab\tname", "\U00020000", "é: #")
+    source = tmp_path / "source"
+    write_files(source, {f"{number}.jpg": tiny_jpeg("a", number) for number in range(5)})
+    with (source / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *((f"{n}.jpg", names[n]) for n in range(5))])
+    table = ("--labels", source / "labels.csv")
+    ran = imgprep("build-shards", source, tmp_path / "set", "--size", 16, *table)
+    assert ran.code == 0, ran.err
+    about = metadata((tmp_path / "set/README.md").read_text("utf-8"))
+    (label,) = (each for each in about["dataset_info"]["features"] if each["name"] == "cls")
+    assert set(label["dtype"]["class_label"]["names"].values()) == set(names)

@@ -171,7 +171,7 @@ def _write_for_readers(
     """Write what other people's readers look for, but never over somebody else's README.md."""
     if TIMM_INFO in names:
         store.write(TIMM_INFO, json_bytes(timm_info(info)))
-    if CARD in names and may_write_card(store):
+    if CARD in names and may_write_card(store, info["fingerprint"]):
         pca = load_json(store, RGB_PCA, "colour PCA") if RGB_PCA in info["files"] else None
         store.write(CARD, card_text(info, built.scan.labels, pca).encode())
 

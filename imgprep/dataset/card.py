@@ -77,13 +77,16 @@ def card_text(info: Mapping[str, Any], labels: LabelMap, pca: Mapping[str, Any] 
     return "\n".join(lines) + "\n"
 
 
-def may_write_card(store: Store) -> bool:
-    """Whether README.md is missing, or a card of ours, edited or not, for this or other data."""
+def may_write_card(store: Store, fingerprint: str) -> bool:
+    """Whether README.md is missing or empty, or a card of ours for other data, edited or not."""
     try:
         content = read_card(store)
     except FormatError:
         return False
-    return content is None or _OURS.search(content) is not None
+    if not content:
+        return True
+    ours = _OURS.search(content)
+    return ours is not None and ours[1] != fingerprint
 
 
 def read_card(store: Store) -> str | None:
@@ -163,9 +166,15 @@ def _metadata(info: Mapping[str, Any], labels: LabelMap) -> Iterator[str]:
     yield from (f"  - name: {LABEL_EXTENSION}", "    dtype:", "      class_label:")
     yield "        names:"
     for label, name in enumerate(shown_names(labels)):
-        yield f"          '{label}': {json.dumps(name)}"
+        yield f"          '{label}': {_yaml_text(name)}"
     for name in ("__key__", "__url__"):
         yield from (f"  - name: {name}", "    dtype: string")
+
+
+def _yaml_text(text: str) -> str:
+    """A string of YAML, in double quotes: as JSON, but YAML has no surrogate pairs."""
+    escaped = (f"\\U{ord(c):08x}" if ord(c) > 0xFFFF else json.dumps(c)[1:-1] for c in text)
+    return f'"{"".join(escaped)}"'
 
 
 def shown_names(labels: LabelMap) -> list[str]:

@@ -22,10 +22,11 @@ def carve_val(
         Train, val, and the number of classes that gave fewer images.
     """
     by_class = np.argsort(train.rows["label"], kind="stable")
-    ends = np.cumsum(np.bincount(train.rows["label"], minlength=len(labels)))
+    counts = np.bincount(train.rows["label"], minlength=len(labels))
+    ends = np.cumsum(counts)
     moved = np.zeros(len(train), bool)
     fewer = 0
-    for entry, start, end in zip(labels.classes, [0, *ends[:-1]], ends, strict=True):
+    for entry, start, end in zip(labels.classes, ends - counts, ends, strict=True):
         rows = by_class[start:end]
         count = min(per_class, len(rows) // 2)
         fewer += count < per_class

@@ -170,7 +170,7 @@ def _read_rows(reader: Iterator[Sequence[str]], lines: _Lines, table: LabelTable
     for row in reader:
         lines.in_row = 0
         try:
-            path, label = row[at_path], row[at_label]
+            path, label = row[at_path], row[at_label].strip()
             if at_split is not None:
                 split_code = split_codes[row[at_split]]
         except IndexError:
