@@ -176,3 +176,27 @@ def test_changed_settings_are_listed_as_they_are_typed() -> None:
     config = resolve("paper", {}, from_assignments(chosen))
     assert isinstance(config.input, InputConfig)
     assert sorted(assignments_from(base, config)) == sorted(chosen)
+
+
+@pytest.mark.parametrize("suffix", [".py", ".md"])
+def test_a_file_that_is_not_of_an_export_is_kept(run: Path, tmp_path: Path, suffix: str) -> None:
+    mine = (tmp_path / "net").with_suffix(suffix)
+    mine.write_text("mine\n")
+    options = ("--out", tmp_path / "net.safetensors", "--device", "cpu")
+    refused = train("export", run / "best.pt", *options)
+    assert refused.code == 1
+    assert f"{mine} exists and is not of an export" in refused.err
+    assert [mine] == [*tmp_path.iterdir()]
+    assert mine.read_text() == "mine\n"
+
+
+def test_the_card_of_weights_with_any_name_shows_code_that_runs(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "alexnet-2012.v1.safetensors"
+    for _ in range(2):  # the second replaces the files of the first
+        ran = train("export", run / "best.pt", "--out", out, "--device", "cpu")
+        assert ran.code == 0, ran.err
+    card = (tmp_path / "alexnet-2012.v1.md").read_text()
+    (code,) = re.findall(r"```python\n(.+?)\n```", card, re.DOTALL)
+    px = re.findall(r"\(n, 3, (\d+), ", code)[0]
+    code = f"import torch\nimages = torch.zeros(1, 3, {px}, {px})\n{code}"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

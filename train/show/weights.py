@@ -88,8 +88,10 @@ def export_weights(
         CheckpointError: the checkpoint is missing or damaged, or belongs to another dataset.
         ConfigError: the network is no better than chance.
         DataError, FormatError: the dataset cannot be read.
-        DestinationError: a file cannot be written.
+        DestinationError: a file cannot be written, or is there and is not of an export.
     """
+    _refuse_others(out.with_suffix(".py"), b"Written by imgprep")
+    _refuse_others(out.with_suffix(".md"), b"Trained by imgprep")
     saved = checkpoints.load(checkpoint)
     config = from_json(saved.config)
     data = open_dataset(dataset)
@@ -142,6 +144,14 @@ def _write(
     return found
 
 
+def _refuse_others(path: Path, mark: bytes) -> None:
+    """Refuse to write over a file that no export wrote."""
+    if path.is_file() and mark not in path.read_bytes():
+        raise DestinationError(
+            f"{path} exists and is not of an export, which would write over it: choose another name"
+        )
+
+
 def weights_bytes(saved: Checkpoint, config: RunConfig, data: TrainingSet) -> bytes:
     """Serialise the weights with what is subtracted from the images, as a safetensors file."""
     from safetensors.torch import save
@@ -163,6 +173,13 @@ def weights_bytes(saved: Checkpoint, config: RunConfig, data: TrainingSet) -> by
     }
     content: bytes = save(tensors, about)
     return content
+
+
+def _import_load(program: Path) -> str:
+    """Return the line of Python that imports the program's function."""
+    if program.stem.isidentifier():
+        return f"from {program.stem} import load"
+    return f'import runpy\n\nload = runpy.run_path("{program.name}")["load"]'
 
 
 def card_text(
@@ -203,7 +220,7 @@ Trained by imgprep {__version__}, preset `{config.preset}`, seed {config.seed},
 `{found.program.name}` defines the network in plain torch; it needs torch and safetensors.
 
 ```python
-from {found.program.stem} import load
+{_import_load(found.program)}
 
 net = load("{found.weights.name}")
 logits = net(images)  # images (n, 3, {config.input.crop_px}, {config.input.crop_px}): RGB, 0 to 255
