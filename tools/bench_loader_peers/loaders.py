@@ -226,8 +226,10 @@ def decoding(dataset: Path, folder: Path, batch: int) -> Iterator[int]:
 
     contents = [content for content, _ in records(dataset)]
     with multiprocessing.get_context("fork").Pool(PROCESSES) as pool:
+        step = PROCESSES * batch
         while True:
-            yield from pool.imap(decode, contents, chunksize=batch)
+            for low in range(0, len(contents), step):
+                yield sum(pool.map(decode, contents[low : low + step], chunksize=batch))
 
 
 LOADERS = {

@@ -58,8 +58,9 @@ def main() -> None:
     next(batches)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(measure(batches, float(line))), file=answers, flush=True)
-        time.sleep(1)  # lets the workers fill their queues before the next loader's turn
+        found = measure(batches, float(line))
+        time.sleep(1)  # the workers fill their queues; then the next loader's turn begins
+        print(json.dumps(found), file=answers, flush=True)
     os._exit(0)  # some loaders have threads or workers that end slowly
 
 

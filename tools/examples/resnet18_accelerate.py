@@ -24,11 +24,11 @@ accelerator.register_for_checkpointing(loader)
 if folder.exists():
     accelerator.load_state(folder)
 while loader.epoch < epochs:
-    for step, (images, labels) in enumerate(loader):
+    for images, labels in loader:
         loss = cross_entropy(model(images), labels)
         optimizer.zero_grad()
         accelerator.backward(loss)
         optimizer.step()
-        if step % 1000 == 999 or step + 1 == len(loader):
+        if loader.state_dict()["batches"] % 1000 == 0:  # and at the end of an epoch
             accelerator.save_state(folder)
 accelerator.print(f"{loader.epoch} epochs of {len(loader)} batches are done")

@@ -28,12 +28,12 @@ for name, state in (torch.load(file, device) if file.exists() else {}).items():
     parts[name].load_state_dict(state)
 net = torch.nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
 while loader.epoch < epochs:
-    for step, (images, labels) in enumerate(loader):
+    for images, labels in loader:
         loss = cross_entropy(net(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        save = step % 1000 == 999 or step + 1 == len(loader)
+        save = loader.state_dict()["batches"] % 1000 == 0  # and at the end of an epoch
         if save and (net is model or dist.get_rank() == 0):
             torch.save({name: part.state_dict() for name, part in parts.items()}, file)
 print(f"{loader.epoch} epochs of {len(loader)} batches are done")
