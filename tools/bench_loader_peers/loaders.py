@@ -226,10 +226,10 @@ def decoding(dataset: Path, folder: Path, batch: int) -> Iterator[int]:
 
     contents = [content for content, _ in records(dataset)]
     with multiprocessing.get_context("fork").Pool(PROCESSES) as pool:
-        step = PROCESSES * batch
+        step = 8 * batch  # a few batches at a time, so that nothing is decoded ahead
         while True:
             for low in range(0, len(contents), step):
-                yield sum(pool.map(decode, contents[low : low + step], chunksize=batch))
+                yield sum(pool.map(decode, contents[low : low + step], chunksize=32))
 
 
 LOADERS = {
