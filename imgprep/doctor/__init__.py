@@ -20,7 +20,7 @@ TORCH_SECONDS = 120.0
 
 
 def examine(dest: str | None = None, *, quick: bool = False) -> Report:
-    """Check everything; takes about 8 seconds, or 3 with ``quick``, which measures no speed.
+    """Check everything; takes about 4 seconds, or 2 with ``quick``, which measures no speed.
 
     ``dest`` is the destination folder of a build. None is the current folder, and then a folder
     that cannot be written is not reported as an error.
