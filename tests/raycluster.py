@@ -75,6 +75,26 @@ class RayCluster:
                     os.kill(pid, signal.SIGKILL)
         node.wait()
 
+    def kill_in_mid_shard(self, folder: Path) -> bool:
+        """Kill the node that was started last if it is writing a shard in the folder.
+
+        It is stopped first, so that it cannot finish the shard before it is killed.
+        """
+        last = len(self._nodes) - 1
+        if not self.works_on(last, folder):
+            return False
+        for pid in self._processes(self._nodes[last]):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        writes = self.works_on(last, folder)
+        if writes:
+            self.kill_node()
+        else:
+            for pid in self._processes(self._nodes[last]):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        return writes
+
     def works_on(self, node: int, folder: Path) -> bool:
         """Whether a process of a node is writing a shard in the folder."""
         writers = writers_in(folder)

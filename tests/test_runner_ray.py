@@ -117,8 +117,7 @@ def test_a_lost_node_costs_its_shards_and_nothing_else(
 ) -> None:
     dest = tmp_path / "out"
     process = start(cluster, photos, dest, *SHARDED, "--runner", "ray")
-    wait_for(lambda: cluster.works_on(1, dest), process)
-    cluster.kill_node()
+    wait_for(lambda: cluster.kill_in_mid_shard(dest), process)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     lost = re.findall(r"^(\S+): lost(?: on \S+)?, its (.+): it is retried$", err, re.MULTILINE)
