@@ -136,7 +136,7 @@ class Planner:
 
     def _settings_file(self, settings: Mapping[str, Any]) -> Path:
         kind = "cifar" if settings is self.scale.cifar else "photos"
-        name = f"{self.scale.name}-{kind}-{_digest([self.scale.preset, dict(settings)])}.toml"
+        name = f"{self.scale.name}-{kind}-{digest([self.scale.preset, dict(settings)])}.toml"
         return self._out / SETTINGS / name
 
     def _base(self, spec: RunSpec) -> Mapping[str, Any]:
@@ -173,8 +173,7 @@ class Planner:
         words += ["--views", str(spec.views)]
         if (device := self._base(spec.runs[0]).get("device", "auto")) != "auto":
             words += ["--device", str(device)]
-        digest = _digest([job.name for job in before])
-        name = f"{spec.name}-{spec.views}-{digest}"
+        name = f"{spec.name}-{spec.views}-{digest([job.name for job in before])}"
         return Job(
             name=name,
             arguments=tuple(words),
@@ -201,7 +200,7 @@ class Planner:
             "seed": spec.seed,
             "warm_start": before,
         }
-        return _digest(value)
+        return digest(value)
 
 
 def dotted(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -221,7 +220,8 @@ def _with_ancestors(spec: RunSpec) -> Sequence[RunSpec]:
     return (*before, spec)
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """Return the beginning of the SHA-256 of a JSON value, for the name of a folder or file."""
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 

@@ -6,7 +6,6 @@ classes; figure 1 reads CIFAR-10, or the photographs at 32 px where its archive 
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from train.errors import ConfigError, DataError, TrainError
 from train.feed.dataset import TrainingSet, open_dataset
 from train.paper.files import write_new
 from train.paper.item import DataName, Scale
-from train.paper.plan import PreparedData
+from train.paper.plan import PreparedData, digest
 from train.paper.runner import Line
 
 NOTE = "paper.json"
@@ -30,7 +29,6 @@ DATA = "data"
 CLASSES_MIN = 4
 CIFAR_PX = 32
 SHARDS = ("--layout", "shards")
-HASH_DIGITS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,22 +87,26 @@ class Preparation:
         part = self._part(data, scale)
         photos = self.sources.dataset
         if px != data.size_px or part:
-            photos = self._build(photos, f"photos-{px}", (*SHARDS, "--size", str(px), *part))
+            options = (*SHARDS, "--size", str(px), *part)
+            photos = self._build(photos, data.fingerprint, f"photos-{px}", options)
         made["photos"] = prepared(photos)
         if "some-classes" in names:
             ids = some_classes(open_dataset(photos))
             choice = (*SHARDS, *self._classes(ids), "--size", str(px))
-            made["some-classes"] = prepared(self._build(photos, f"classes-{len(ids)}-{px}", choice))
+            key, name = made["photos"].fingerprint, f"classes-{len(ids)}-{px}"
+            made["some-classes"] = prepared(self._build(photos, key, name, choice))
         if "cifar" in names:
-            made["cifar"] = prepared(self._cifar(photos, scale.cifar_limit))
+            made["cifar"] = prepared(self._cifar(made["photos"], scale.cifar_limit))
         return made
 
-    def _cifar(self, photos: str, limit: int | None) -> str:
+    def _cifar(self, photos: PreparedData, limit: int | None) -> str:
         size = ("--size", str(CIFAR_PX), "--encoding", "png")
         most = () if limit is None else ("--limit", str(limit))
         if self.sources.cifar is None:
-            return self._build(photos, f"photos-{CIFAR_PX}", (*SHARDS, *size, *most))
-        return self._build(str(self.sources.cifar), "cifar-10", ("--layout", "cifar", *size, *most))
+            options = (*SHARDS, *size, *most)
+            return self._build(photos.location, photos.fingerprint, f"photos-{CIFAR_PX}", options)
+        archive = str(self.sources.cifar)
+        return self._build(archive, archive, "cifar-10", ("--layout", "cifar", *size, *most))
 
     def _part(self, data: TrainingSet, scale: Scale) -> tuple[str, ...]:
         """Return the options that take a part of a dataset that is larger than the scale needs."""
@@ -122,16 +124,14 @@ class Preparation:
         """Return the option for some classes: in a file, because names may contain commas, and
         thousands of them are too long for a command."""
         content = "".join(f"{each}\n" for each in ids).encode("utf-8", "surrogateescape")
-        path = self.out / DATA / f"classes-{len(ids)}-{_digest(content)}.txt"
+        path = self.out / DATA / f"classes-{len(ids)}-{digest(list(ids))}.txt"
         write_new(path, content)
         return "--classes", str(path)
 
-    def _build(self, source: str, name: str, options: Sequence[str]) -> str:
-        """Build a dataset in a folder whose name ends with a hash of what decides it: the scales
-        take different parts."""
-        key = source if "cifar" in options else open_dataset(source).fingerprint
-        digest = _digest("\0".join((key, *options)).encode("utf-8", "surrogateescape"))
-        folder = self.out / DATA / f"{name}-{digest}"
+    def _build(self, source: str, key: str, name: str, options: Sequence[str]) -> str:
+        """Build a dataset in a folder whose name ends with a hash of its options, because the
+        scales take different parts, and of ``key``: what the source is."""
+        folder = self.out / DATA / f"{name}-{digest([key, *options])}"
         words = ("build-shards", source, str(folder), *options)
         self.commands.append(shlex.join(("imgprep", *words)))
         if not _is_whole(folder):
@@ -165,10 +165,6 @@ def prepared(location: str) -> PreparedData:
 def some_classes(data: TrainingSet) -> list[str]:
     """Return the ids of every other class."""
     return [entry.name for entry in data.labels.classes][::2]
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:HASH_DIGITS]
 
 
 def _is_whole(folder: Path) -> bool:
