@@ -91,7 +91,6 @@ class Feeder:
     def __init__(self, reader: RecordReader, sink: Sink) -> None:
         self._reader, self._maker = reader, BatchMaker(reader, sink)
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
         self._stream: Stream | None = None
         self.counters = FeedCounters()
         reader.stop_when(lambda: not self._should_run())
@@ -107,12 +106,11 @@ class Feeder:
         self._stop.clear()
         self._stream = stream = Stream(self.counters)
         # Not a daemon thread: killed inside DALI as the process ends, it would crash the process.
-        self._thread = threading.Thread(
+        stream.thread = threading.Thread(
             target=self._work, args=(requests, stream.ready), name="imgprep-feeder", daemon=False
         )
-        stream.thread = self._thread
         self.counters.threads += 1
-        self._thread.start()
+        stream.thread.start()
         return stream
 
     def run(self, requests: Iterator[BatchRequest]) -> Iterator[FinishedBatch]:
@@ -137,9 +135,9 @@ class Feeder:
             return
         self._stream.ended = True
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._thread = self._stream = None
+        if self._stream.thread is not None:
+            self._stream.thread.join()
+        self._stream = None
 
     def close(self) -> None:
         """Stop, free the graph and close the shards."""
