@@ -306,23 +306,25 @@ def decode_alone(task: Task) -> Epochs:
     """The upper bound: decoding and nothing else, in two processes that share nothing."""
     contents = task.records()
     context = multiprocessing.get_context("fork")
-    with context.Pool(PROCESSES, _keep, (contents,)) as pool:
+    with context.Pool(PROCESSES, keep, (contents,)) as pool:
         spans = [
             (low, min(low + task.batch_images, len(contents)))
             for low in range(0, len(contents), task.batch_images)
         ]
         while True:
-            yield pool.imap_unordered(_decode_span, spans)
+            yield pool.imap_unordered(decode_span, spans)
 
 
 _contents: list[bytes] = []
 
 
-def _keep(contents: list[bytes]) -> None:
+def keep(contents: list[bytes]) -> None:
+    """Begin a process of ``decode_span``: contents come with the fork, so nothing is sent."""
     _contents.extend(contents)
 
 
-def _decode_span(span: tuple[int, int]) -> int:
+def decode_span(span: tuple[int, int]) -> int:
+    """Decode contents from the first place up to the second; returns how many."""
     import simplejpeg
 
     out = np.empty((256, 256, 3), np.uint8)

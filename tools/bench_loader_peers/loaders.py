@@ -10,9 +10,12 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 PROCESSES = 2
+SPAN = 32
+"""Images that a process of ``decoding`` gets at once."""
 CROP = 224
 MEAN, SD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -42,13 +45,7 @@ def ours(dataset: Path, folder: Path, batch: int) -> Iterator[int]:
 
 def transform():
     """The usual transform of torchvision for images of Pillow."""
-    import torch
-
-    if torch.version.cuda is None:  # see bench_build_peers/_torchvision_cpu.py
-        import sys
-        from types import ModuleType
-
-        sys.modules["torchvision._meta_registrations"] = ModuleType("_meta_registrations")
+    from bench_build_peers import _torchvision_cpu  # noqa: F401
     from torchvision import transforms
 
     return transforms.Compose(
@@ -213,23 +210,20 @@ def ffcv(dataset: Path, folder: Path, batch: int) -> Iterator[int]:
             yield len(images)
 
 
-def decode(content: bytes) -> int:
-    import simplejpeg
-
-    simplejpeg.decode_jpeg(content)
-    return 1
-
-
 def decoding(dataset: Path, folder: Path, batch: int) -> Iterator[int]:
     """Nothing but decoding whole records by libjpeg-turbo: the limit of any loader of JPEG."""
     import multiprocessing
 
+    from bench_input_peers.loaders import decode_span, keep
+
     contents = [content for content, _ in records(dataset)]
-    with multiprocessing.get_context("fork").Pool(PROCESSES) as pool:
-        step = 8 * batch  # a few batches at a time, so that nothing is decoded ahead
+    ends = [*range(0, len(contents), SPAN), len(contents)]
+    spans = list(pairwise(ends))
+    some = 8 * batch // SPAN  # a few batches at a time, so that nothing is decoded ahead
+    with multiprocessing.get_context("fork").Pool(PROCESSES, keep, (contents,)) as pool:
         while True:
-            for low in range(0, len(contents), step):
-                yield sum(pool.map(decode, contents[low : low + step], chunksize=32))
+            for first in range(0, len(spans), some):
+                yield sum(pool.map(decode_span, spans[first : first + some], chunksize=1))
 
 
 LOADERS = {

@@ -52,6 +52,7 @@ def main() -> None:
     name, dataset, folder, batch = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # so that what a library prints is not taken for an answer
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # of the other benches
     from loaders import LOADERS
 
     batches = LOADERS[name](Path(dataset), Path(folder), int(batch))
